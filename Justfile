@@ -1,0 +1,39 @@
+# The daily verbs. `pip install -e '.[dev]'` brings what they need, `just` itself included.
+
+python := env("PYTHON", "python3")
+
+# List the recipes.
+default:
+    @just --list --unsorted
+
+# Run the daemon from this checkout; arguments are coild's.
+run *args:
+    {{ python }} -m coild {{ args }}
+
+# Run the tests; arguments are pytest's.
+test *args:
+    {{ python }} -m pytest {{ args }}
+
+# Check style, formatting and types. Warnings are errors.
+lint:
+    {{ python }} -m ruff check .
+    {{ python }} -m ruff format --check .
+    {{ python }} -m mypy
+
+# Format the code and fix what can be fixed.
+format:
+    {{ python }} -m ruff format .
+    {{ python }} -m ruff check --fix .
+
+# Measure every promise about speed, one table, each row a ratio within this run. Needs wrk.
+bench *args:
+    @command -v wrk >/dev/null || { echo "just bench: wrk is missing; on Debian: apt-get install wrk" >&2; exit 1; }
+    {{ python }} -m tests.bench {{ args }}
+
+# Build the wheel into dist/.
+wheel:
+    {{ python }} -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+# What CI runs.
+ci:
+    .ci/run

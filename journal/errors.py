@@ -1,0 +1,64 @@
+"""What can go wrong with a journal, one class for each thing a caller would do about it.
+
+Every message says what is wrong and where. None says what command to run: the journal does not
+know the program around it, so the caller adds that.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class JournalError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class JournalLockedError(JournalError):
+    """Another process is the writer of this journal. Nothing was touched."""
+
+    def __init__(self, directory: Path, holder: str) -> None:
+        self.directory = directory
+        super().__init__(f"the journal in {directory} is in use by {holder}")
+
+
+class JournalCorruptError(JournalError):
+    """Bytes that were durable once are not what they were. Nothing was changed.
+
+    `file` and `offset` say where, `last_sequence` is the last event before that place which is
+    known to be good.
+    """
+
+    def __init__(self, file: Path, offset: int, last_sequence: int, reason: str) -> None:
+        self.file = file
+        self.offset = offset
+        self.last_sequence = last_sequence
+        self.reason = reason
+        super().__init__(
+            f"the journal is corrupt: {file} at offset {offset}: {reason}; "
+            f"the last good sequence is {last_sequence}; nothing was changed"
+        )
+
+
+class JournalUnsupportedError(JournalError):
+    """The journal is not damaged, but this program cannot read it. Nothing was changed."""
+
+    def __init__(self, file: Path, reason: str) -> None:
+        self.file = file
+        self.reason = reason
+        super().__init__(f"the journal is unsupported: {file}: {reason}; nothing was changed")
+
+
+class JournalFullError(JournalError):
+    """There is no room for the next segment, so the event was not taken. It heals by itself."""
+
+
+class JournalBusyError(JournalError):
+    """The next segment is still being made, so the event was not taken: wait for `room`."""
+
+
+class JournalFailedError(JournalError):
+    """A write or a flush failed, or the journal is closed: it takes no event ever again."""
+
+
+class EventTooLargeError(JournalError):
+    """One encoded event does not fit into a frame. It was not taken."""

@@ -1,0 +1,135 @@
+"""Every system call of the journal, behind one small protocol.
+
+The journal's promises are promises about these calls, so a test can stand in for the disk: it
+implements `FileSystem` and decides what a crash leaves. What must hold on return is said here,
+call by call; `OsFileSystem` is the real one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from pathlib import Path
+from typing import Protocol
+
+#: The journal says who had which address: it is the owner's alone.
+DIRECTORY_MODE = 0o700
+FILE_MODE = 0o600
+
+
+class FileSystem(Protocol):
+    """What the journal asks of a disk. Every call may raise OSError."""
+
+    def make_directory(self, path: Path) -> None:
+        """Create `path` (mode 0700) unless it is there. Parents must exist."""
+
+    def list_directory(self, path: Path) -> list[str]:
+        """The names in `path`, in any order."""
+
+    def sync_directory(self, path: Path) -> None:
+        """Not return until every name in `path` is durable: renames, creations, removals."""
+
+    def create(self, path: Path) -> int:
+        """A descriptor to read and write `path` (mode 0600), made empty."""
+
+    def open(self, path: Path, *, write: bool = False, create: bool = False) -> int:
+        """A descriptor of `path` as it is; with `create`, made (mode 0600) if it is not there."""
+
+    def close(self, fd: int) -> None:
+        """Close `fd`. Says nothing about durability."""
+
+    def size(self, fd: int) -> int:
+        """The file's length in bytes."""
+
+    def read(self, fd: int, size: int, offset: int) -> bytes:
+        """`size` bytes from `offset`; fewer only at the end of the file."""
+
+    def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
+        """Write all of `data` at `offset`. Nothing of it is durable yet."""
+
+    def sync(self, fd: int) -> None:
+        """Not return until data and length of the file are durable (fsync)."""
+
+    def sync_data(self, fd: int) -> None:
+        """Not return until what was written is durable and can be read back (fdatasync)."""
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Give `source` the name `target`, replacing it, at once for every observer."""
+
+    def remove(self, path: Path) -> None:
+        """Remove the name `path`."""
+
+    def lock(self, fd: int) -> bool:
+        """Take the exclusive lock on `fd` until it is closed; False if another has it."""
+
+
+class OsFileSystem:
+    """The operating system's own calls."""
+
+    def make_directory(self, path: Path) -> None:
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=DIRECTORY_MODE)
+
+    def list_directory(self, path: Path) -> list[str]:
+        return os.listdir(path)
+
+    def sync_directory(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def create(self, path: Path) -> int:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, FILE_MODE)
+
+    def open(self, path: Path, *, write: bool = False, create: bool = False) -> int:
+        flags = (os.O_RDWR if write else os.O_RDONLY) | (os.O_CREAT if create else 0)
+        return os.open(path, flags, FILE_MODE)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def size(self, fd: int) -> int:
+        return os.fstat(fd).st_size
+
+    def read(self, fd: int, size: int, offset: int) -> bytes:
+        first = os.pread(fd, size, offset)
+        if len(first) == size or not first:
+            return first
+        parts = [first]
+        done = len(first)
+        while done < size and (part := os.pread(fd, size - done, offset + done)):
+            parts.append(part)
+            done += len(part)
+        return b"".join(parts)
+
+    def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
+        written = os.pwrite(fd, data, offset)
+        while written < len(data):
+            # A short write is no error yet: the write of the rest says what is the matter.
+            more = os.pwrite(fd, memoryview(data)[written:], offset + written)
+            if not more:
+                raise OSError(errno.EIO, "write made no progress")
+            written += more
+
+    def sync(self, fd: int) -> None:
+        os.fsync(fd)
+
+    def sync_data(self, fd: int) -> None:
+        os.fdatasync(fd)
+
+    def rename(self, source: Path, target: Path) -> None:
+        source.rename(target)
+
+    def remove(self, path: Path) -> None:
+        path.unlink()
+
+    def lock(self, fd: int) -> bool:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True

@@ -1,0 +1,128 @@
+"""The next segment, made before it is needed, and what follows when there is no room for it.
+
+A full disk must show while no event is at risk. So the next segment is filled with zeros in the
+background as soon as the last one came into use. While that fails, the rest of the current segment
+is reserved for the events that must go on, and filling is tried again until it works.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from journal.fs import FileSystem
+from journal.segments import SPARE_NAME, zero_fill
+
+logger = logging.getLogger(__name__)
+
+#: How soon a full disk is tried again: soon enough for a person who watches it heal.
+RETRY_SECONDS = 1.0
+
+
+class Spare:
+    """The next segment's file: zero-filled ahead of time by one thread, taken by another."""
+
+    def __init__(self, fs: FileSystem, directory: Path, segment_bytes: int) -> None:
+        self.segment_bytes = segment_bytes
+        self.path = directory / SPARE_NAME
+        self._fs = fs
+        self._fd: int | None = None
+        # Held while the file is being filled: a taker that comes too early waits for the filling
+        # to end instead of filling a second file over the first.
+        self._lock = threading.Lock()
+
+    @property
+    def ready(self) -> bool:
+        """Whether `take` answers at once."""
+        return self._fd is not None
+
+    def prepare(self) -> None:
+        """Fill the file and make its blocks durable, unless it is there already.
+
+        Raises OSError, with nothing left behind, if there is no room.
+        """
+        with self._lock:
+            if self._fd is not None:
+                return
+            fd = self._fs.create(self.path)
+            try:
+                zero_fill(self._fs, fd, 0, self.segment_bytes)
+                self._fs.sync(fd)
+            except BaseException:
+                self._fs.close(fd)
+                # Half a spare would hold the very space that is short.
+                self._fs.remove(self.path)
+                raise
+            self._fd = fd
+
+    def take(self) -> int:
+        """The descriptor of the filled file, which is the caller's from now on."""
+        self.prepare()
+        fd, self._fd = self._fd, None
+        if fd is None:
+            raise RuntimeError("a spare segment has one taker")
+        return fd
+
+    def discard(self) -> None:
+        """Give the file's space back."""
+        with self._lock:
+            if self._fd is not None:
+                self._fs.close(self._fd)
+                self._fd = None
+                self._fs.remove(self.path)
+
+
+class SpareKeeper:
+    """A thread that has the next segment ready, and tells when it cannot."""
+
+    def __init__(self, spare: Spare, changed: Callable[[], None]) -> None:
+        """`changed` is called from the thread whenever the spare became ready or could not."""
+        self._spare = spare
+        self._changed = changed
+        self._wanted = False
+        self._requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="journal-spare", daemon=True)
+        #: Why there is no spare, for people; None while there is one or it is being made.
+        self.trouble: str | None = None
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def want(self) -> None:
+        """Have a spare made, unless it is there or already asked for. Returns at once."""
+        if not self._spare.ready and not self._wanted:
+            self._wanted = True
+            self._requests.put(True)
+
+    def close(self) -> None:
+        """End the thread; an unused spare gives its space back."""
+        self._closing.set()
+        self._requests.put(False)
+        self._thread.join()
+        self._spare.discard()
+
+    def _run(self) -> None:
+        while self._requests.get():
+            self._wanted = False
+            while not self._closing.is_set() and not self._try():
+                self._closing.wait(RETRY_SECONDS)
+
+    def _try(self) -> bool:
+        try:
+            self._spare.prepare()
+        except OSError as error:
+            if self.trouble is None:
+                logger.error("cannot prepare the next segment %s: %s", self._spare.path, error)
+            self.trouble = error.strerror or str(error)
+            self._changed()
+            return False
+        if self.trouble is not None:
+            logger.info("there is room for the journal again")
+            self.trouble = None
+        self._changed()
+        return True
