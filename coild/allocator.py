@@ -1,0 +1,116 @@
+"""The rules: which pool, which address, when a block is wanted and when one can go.
+
+Pure: no clock, no I/O. The caller applies each event to the projection first and then tells the
+allocator, which keeps an index of what is free.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from coild.events import AddressAllocated, AddressReleased, BlockAcquired
+from coild.freelist import FreeList
+from coild.projection import Block, Projection
+
+#: The pool for namespaces that have none of their own.
+DEFAULT_POOL = "default"
+
+
+class NoPoolError(Exception):
+    """Neither the pod's namespace nor the default has a pool."""
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """What can be had at once: the next address of `block`, if there is one.
+
+    `early`: it was released less than `reuse-after` ago, and nothing else is free.
+    `wants_block`: the node should ask for another block before it takes this.
+    """
+
+    block: Block | None
+    early: bool
+    wants_block: bool
+
+
+class Allocator:
+    """Decides over one projection. Times and durations are in ns."""
+
+    def __init__(self, state: Projection, reuse_after: int) -> None:
+        self._state = state
+        self._reuse_after = reuse_after
+        self._lists: dict[tuple[str, int], FreeList] = {}
+        by_list: dict[tuple[str, int], list[Block]] = {}
+        for block in state.blocks.values():
+            if block.in_force:
+                by_list.setdefault((block.pool, block.version), []).append(block)
+        for (pool, version), blocks in by_list.items():
+            self._list(pool, version).restore(blocks)
+
+    def pool_for(self, namespace: str) -> str:
+        """The pool named like the namespace, or else the default. Raises NoPoolError."""
+        pools = self._state.pools
+        if namespace in pools:
+            return namespace
+        if DEFAULT_POOL in pools:
+            return DEFAULT_POOL
+        raise NoPoolError(
+            f"there is no address pool for namespace {namespace!r}: neither a pool {namespace!r} "
+            f"nor a pool {DEFAULT_POOL!r} is configured"
+        )
+
+    def choose(self, pool: str, version: int, now: int) -> Choice:
+        """The address to hand out now, and whether a block is wanted.
+
+        The cool-down may cost one spare block: while every free address is too fresh and there is
+        no more than a block's worth of them, another block is wanted. With more, a spare is there
+        already, and the oldest address is taken early.
+        """
+        free = self._list(pool, version)
+        block = free.ready(now)
+        if block is not None:
+            return Choice(block, early=False, wants_block=False)
+        spare = free.free <= 1 << self._state.pools[pool].block_size
+        return Choice(free.oldest(), early=True, wants_block=spare)
+
+    def idle_blocks(self, now: int, idle_for: int) -> list[Block]:
+        """Blocks to give back: empty for `idle_for`, and for as long as the cool-down lasts.
+
+        A block that is out of force and empty has nothing to wait for but the cool-down.
+        """
+        return [
+            block
+            for block in self._state.blocks.values()
+            if not block.held
+            and now - block.idle_since
+            >= (max(idle_for, self._reuse_after) if block.in_force else self._reuse_after)
+        ]
+
+    def observe(self, event: Any) -> None:
+        """Take note of an event that the projection has just applied."""
+        match event:
+            case AddressAllocated():
+                self._list_of(event.block).allocated()
+            case AddressReleased():
+                block = self._state.blocks[event.block]
+                if block.in_force:
+                    self._list(block.pool, block.version).released(block, event.time)
+            case BlockAcquired():
+                block = self._state.blocks[event.block]
+                self._list(block.pool, block.version).add_block(block)
+
+    def forget(self, block: Block) -> None:
+        """Take no more addresses from a block that is about to be given back."""
+        if block.in_force:
+            self._list(block.pool, block.version).remove_block(block)
+
+    def _list_of(self, key: bytes) -> FreeList:
+        block = self._state.blocks[key]
+        return self._list(block.pool, block.version)
+
+    def _list(self, pool: str, version: int) -> FreeList:
+        found = self._lists.get((pool, version))
+        if found is None:
+            found = self._lists[pool, version] = FreeList(self._reuse_after)
+        return found

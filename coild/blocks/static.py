@@ -1,0 +1,75 @@
+"""Blocks from the pools of the configuration: all theirs are this node's, and answered at once.
+
+Blocks are computed, not listed: a /48 costs what a /24 costs. The next block is looked for behind
+the one given out last, so one that came back is given out again as late as possible.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Iterable, Mapping
+
+from coild.addresses import BITS, Pool, Subnet
+from coild.blocks import NoBlockError
+
+
+class StaticBlocks:
+    """A BlockSource over pools that no other node shares."""
+
+    def __init__(self, pools: Mapping[str, Pool], held: Iterable[Subnet]) -> None:
+        """`held` are the blocks that the node has, of whichever pool and size."""
+        self._pools = pools
+        # By family, sorted: (base, end) of each held block. Blocks may be of several sizes, from
+        # before the configuration changed, so it is overlaps that are looked for, not equals.
+        self._held: dict[int, list[tuple[int, int]]] = {version: [] for version in BITS}
+        for block in held:
+            insort(self._held[block.version], (block.base, block.end))
+        self._cursors: dict[Subnet, int] = {}
+        # Pools that were searched in vain since a block last came back: a full pool is asked often.
+        self._exhausted: set[tuple[str, int]] = set()
+
+    async def acquire(self, pool: str, version: int) -> Subnet:
+        """The next block. Raises NoBlockError if the pool has no such subnet, or all is taken."""
+        subnets = self._pools[pool].of(version)
+        if not subnets:
+            raise NoBlockError(f"pool {pool!r} has no IPv{version} subnet")
+        if (pool, version) not in self._exhausted:
+            prefix = self._pools[pool].block_prefix(version)
+            for subnet in subnets:
+                block = self._next(subnet, prefix)
+                if block is not None:
+                    insort(self._held[version], (block.base, block.end))
+                    self._cursors[subnet] = block.end
+                    return block
+            self._exhausted.add((pool, version))
+        raise NoBlockError(
+            f"all IPv{version} addresses of pool {pool!r} are taken "
+            f"({', '.join(map(str, subnets))})"
+        )
+
+    async def release(self, pool: str, block: Subnet) -> None:  # noqa: ARG002
+        """Take a block back. It may overlap with subnets of any pool."""
+        self._held[block.version].remove((block.base, block.end))
+        self._exhausted.clear()
+
+    def _next(self, subnet: Subnet, prefix: int) -> Subnet | None:
+        """The first free block from the cursor on, and then from the subnet's start."""
+        cursor = self._cursors.get(subnet, subnet.base)
+        for start, stop in ((cursor, subnet.end), (subnet.base, cursor)):
+            base = self._first_free(subnet.version, prefix, start, stop)
+            if base is not None:
+                return Subnet(subnet.version, base, prefix)
+        return None
+
+    def _first_free(self, version: int, prefix: int, start: int, stop: int) -> int | None:
+        held = self._held[version]
+        size = Subnet(version, 0, prefix).size
+        base = start
+        while base < stop:
+            # The last held block that starts before this candidate's end is the only one that can
+            # reach into it: held blocks do not overlap.
+            before = bisect_right(held, base + size - 1, key=lambda block: block[0]) - 1
+            if before < 0 or held[before][1] <= base:
+                return base
+            base = -(-held[before][1] // size) * size
+        return None
