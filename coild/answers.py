@@ -1,0 +1,110 @@
+"""Every answer there is: JSON bodies, and what an error becomes on its way out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import msgspec
+from sanic import HTTPResponse, Request
+from sanic.exceptions import MethodNotAllowed, NotFound, PayloadTooLarge, SanicException
+
+from coild.allocator import NoPoolError
+from coild.guard import ForbiddenError
+from coild.limits import BODY_BYTES_MAX, HEADER_BYTES_MAX
+from coild.service import ConflictError, NoAddressError
+from journal import JournalError, JournalFullError
+
+logger = logging.getLogger(__name__)
+
+_JSON = b"application/json"
+_ROUTES = "GET /status, POST /ip, GET and DELETE /ip/<namespace>/<pod>/<container-id>"
+
+
+class BadRequestError(Exception):
+    """What the client sent is not what the API takes."""
+
+
+class UnassignedError(Exception):
+    """The pod has no address under this container ID."""
+
+
+#: The status of each error that is meant for clients; any other is a bug, and 500.
+_STATUS: dict[type[Exception], int] = {
+    BadRequestError: 400,
+    ForbiddenError: 403,
+    UnassignedError: 404,
+    ConflictError: 409,
+    NoAddressError: 503,
+    NoPoolError: 500,
+}
+
+
+class Answer(HTTPResponse):
+    """A JSON response whose few headers are made without a header dictionary's work."""
+
+    __slots__ = ()
+
+    def __init__(self, body: bytes, status: int = 200, allow: str = "") -> None:
+        """`allow` is the value of the Allow header of a 405."""
+        super().__init__(body, status)
+        self.content_type = "application/json"
+        if allow:
+            self.headers["allow"] = allow
+
+    @property
+    def processed_headers(self) -> Iterator[tuple[bytes, bytes]]:
+        """What Sanic sends: it has just set content-length and connection."""
+        headers = self.headers
+        yield b"content-type", _JSON
+        yield b"content-length", b"%d" % headers["content-length"]
+        yield b"connection", headers["connection"].encode()
+        if "allow" in headers:
+            yield b"allow", headers["allow"].encode()
+
+
+def address_answer(address: str) -> Answer:
+    """200 with an address, which needs no escaping."""
+    return Answer(f'{{"address":"{address}","status":200}}'.encode())
+
+
+def failure(status: int, error: str, allow: str = "") -> Answer:
+    """The failure response of the API."""
+    return Answer(msgspec.json.encode({"status": status, "error": error}), status, allow)
+
+
+def answer_error(request: Request, error: Exception) -> Answer:
+    """The answer to a request that ended in `error`, which is logged as it deserves."""
+    if isinstance(error, JournalFullError):
+        text = f"no space for the journal: {error}; DELETE and GET go on, POST will when there is"
+        logger.error("refused %s %s: %s", request.method, request.path, text)
+        return failure(500, text)
+    if isinstance(error, JournalError):
+        logger.error("failed %s %s: %s", request.method, request.path, error)
+        return failure(500, str(error))
+    status = _STATUS.get(type(error))
+    if status is not None:
+        logger.info("refused %s %s: %d %s", request.method, request.path, status, error)
+        return failure(status, str(error))
+    if isinstance(error, SanicException):
+        headers = error.headers or {}
+        return failure(error.status_code, _words(request, error), headers.get("Allow", ""))
+    logger.error("bug: %s %s", request.method, request.path, exc_info=error)
+    return failure(
+        500, f"internal error, please report it: {type(error).__name__}; the log has the details"
+    )
+
+
+def _words(request: Request, error: SanicException) -> str:
+    """What Sanic found wrong, in the words of this API."""
+    match error:
+        case NotFound():
+            return f"there is no {request.path}; there are {_ROUTES}"
+        case MethodNotAllowed():
+            return f"{request.method} is not allowed for {request.path}; there are {_ROUTES}"
+        case PayloadTooLarge():
+            return (
+                f"the request is too large: {BODY_BYTES_MAX} bytes of body and "
+                f"{HEADER_BYTES_MAX} of header at most"
+            )
+    return str(error) or type(error).__name__

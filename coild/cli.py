@@ -1,0 +1,167 @@
+"""The command line: flags to settings, errors to one line and an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from coild import __version__, logs
+from coild.config import LOG_FORMATS, LOG_LEVELS, load
+from coild.settings import ConfigError, Settings
+from journal import (
+    JournalCorruptError,
+    JournalError,
+    JournalUnsupportedError,
+)
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+
+_EPILOG = """\
+Every flag is also an environment variable (--scan-interval: COILD_SCAN_INTERVAL) and, but for
+--pool and --block-size, a key of the TOML file (scan-interval = "10m"). Flags come before
+environment, environment before file. In the file, pools are tables:
+
+  [pools.default]
+  subnets = ["10.64.0.0/16", "fd00:64::/64"]
+  block-size = 5
+
+examples:
+  coild                                             the embedded default on 127.0.0.1:9383
+  coild --pool default=10.20.0.0/16 --pool web=10.30.0.0/24,fd00:30::/112 --block-size 4
+  coild --config /etc/coild.toml --check-config     what would be in force
+  curl -s "http://$(cat /var/lib/coild/http)/status"
+
+exit status: 0 stopped by a signal; 1 the daemon failed or could not start; 2 wrong usage or
+configuration.
+"""
+
+
+#: The flags that take one value: name, what it takes, help.
+_FLAGS = (
+    ("--config", "FILE", "TOML file to read"),
+    (
+        "--data-dir",
+        "DIR",
+        (
+            "where the journal is kept, mode 0700 (default: /var/lib/coild for root, else "
+            "$XDG_STATE_HOME/coild)"
+        ),
+    ),
+    (
+        "--http",
+        "HOST:PORT",
+        (
+            "TCP address to listen on; port 0 picks a free one; the one in use is in DIR/http "
+            "(default: 127.0.0.1:9383)"
+        ),
+    ),
+    ("--socket", "PATH", "unix socket to listen on as well, mode 0660"),
+    (
+        "--allowed-hosts",
+        "NAME[,NAME…]",
+        "names in Host headers to accept besides loopback",
+    ),
+    ("--node-name", "NAME", "name of this node; also COIL_NODE_NAME (default: the host name)"),
+    (
+        "--block-size",
+        "N",
+        (
+            "exponent of the size of the blocks of the pools given by --pool: 5 means 32 addresses "
+            "(default: 5)"
+        ),
+    ),
+    (
+        "--scan-interval",
+        "DURATION",
+        (
+            "how often to look for empty blocks, and how long one must have been empty to be given "
+            "back (default: 10m)"
+        ),
+    ),
+    (
+        "--reuse-after",
+        "DURATION",
+        "how long a released address rests while another is free (default: 30s)",
+    ),
+    ("--segment-size", "SIZE", "size of a journal file (default: 16MiB)"),
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"coild: {message}; see coild --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="coild",
+        description="Give pods their IP addresses over REST, from a durable journal.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for flag, metavar, text in _FLAGS:
+        parser.add_argument(flag, metavar=metavar, help=text)
+    parser.add_argument(
+        "--pool",
+        metavar="NAME=SUBNET[,SUBNET…]",
+        action="append",
+        help="a pool of addresses; may be repeated (default: default=10.64.0.0/16,fd00:64::/64)",
+    )
+    parser.add_argument(
+        "--allow-remote",
+        action="store_true",
+        default=None,
+        help="allow an --http address that other machines can reach",
+    )
+    parser.add_argument("--log-level", choices=LOG_LEVELS, help="(default: info)")
+    parser.add_argument("--log-format", choices=LOG_FORMATS, help="(default: plain)")
+    parser.add_argument(
+        "--check-config",
+        action="store_true",
+        help="validate the configuration, print it as TOML, and exit",
+    )
+    parser.add_argument("--version", action="version", version=f"coild {__version__}")
+    return parser
+
+
+def _settings(arguments: dict[str, Any]) -> Settings:
+    if arguments["allowed_hosts"] is not None:
+        arguments["allowed_hosts"] = arguments["allowed_hosts"].split(",")
+    return Settings(
+        **{key: arguments[key] for key in Settings.__struct_fields__ if key in arguments}
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `coild`; the exit status."""
+    arguments = vars(_parser().parse_args(argv))
+    file = arguments["config"] or os.environ.get("COILD_CONFIG")
+    try:
+        config = load(_settings(arguments), Path(file) if file else None, os.environ)
+        if arguments["check_config"]:
+            sys.stdout.write(config.as_toml())
+            return 0
+        logs.configure(config.log_level, config.log_format)
+        # Not at the top: Sanic takes a quarter of a second to import, --help should not.
+        from coild.daemon import run  # noqa: PLC0415
+
+        return run(config)
+    except ConfigError as error:
+        return _fail(EXIT_USAGE, str(error))
+    except (JournalCorruptError, JournalUnsupportedError) as error:
+        return _fail(EXIT_FAILURE, f"{error}; run: coild-verify --data-dir {config.data_dir}")
+    except JournalError as error:
+        return _fail(EXIT_FAILURE, str(error))
+
+
+def _fail(status: int, text: str) -> int:
+    sys.stderr.write(f"coild: {text}\n")
+    return status

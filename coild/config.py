@@ -1,0 +1,216 @@
+"""What the daemon runs by: one tree of checked values, and the parser of each."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from coild.addresses import Pool
+from coild.limits import NAME_PATTERN, NAME_RULE
+from coild.pools import pools_in_force
+from coild.settings import (
+    ConfigError,
+    Layers,
+    Settings,
+    from_environment,
+    from_file,
+    kebab,
+    variable,
+)
+from coild.units import format_duration, format_size, parse_duration, parse_size
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("plain", "json")
+
+DEFAULT_HTTP = "127.0.0.1:9383"
+#: Below, roll-over would be most of the work; above, one segment takes long to fill ahead.
+SEGMENT_SIZE_MIN = 1 << 20
+SEGMENT_SIZE_MAX = 1 << 30
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """Where to listen. An empty host is every address of the machine."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Endpoint:
+        """Read `HOST:PORT`, an IPv6 host in brackets. Raises ValueError."""
+        host, colon, port = text.rpartition(":")
+        if not colon or not port.isascii() or not port.isdigit() or int(port) > 0xFFFF:
+            raise ValueError(
+                f"{text!r} is no HOST:PORT: write it like 127.0.0.1:9383 or [::1]:9383, "
+                "with a port from 0 (any free one) to 65535"
+            )
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        if host == "localhost":
+            host = "127.0.0.1"
+        try:
+            host = str(ipaddress.ip_address(host)) if host else ""
+        except ValueError:
+            raise ValueError(f"{text!r}: the host must be an IP address or localhost") from None
+        return cls(host, int(port))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        return bool(self.host) and ipaddress.ip_address(self.host).is_loopback
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+class Config(msgspec.Struct, frozen=True):
+    """What the daemon runs by. Durations are in ns, sizes in bytes."""
+
+    http: Endpoint
+    socket: Path | None
+    allow_remote: bool
+    allowed_hosts: tuple[str, ...]
+    data_dir: Path
+    segment_size: int
+    node_name: str
+    pools: dict[str, Pool]
+    scan_interval: int
+    reuse_after: int
+    log_level: str
+    log_format: str
+    #: Whether nobody configured pools.
+    embedded: bool
+
+    def as_toml(self) -> str:
+        """The configuration as a file that yields it."""
+        tree: dict[str, Any] = {
+            "http": str(self.http),
+            "socket": self.socket and str(self.socket),
+            "allow-remote": self.allow_remote,
+            "allowed-hosts": list(self.allowed_hosts),
+            "data-dir": str(self.data_dir),
+            "segment-size": format_size(self.segment_size),
+            "node-name": self.node_name,
+            "scan-interval": format_duration(self.scan_interval),
+            "reuse-after": format_duration(self.reuse_after),
+            "log-level": self.log_level,
+            "log-format": self.log_format,
+            "pools": {
+                name: {"subnets": list(map(str, pool.subnets)), "block-size": pool.block_size}
+                for name, pool in self.pools.items()
+            },
+        }
+        tree = {key: value for key, value in tree.items() if value is not None}
+        return msgspec.toml.encode(tree).decode()
+
+
+def load(flags: Settings, file: Path | None, environment: Mapping[str, str]) -> Config:
+    """The configuration that results. Raises ConfigError."""
+    layers = Layers(
+        [
+            (lambda field: f"--{kebab(field)}", flags),
+            (variable, from_environment(environment)),
+            (lambda field: f"{file}: {kebab(field)}", from_file(file)),
+        ]
+    )
+    allow_remote = layers.get("allow_remote", default=False, parse=_boolean)
+    http = layers.get("http", Endpoint.parse(DEFAULT_HTTP), Endpoint.parse)
+    if not http.is_loopback and not allow_remote:
+        raise ConfigError(
+            layers.find("http")[0],
+            f"{http} can be reached from other machines, and whoever reaches it can release any "
+            "address; use a loopback address, or give --allow-remote",
+        )
+    pools, embedded = pools_in_force(layers)
+    return Config(
+        http=http,
+        socket=layers.get("socket", None, _socket_path),
+        allow_remote=allow_remote,
+        allowed_hosts=layers.get("allowed_hosts", (), _hosts),
+        data_dir=layers.get("data_dir", default_data_dir(environment), _directory),
+        segment_size=layers.get("segment_size", 16 << 20, _segment_size),
+        node_name=layers.get("node_name", socket.gethostname(), _node_name),
+        pools=pools,
+        scan_interval=layers.get("scan_interval", parse_duration("10m"), _scan_interval),
+        reuse_after=layers.get("reuse_after", parse_duration("30s"), parse_duration),
+        log_level=layers.get("log_level", "info", lambda value: _one_of(value, LOG_LEVELS)),
+        log_format=layers.get("log_format", "plain", lambda value: _one_of(value, LOG_FORMATS)),
+        embedded=embedded,
+    )
+
+
+def default_data_dir(environment: Mapping[str, str]) -> Path:
+    """`/var/lib/coild` for root, else `coild` in the user's state directory (XDG base dirs)."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/coild")
+    state = environment.get("XDG_STATE_HOME", "")
+    # "All paths set in these environment variables must be absolute", says the XDG specification.
+    return (Path(state) if state.startswith("/") else Path.home() / ".local/state") / "coild"
+
+
+def _boolean(value: str | bool) -> bool:  # noqa: FBT001
+    if isinstance(value, bool):
+        return value
+    if value.lower() in {"1", "true", "yes"}:
+        return True
+    if value.lower() in {"", "0", "false", "no"}:
+        return False
+    raise ValueError(f"{value!r} is neither true nor false")
+
+
+def _one_of(value: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise ValueError(f"{value!r} is not one of {', '.join(allowed)}")
+    return value
+
+
+def _segment_size(value: str | int) -> int:
+    size = parse_size(str(value))
+    if not SEGMENT_SIZE_MIN <= size <= SEGMENT_SIZE_MAX or size % 4096:
+        raise ValueError(
+            f"{value!r} is out of bounds: {format_size(SEGMENT_SIZE_MIN)} to "
+            f"{format_size(SEGMENT_SIZE_MAX)}, in whole pages of 4096 bytes"
+        )
+    return size
+
+
+def _scan_interval(value: str) -> int:
+    interval = parse_duration(value)
+    if interval < 10**9:
+        raise ValueError(f"{value!r} is too short: 1s at least")
+    return interval
+
+
+def _directory(value: str) -> Path:
+    if not value:
+        raise ValueError("it must not be empty")
+    return Path(value).expanduser().absolute()
+
+
+def _socket_path(value: str) -> Path:
+    path = _directory(value)
+    # struct sockaddr_un has 108 bytes for the path, one of them for the NUL (unix(7)).
+    if len(os.fsencode(path)) > 107:
+        raise ValueError(f"{path} is too long for a unix socket: 107 bytes at most")
+    return path
+
+
+def _node_name(value: str) -> str:
+    if not re.search(NAME_PATTERN, value):
+        raise ValueError(f"{value!r} is no node name: it must be {NAME_RULE}")
+    return value
+
+
+def _hosts(values: list[str]) -> tuple[str, ...]:
+    hosts = tuple(host.strip().lower() for host in values)
+    for host in hosts:
+        if not re.fullmatch(r"[a-z0-9._-]+|\[?[0-9a-f:.]+\]?", host):
+            raise ValueError(f"{host!r} is no host name: write names or addresses without a port")
+    return hosts

@@ -1,0 +1,237 @@
+"""The daemon's life: recover, serve, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import tqdm
+import uvloop
+
+from coild import __version__
+from coild.api import build_app
+from coild.blocks.static import StaticBlocks
+from coild.clock import Clock
+from coild.config import Config, Endpoint
+from coild.events import SCHEMA, DaemonStarted, DaemonStopped, Folded, JournalRepaired
+from coild.guard import Guard
+from coild.listen import UnixSocket, bind_tcp
+from coild.projection import Projection, pools_changed
+from coild.server import Server
+from coild.service import Service
+from coild.settings import ConfigError
+from journal import Journal, JournalError
+
+logger = logging.getLogger(__name__)
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+#: A recovery that takes longer than this shows a progress bar at a terminal.
+_PROGRESS_AFTER_SECONDS = 1.0
+
+
+def run(config: Config) -> int:
+    """Run the daemon until a signal ends it; the exit status.
+
+    Raises ConfigError and JournalError when it cannot start.
+    """
+    # Until the loop takes over, a signal ends a recovery anywhere: a crash could as well.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    _make_data_dir(config.data_dir)
+    state = Projection()
+    journal = _recover(config, state)
+    # What has been replayed stays: no collection needs to look at it again.
+    gc.freeze()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config, state, journal))
+
+
+def _make_data_dir(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ConfigError("data-dir", f"cannot use {path}: {error.strerror}") from None
+
+
+def _recover(config: Config, state: Projection) -> Journal:
+    directory = config.data_dir / "journal"
+    started = time.monotonic()
+    with tqdm.tqdm(
+        desc="replaying the journal",
+        unit="B",
+        unit_scale=True,
+        leave=False,
+        delay=_PROGRESS_AFTER_SECONDS,
+        disable=None if sys.stderr is not None else True,
+    ) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        try:
+            journal = Journal.open(
+                directory,
+                Folded,
+                schema=SCHEMA,
+                replay=state.apply_all,
+                segment_bytes=config.segment_size,
+                progress=progress,
+            )
+        except OSError as error:
+            raise ConfigError(
+                "data-dir", f"cannot use the journal in {directory}: {error}"
+            ) from None
+    logger.info(
+        "replayed %d events from %d segments in %s in %.0f ms, head %s",
+        state.sequence,
+        journal.recovered.segments,
+        directory,
+        (time.monotonic() - started) * 1000,
+        journal.head,
+    )
+    return journal
+
+
+async def _serve(config: Config, state: Projection, journal: Journal) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    failures: list[JournalError] = []
+
+    def on_failure(failure: JournalError) -> None:
+        failures.append(failure)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    clock = Clock(state.time)
+    service = Service(
+        state,
+        journal,
+        StaticBlocks(config.pools, [block.subnet for block in state.blocks.values()]),
+        reuse_after=config.reuse_after,
+        clock=clock,
+    )
+    journal.start(on_failure)
+    server = Server(build_app(service, Guard(config.allowed_hosts, remote=config.allow_remote)))
+    address_file = config.data_dir / "http"
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(journal.close)
+        tcp = bind_tcp(config.http)
+        stack.callback(tcp.close)
+        sockets = [tcp]
+        if config.socket is not None:
+            unix = UnixSocket(config.socket)
+            stack.callback(unix.close)
+            sockets.append(unix.socket)
+        await _record_start(config, state, journal, service, clock)
+        stack.push_async_callback(service.close)
+        await server.start(sockets)
+        address = _address(tcp)
+        _write(address_file, f"{address}\n")
+        stack.callback(address_file.unlink, missing_ok=True)
+        _announce(config, journal, address)
+        scan = asyncio.create_task(_scan(service, config.scan_interval))
+        await stop.wait()
+        logger.info("stopping")
+        scan.cancel()
+        await server.stop()
+        if not failures:
+            with contextlib.suppress(JournalError):
+                await service.record(DaemonStopped(clock(), __version__, config.node_name))
+    if failures:
+        logger.error("stopped because the journal failed; what was answered is safe")
+        return 1
+    logger.info("stopped, head %s, %s", journal.head, service.statistics)
+    return 0
+
+
+async def _record_start(
+    config: Config, state: Projection, journal: Journal, service: Service, clock: Clock
+) -> None:
+    """Journal what is different now: a repair, the pools, that the daemon runs."""
+    torn = journal.recovered.torn
+    if torn is not None:
+        logger.warning(
+            "the journal ended in %d bytes of an unfinished write (%s), which nobody was told "
+            "was durable; they are kept in %s",
+            torn.size,
+            torn.reason,
+            torn.kept,
+        )
+        await service.record(
+            JournalRepaired(clock(), torn.segment.name, torn.offset, torn.size, torn.kept.name)
+        )
+    if state.pools != config.pools:
+        await service.record(pools_changed(clock(), config.pools))
+    for block in state.blocks.values():
+        if not block.in_force:
+            logger.warning(
+                "block %s of pool %s is in no configured subnet any more: its %d addresses are "
+                "kept until they are released, no more are handed out",
+                block.subnet,
+                block.pool,
+                block.held,
+            )
+    await service.record(DaemonStarted(clock(), __version__, config.node_name, _boot_id()))
+
+
+async def _scan(service: Service, interval: int) -> None:
+    """Give back blocks that stay empty, for as long as the daemon runs."""
+    while True:
+        await asyncio.sleep(interval / 1e9)
+        try:
+            for block in await service.release_idle_blocks(interval):
+                logger.info("gave block %s back, it was empty for a while", block)
+        except JournalError as error:
+            logger.warning("could not give idle blocks back: %s", error)
+
+
+def _announce(config: Config, journal: Journal, address: str) -> None:
+    """Say where the daemon is and, to who configured nothing, what it chose."""
+    if config.embedded:
+        pools = "; ".join(
+            f"{name} = {', '.join(map(str, pool.subnets))}, block size {pool.block_size}"
+            for name, pool in config.pools.items()
+        )
+        logger.info("no pools were configured, so this is the embedded default: %s", pools)
+        logger.info("the journal is in %s", journal.path.parent)
+        logger.info("try: curl -s http://%s/status", address)
+        logger.info(
+            "try: curl -s http://%s/ip -d '%s'",
+            address,
+            '{"pod-namespace": "default", "pod-name": "web-0", "container-id": "c1"}',
+        )
+    if config.socket is not None:
+        logger.info("listening on unix:%s", config.socket)
+    logger.info("listening on http://%s", address)
+
+
+def _boot_id() -> str:
+    """The kernel's name for this boot; empty where there is none."""
+    return _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
+
+
+def _address(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return str(Endpoint(host, port))
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a small file at once, so that no script reads half of it."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+    temporary.rename(path)

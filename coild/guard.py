@@ -1,0 +1,72 @@
+"""Who may ask: nobody whom a web page in someone's browser could make ask.
+
+A browser on the node can reach loopback. It names the page's site in `Origin` when a page posts,
+and in `Host` when a site's name was pointed at 127.0.0.1 (DNS rebinding). Neither can be forged by
+a page, so a request is refused unless `Host` is this machine or a name that was allowed, and
+`Origin`, if there is one, is what `Host` says. No page can talk to a unix socket.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+from sanic import Request
+
+#: So many distinct Host headers are remembered as good: a client sends one.
+_KNOWN_MAX = 64
+
+
+class ForbiddenError(Exception):
+    """A request that a web page may be behind."""
+
+
+class Guard:
+    """Checks the Host and the Origin of requests."""
+
+    def __init__(self, allowed_hosts: tuple[str, ...], *, remote: bool) -> None:
+        """`remote`: others than this machine may ask, by whichever address they reach it."""
+        self._allowed = frozenset({"localhost", *(host.strip("[]") for host in allowed_hosts)})
+        self._remote = remote
+        self._known: set[str] = set()
+
+    def check(self, request: Request) -> None:
+        """Raises ForbiddenError, naming the header."""
+        headers = request.headers
+        host = headers.get("host", "")
+        if host not in self._known:
+            self._check_host(request, host)
+        origin = headers.get("origin")
+        if origin is not None and origin != f"http://{host}":
+            raise ForbiddenError(f"requests from web pages are refused: Origin is {origin!r}")
+
+    def _check_host(self, request: Request, host: str) -> None:
+        if request.conn_info is not None and not request.conn_info.server_port:
+            return  # a unix socket
+        if not host and request.version == "1.0":
+            return  # HTTP/1.0 has no Host, and no browser speaks it
+        name = _name(host)
+        if not self._is_allowed(name):
+            raise ForbiddenError(
+                f"Host is {host!r}, which is not this machine; allow it with --allowed-hosts {name}"
+                if name
+                else "the Host header is missing or no host name"
+            )
+        if len(self._known) < _KNOWN_MAX:
+            self._known.add(host)
+
+    def _is_allowed(self, name: str) -> bool:
+        if name in self._allowed:
+            return True
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        # An address in Host was typed as one: nobody's name was pointed here.
+        return address.is_loopback or self._remote
+
+
+def _name(host: str) -> str:
+    """The host of a Host header, without its port, in lower case."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower().rstrip(".")

@@ -1,0 +1,113 @@
+"""The sockets: made by us, since a server's own way replaces a live socket and opens it to all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import stat
+from pathlib import Path
+
+from coild.config import Endpoint
+from coild.settings import ConfigError
+
+#: Connections that wait to be accepted: a node's containers may all start at once.
+BACKLOG = 1024
+
+
+def bind_tcp(endpoint: Endpoint) -> socket.socket:
+    """A bound TCP socket that does not listen yet. Raises ConfigError."""
+    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # A restart must not wait for the connections of the former daemon to be forgotten.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setblocking(False)
+        sock.bind((endpoint.host, endpoint.port))
+        # Only a listening socket owns its port: with SO_REUSEADDR, two may be bound to it. Those
+        # who connect before the server accepts wait in the backlog for a few milliseconds.
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        taken = error.errno == errno.EADDRINUSE
+        raise ConfigError(
+            "http",
+            f"{endpoint} is taken by another process; choose another with --http HOST:PORT "
+            "(port 0 picks a free one)"
+            if taken
+            else f"cannot listen on {endpoint}: {error.strerror}",
+        ) from None
+    return sock
+
+
+class UnixSocket:
+    """A listening unix socket of mode 0660, and the lock that makes its path ours.
+
+    A socket file outlives its process, so its being there says nothing. The lock beside it does:
+    who holds it may replace the file. Connecting tells about programs that do not take the lock.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises ConfigError if the path is in use or cannot be used."""
+        self.path = path
+        try:
+            self._lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise ConfigError("socket", f"cannot create {path}.lock: {error.strerror}") from None
+        try:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError("socket", f"{path} is in use by another coild") from None
+            self._remove_dead()
+            self.socket = self._bind()
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self._inode = path.stat().st_ino
+
+    def close(self) -> None:
+        """Remove the socket file, if it is still this one."""
+        with contextlib.suppress(OSError):
+            if self.path.stat().st_ino == self._inode:
+                self.path.unlink()
+        os.close(self._lock)
+
+    def _remove_dead(self) -> None:
+        try:
+            mode = self.path.lstat().st_mode
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise ConfigError("socket", f"cannot use {self.path}: {error.strerror}") from None
+        if not stat.S_ISSOCK(mode):
+            raise ConfigError("socket", f"{self.path} is there and is no socket; it was left alone")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1)
+            try:
+                probe.connect(os.fspath(self.path))
+            except ConnectionRefusedError:
+                self.path.unlink()
+                return
+            except OSError as error:
+                raise ConfigError("socket", f"cannot use {self.path}: {error.strerror}") from None
+        raise ConfigError("socket", f"{self.path} is in use by another process")
+
+    def _bind(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        # The mode must be right from the first moment; there is no call that binds with one.
+        umask = os.umask(0o117)
+        try:
+            sock.bind(os.fspath(self.path))
+            sock.listen(BACKLOG)
+        except OSError as error:
+            sock.close()
+            raise ConfigError("socket", f"cannot bind {self.path}: {error.strerror}") from None
+        finally:
+            os.umask(umask)
+        return sock

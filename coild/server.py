@@ -1,0 +1,59 @@
+"""Sanic on our own loop and our own sockets, with an end that waits for nobody idle."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+from sanic import Sanic
+from sanic.server.protocols.http_protocol import HttpProtocol
+
+from coild.listen import BACKLOG
+
+#: How long a stop waits for requests that are being answered. A disk needs less, or is broken.
+GRACE_SECONDS = 5.0
+_POLL_SECONDS = 0.005
+
+
+class Server:
+    """Serves one application on several sockets that listen already."""
+
+    def __init__(self, app: Sanic[Any, Any]) -> None:
+        self._app = app
+        # Sanic's AsyncioServer; its methods have no types.
+        self._servers: list[Any] = []
+
+    async def start(self, sockets: list[socket.socket]) -> None:
+        """Answer requests from here on."""
+        for index, sock in enumerate(sockets):
+            server: Any = await self._app.create_server(
+                sock=sock,
+                backlog=BACKLOG,
+                protocol=HttpProtocol,
+                return_asyncio_server=True,
+                asyncio_server_kwargs={"start_serving": False},
+            )
+            if index == 0:
+                # Without these, Sanic skips its own optimisations and sends an empty header.
+                await server.startup()
+                await server.before_start()
+            self._servers.append(server)
+        for server in self._servers:
+            await server.start_serving()
+        if self._servers:
+            await self._servers[0].after_start()
+
+    async def stop(self) -> None:
+        """Accept no more, finish what is in flight, close idle connections at once."""
+        for server in self._servers:
+            server.server.close()
+        deadline = asyncio.get_running_loop().time() + GRACE_SECONDS
+        while connections := [c for server in self._servers for c in server.connections]:
+            if asyncio.get_running_loop().time() > deadline:
+                for connection in connections:
+                    connection.abort()
+                return
+            for connection in connections:
+                connection.close_if_idle()
+            await asyncio.sleep(_POLL_SECONDS)

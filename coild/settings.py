@@ -1,0 +1,131 @@
+"""What the user wrote, in three places, before it is checked.
+
+Flags come before environment, environment before file. Each place yields `Settings`: one tree, with
+nothing in it but what was written there. `Layers` finds the strongest value and where it came from,
+so that an error names the place to change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+DEFAULT_BLOCK_SIZE = 5
+
+_T = TypeVar("_T")
+
+
+class ConfigError(Exception):
+    """One line that names the key and what is allowed."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"{key}: {reason}")
+
+
+class PoolSettings(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
+    """`[pools.NAME]` of the file."""
+
+    subnets: list[str]
+    block_size: int = DEFAULT_BLOCK_SIZE
+
+
+class FileSettings(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
+    """The keys of the file. None: not written there."""
+
+    http: str | None = None
+    socket: str | None = None
+    allow_remote: bool | None = None
+    allowed_hosts: list[str] | None = None
+    data_dir: str | None = None
+    segment_size: str | int | None = None
+    node_name: str | None = None
+    pools: dict[str, PoolSettings] | None = None
+    scan_interval: str | None = None
+    reuse_after: str | None = None
+    log_level: Literal["debug", "info", "warning", "error"] | None = None
+    log_format: Literal["plain", "json"] | None = None
+
+
+class Settings(FileSettings):
+    """The keys of flags and environment: those of the file, and pools in their short form."""
+
+    pool: list[str] | None = None
+    block_size: str | int | None = None
+
+
+class Layers:
+    """Settings by place, the strongest first."""
+
+    def __init__(self, layers: list[tuple[Callable[[str], str], FileSettings]]) -> None:
+        self._layers = layers
+
+    def find(self, field: str) -> tuple[str, Any]:
+        """The strongest value of a field, and its key as the user wrote it; None if nowhere."""
+        for label, settings in self._layers:
+            value = getattr(settings, field, None)
+            if value is not None:
+                return label(field), value
+        return kebab(field), None
+
+    def get(self, field: str, default: _T, parse: Callable[[Any], _T]) -> _T:
+        """The strongest value of a field, parsed. Raises ConfigError."""
+        key, value = self.find(field)
+        if value is None:
+            return default
+        try:
+            return parse(value)
+        except ValueError as error:
+            raise ConfigError(key, str(error)) from None
+
+
+def kebab(field: str) -> str:
+    """A field as a key of the file."""
+    return field.replace("_", "-")
+
+
+def variable(field: str) -> str:
+    """A field as an environment variable."""
+    return f"COILD_{field.upper()}"
+
+
+def from_environment(environment: Mapping[str, str]) -> Settings:
+    """The variables COILD_…; lists are separated by commas, pools by white space."""
+    found: dict[str, Any] = {}
+    for field in Settings.__struct_fields__:
+        value = environment.get(variable(field))
+        if value is None or field == "pools":
+            continue
+        found[field] = value
+    if "pool" in found:
+        found["pool"] = found["pool"].split()
+    if "allowed_hosts" in found:
+        found["allowed_hosts"] = found["allowed_hosts"].split(",")
+    settings = Settings(**found)
+    if settings.node_name is None:
+        # Coil v1's name for it.
+        settings.node_name = environment.get("COIL_NODE_NAME")
+    return settings
+
+
+def from_file(file: Path | None) -> FileSettings:
+    """Read the TOML file. Raises ConfigError."""
+    if file is None:
+        return FileSettings()
+    try:
+        return msgspec.toml.decode(file.read_bytes(), type=FileSettings)
+    except OSError as error:
+        raise ConfigError("--config", f"cannot read {file}: {error.strerror}") from None
+    except ValueError as error:
+        text, _, path = str(error).partition(" - at `$")
+        key = path.rstrip("`").lstrip(".").replace("[...]", "")
+        if "unknown field" in text:
+            known = PoolSettings if key.startswith("pools") else FileSettings
+            name = text.rpartition("`")[0].rpartition("`")[2]
+            key = f"{key}.{name}" if key else name
+            text = (
+                f"there is no such key; known are {', '.join(map(kebab, known.__struct_fields__))}"
+            )
+        raise ConfigError(f"{file}: {key}" if key else str(file), text) from None
