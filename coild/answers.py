@@ -75,24 +75,30 @@ def failure(status: int, error: str, allow: str = "") -> Answer:
 
 def answer_error(request: Request, error: Exception) -> Answer:
     """The answer to a request that ended in `error`, which is logged as it deserves."""
+    asked = f"{request.method} {request.path}"
     if isinstance(error, JournalFullError):
         text = f"no space for the journal: {error}; DELETE and GET go on, POST will when there is"
-        logger.error("refused %s %s: %s", request.method, request.path, text)
+        logger.error("refused %s: %s", asked, text)
         return failure(500, text)
     if isinstance(error, JournalError):
-        logger.error("failed %s %s: %s", request.method, request.path, error)
+        logger.error("failed %s: %s", asked, error)
         return failure(500, str(error))
     status = _STATUS.get(type(error))
     if status is not None:
-        logger.info("refused %s %s: %d %s", request.method, request.path, status, error)
+        logger.info("refused %s: %d %s", asked, status, _one_line(str(error)))
         return failure(status, str(error))
     if isinstance(error, SanicException):
         headers = error.headers or {}
         return failure(error.status_code, _words(request, error), headers.get("Allow", ""))
-    logger.error("bug: %s %s", request.method, request.path, exc_info=error)
+    logger.error("bug: %s", asked, exc_info=error)
     return failure(
         500, f"internal error, please report it: {type(error).__name__}; the log has the details"
     )
+
+
+def _one_line(text: str) -> str:
+    """`text` as it can stand in a log: names come from clients, decoded, line breaks and all."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def _words(request: Request, error: SanicException) -> str:

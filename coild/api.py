@@ -140,7 +140,7 @@ def build_app(service: Service, guard: Guard) -> Sanic[Any, Any]:
             error = forbidden
         return answer_error(request, error)
 
-    app = Sanic("coild", config=_sanic_config(), configure_logging=False)
+    app = Sanic("coild", config=sanic_config(), configure_logging=False)
     address = "/ip/<namespace>/<pod>/<container>"
     app.add_route(get_status, "/status", methods=["GET"], strict_slashes=True)
     app.add_route(post_ip, "/ip", methods=["POST"], strict_slashes=True)
@@ -166,8 +166,8 @@ async def _encode_status(status: Status) -> bytes:
     )
 
 
-def _sanic_config() -> SanicConfig:
-    # Sanic reads SANIC_… from the environment otherwise, and that overrides everything here.
+def sanic_config() -> SanicConfig:
+    """The limits of this API, and nothing from SANIC_… variables."""
     config = SanicConfig(env_prefix=None)
     config.update(
         {

@@ -1,0 +1,43 @@
+"""Journals with many addresses held, written faster than over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+from coild.addresses import Pool, Subnet
+from coild.blocks.static import StaticBlocks
+from coild.events import SCHEMA, Folded
+from coild.projection import Projection, pools_changed
+from coild.service import Service
+from journal import Journal
+
+#: A million addresses.
+POOL = "10.0.0.0/12"
+_AT_ONCE = 512
+
+
+def populate(directory: Path, held: int) -> None:
+    """Make a journal in `directory` in which `held` containers with 64-character IDs hold one."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    asyncio.run(_populate(directory, held))
+
+
+async def _populate(directory: Path, held: int) -> None:
+    state = Projection()
+    journal = Journal.open(directory, Folded, schema=SCHEMA, replay=state.apply_all)
+    journal.start()
+    pools = {"default": Pool((Subnet.parse(POOL),), 5)}
+    service = Service(
+        state, journal, StaticBlocks(pools, []), reuse_after=30 * 10**9, clock=time.time_ns
+    )
+    await service.record(pools_changed(time.time_ns(), pools))
+    for start in range(0, held, _AT_ONCE):
+        await asyncio.gather(
+            *(
+                service.allocate(f"team-{i % 50}", f"deployment-{i % 997}-{i:08x}", f"{i:064x}", 4)
+                for i in range(start, min(held, start + _AT_ONCE))
+            )
+        )
+    await journal.close()

@@ -1,0 +1,130 @@
+"""The real daemon, as a process, for tests that talk to it as its users do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import msgspec
+
+from coild.events import SCHEMA, Event
+from journal import read_events
+
+ROOT = Path(__file__).parent.parent
+#: Longer than any start, stop or answer takes on a slow machine; a test that waits so long fails.
+PATIENCE_SECONDS = 30.0
+
+
+def command(*arguments: str) -> list[str]:
+    """The command line of `coild` in this environment."""
+    return [sys.executable, "-W", "error", "-m", "coild", *arguments]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """The environment without anything that configures coild, but for `variables`."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("COIL", "SANIC"))}
+    return {**kept, "PYTHONPATH": os.pathsep.join([str(ROOT), kept.get("PYTHONPATH", "")])} | (
+        variables
+    )
+
+
+def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run `coild` until it ends by itself."""
+    return subprocess.run(
+        command(*arguments),
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+
+
+class Daemon:
+    """One coild on a data directory and a free port of loopback; a context manager that ends it."""
+
+    def __init__(self, data_dir: Path, *arguments: str, **variables: str) -> None:
+        self.data_dir = data_dir
+        self.log_path = data_dir.with_name(f"{data_dir.name}.log")
+        self._arguments: Sequence[str] = arguments
+        self._variables = variables
+        self.start()
+
+    def start(self) -> None:
+        """Start the process, and wait until it serves."""
+        address = self.data_dir / "http"
+        address.unlink(missing_ok=True)
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                command(
+                    "--data-dir", str(self.data_dir), "--http", "127.0.0.1:0", *self._arguments
+                ),
+                env=environment(**self._variables),
+                stderr=log,
+            )
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not address.exists():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"coild did not start:\n{self.log}")
+            time.sleep(0.01)
+        self.address = address.read_text().strip()
+        self.host, port = self.address.rsplit(":", 1)
+        self.port = int(port)
+        self.client = httpx.Client(base_url=f"http://{self.address}", timeout=PATIENCE_SECONDS)
+
+    @property
+    def log(self) -> str:
+        """What the daemon wrote to stderr so far."""
+        return self.log_path.read_text()
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """End the process with a signal; its exit status."""
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(PATIENCE_SECONDS)
+
+    def kill(self) -> None:
+        """End the process as a crash does."""
+        self.stop(signal.SIGKILL)
+
+    def events(self) -> list[tuple[int, Any]]:
+        """The journal so far, as any reader sees it: sequence and event."""
+        return list(read_events(self.data_dir / "journal", Event, schema=SCHEMA))
+
+    def allocate(
+        self, container_id: str, pod: str = "web-0", namespace: str = "default", **more: Any
+    ) -> httpx.Response:
+        """POST /ip."""
+        body = {"pod-namespace": namespace, "pod-name": pod, "container-id": container_id, **more}
+        return self.client.post("/ip", content=msgspec.json.encode(body))
+
+    def get(
+        self, container_id: str, pod: str = "web-0", namespace: str = "default"
+    ) -> httpx.Response:
+        """GET /ip/…, for names that need no escaping."""
+        return self.client.get(f"/ip/{namespace}/{pod}/{container_id}")
+
+    def release(
+        self, container_id: str, pod: str = "web-0", namespace: str = "default"
+    ) -> httpx.Response:
+        """DELETE /ip/…, for names that need no escaping."""
+        return self.client.delete(f"/ip/{namespace}/{pod}/{container_id}")
+
+    def status(self) -> dict[str, Any]:
+        """The body of GET /status."""
+        body: dict[str, Any] = self.client.get("/status").json()
+        return body
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()

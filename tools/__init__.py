@@ -1,0 +1,1 @@
+"""Operators' commands. Thin: parse, call, print."""
