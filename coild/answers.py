@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 
 import msgspec
 from sanic import HTTPResponse, Request
-from sanic.exceptions import MethodNotAllowed, NotFound, PayloadTooLarge, SanicException
+from sanic.exceptions import (
+    BadRequest,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    SanicException,
+)
 
 from coild.allocator import NoPoolError
 from coild.guard import ForbiddenError
@@ -19,6 +26,12 @@ logger = logging.getLogger(__name__)
 
 _JSON = b"application/json"
 _ROUTES = "GET /status, POST /ip, GET and DELETE /ip/<namespace>/<pod>/<container-id>"
+#: The methods of each path, as it comes in the request, still percent-encoded.
+_METHODS = (
+    (re.compile("/status"), "GET"),
+    (re.compile("/ip"), "POST"),
+    (re.compile("/ip(/[^/]+){3}"), "GET, DELETE"),
+)
 
 
 class BadRequestError(Exception):
@@ -87,9 +100,10 @@ def answer_error(request: Request, error: Exception) -> Answer:
     if status is not None:
         logger.info("refused %s: %d %s", asked, status, _one_line(str(error)))
         return failure(status, str(error))
+    if isinstance(error, NotFound | MethodNotAllowed):
+        return _answer_no_route(request)
     if isinstance(error, SanicException):
-        headers = error.headers or {}
-        return failure(error.status_code, _words(request, error), headers.get("Allow", ""))
+        return failure(error.status_code, _words(error))
     logger.error("bug: %s", asked, exc_info=error)
     return failure(
         500, f"internal error, please report it: {type(error).__name__}; the log has the details"
@@ -101,13 +115,20 @@ def _one_line(text: str) -> str:
     return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
-def _words(request: Request, error: SanicException) -> str:
+def _answer_no_route(request: Request) -> Answer:
+    """404 or 405. Sanic's router confuses them at a final slash, and may not know what to allow."""
+    for path, methods in _METHODS:
+        if path.fullmatch(request.path):
+            text = f"{request.method} is not allowed for {request.path}; there are {_ROUTES}"
+            return failure(405, text, allow=methods)
+    return failure(404, f"there is no {request.path}; there are {_ROUTES}")
+
+
+def _words(error: SanicException) -> str:
     """What Sanic found wrong, in the words of this API."""
     match error:
-        case NotFound():
-            return f"there is no {request.path}; there are {_ROUTES}"
-        case MethodNotAllowed():
-            return f"{request.method} is not allowed for {request.path}; there are {_ROUTES}"
+        case BadRequest() if str(error) == "Bad Request":
+            return "this is no HTTP/1.1: the request line or a header is malformed or is repeated"
         case PayloadTooLarge():
             return (
                 f"the request is too large: {BODY_BYTES_MAX} bytes of body and "

@@ -14,6 +14,7 @@ from sanic import Request
 
 #: So many distinct Host headers are remembered as good: a client sends one.
 _KNOWN_MAX = 64
+_NO_HOST = ("",)
 
 
 class ForbiddenError(Exception):
@@ -32,16 +33,18 @@ class Guard:
     def check(self, request: Request) -> None:
         """Raises ForbiddenError, naming the header."""
         headers = request.headers
-        host = headers.get("host", "")
-        if host not in self._known:
+        hosts = headers.getall("host", _NO_HOST)
+        if len(hosts) > 1:
+            # RFC 9112, section 3.2; and which of them another program goes by, nobody knows.
+            raise ForbiddenError("there is more than one Host header")
+        host = hosts[0]
+        if host not in self._known and not _on_unix_socket(request):
             self._check_host(request, host)
         origin = headers.get("origin")
-        if origin is not None and origin != f"http://{host}":
+        if origin is not None and origin != f"http://{host}" and not _on_unix_socket(request):
             raise ForbiddenError(f"requests from web pages are refused: Origin is {origin!r}")
 
     def _check_host(self, request: Request, host: str) -> None:
-        if request.conn_info is not None and not request.conn_info.server_port:
-            return  # a unix socket
         if not host and request.version == "1.0":
             return  # HTTP/1.0 has no Host, and no browser speaks it
         name = _name(host)
@@ -63,6 +66,10 @@ class Guard:
             return False
         # An address in Host was typed as one: nobody's name was pointed here.
         return address.is_loopback or self._remote
+
+
+def _on_unix_socket(request: Request) -> bool:
+    return request.conn_info is not None and not request.conn_info.server_port
 
 
 def _name(host: str) -> str:

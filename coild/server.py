@@ -7,6 +7,7 @@ import socket
 from typing import Any
 
 from sanic import Sanic
+from sanic.http import Http
 from sanic.server.protocols.http_protocol import HttpProtocol
 
 from coild.listen import BACKLOG
@@ -14,6 +15,20 @@ from coild.listen import BACKLOG
 #: How long a stop waits for requests that are being answered. A disk needs less, or is broken.
 GRACE_SECONDS = 5.0
 _POLL_SECONDS = 0.005
+
+
+class _Http(Http):
+    """HTTP/1.1 that answers a URL which cannot be parsed; Sanic's own hangs up without a word."""
+
+    def create_empty_request(self) -> None:
+        """Make the request that stands in for one that could not be read."""
+        # It would be given the same URL, and fail again.
+        self.url = None
+        super().create_empty_request()
+
+
+class _Protocol(HttpProtocol):
+    HTTP_CLASS = _Http
 
 
 class Server:
@@ -30,7 +45,7 @@ class Server:
             server: Any = await self._app.create_server(
                 sock=sock,
                 backlog=BACKLOG,
-                protocol=HttpProtocol,
+                protocol=_Protocol,
                 return_asyncio_server=True,
                 asyncio_server_kwargs={"start_serving": False},
             )

@@ -36,9 +36,9 @@ Deliver = Callable[[list[Any]], None]
 #: Events decoded with one call. More would leave the processor's caches, fewer pay the call.
 BATCH_EVENTS = 256
 
-_HEAD = struct.Struct("<4sIIHHQ")
+_HEAD = struct.Struct("<IIIHHQ")
+_MAGIC = int.from_bytes(FRAME_MAGIC, "little")
 _SHORT_LIST_MAX = 15
-_KINDS = frozenset({EVENTS, MARK})
 
 
 class End(Enum):
@@ -94,6 +94,7 @@ def scan(
     view = memoryview(segment)
     size = len(segment)
     limit = size - FRAME_HEADER_BYTES
+    length_max = header.frame_bytes_max - FRAME_HEADER_BYTES
     offset = last = SEGMENT_HEADER_BYTES
     sequence = header.first_sequence
     digest = header.previous_digest
@@ -103,14 +104,15 @@ def scan(
         magic, crc, length, count, kind, first = unpack(segment, offset)
         body = offset + FRAME_HEADER_BYTES
         stop = body + length
-        end = stop + (-length & (ALIGNMENT - 1))
-        # Kind and flags are read as one number: no flag is defined, so they are equal when known.
+        end = stop + ALIGNMENT - 1 & -ALIGNMENT
+        # Kind and flags are read as one number: no flag is defined, so it is the kind when known.
         if (
-            magic != FRAME_MAGIC
+            magic != _MAGIC
             or first != sequence
+            or length > length_max
             or end > size
             or crc32(view[offset + 8 : end], seed ^ offset) != crc
-            or kind not in _KINDS
+            or not EVENTS <= kind <= MARK
         ):
             break
         if verify_chain:
