@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from coild.events import AddressAllocated, AddressReleased, BlockAcquired
+from coild.events import AddressAllocated, AddressReleased, BlockAcquired, PoolsChanged
 from coild.freelist import FreeList
 from coild.projection import Block, Projection
 
@@ -41,12 +41,7 @@ class Allocator:
         self._state = state
         self._reuse_after = reuse_after
         self._lists: dict[tuple[str, int], FreeList] = {}
-        by_list: dict[tuple[str, int], list[Block]] = {}
-        for block in state.blocks.values():
-            if block.in_force:
-                by_list.setdefault((block.pool, block.version), []).append(block)
-        for (pool, version), blocks in by_list.items():
-            self._list(pool, version).restore(blocks)
+        self._restore()
 
     def pool_for(self, namespace: str) -> str:
         """The pool named like the namespace, or else the default. Raises NoPoolError."""
@@ -99,11 +94,23 @@ class Allocator:
             case BlockAcquired():
                 block = self._state.blocks[event.block]
                 self._list(block.pool, block.version).add_block(block)
+            case PoolsChanged():
+                # Blocks may have come into force, or gone out of it.
+                self._restore()
 
     def forget(self, block: Block) -> None:
         """Take no more addresses from a block that is about to be given back."""
         if block.in_force:
             self._list(block.pool, block.version).remove_block(block)
+
+    def _restore(self) -> None:
+        self._lists.clear()
+        by_list: dict[tuple[str, int], list[Block]] = {}
+        for block in self._state.blocks.values():
+            if block.in_force:
+                by_list.setdefault((block.pool, block.version), []).append(block)
+        for (pool, version), blocks in by_list.items():
+            self._list(pool, version).restore(blocks)
 
     def _list_of(self, key: bytes) -> FreeList:
         block = self._state.blocks[key]

@@ -90,7 +90,7 @@ def answer_error(request: Request, error: Exception) -> Answer:
     """The answer to a request that ended in `error`, which is logged as it deserves."""
     asked = f"{request.method} {request.path}"
     if isinstance(error, JournalFullError):
-        text = f"no space for the journal: {error}; DELETE and GET go on, POST will when there is"
+        text = f"{error}; DELETE and GET go on, POST will when there is"
         logger.error("refused %s: %s", asked, text)
         return failure(500, text)
     if isinstance(error, JournalError):

@@ -117,6 +117,8 @@ def load(flags: Settings, file: Path | None, environment: Mapping[str, str]) -> 
         [
             (lambda field: f"--{kebab(field)}", flags),
             (variable, from_environment(environment)),
+            # Coil v1's name for it.
+            (lambda _: "COIL_NODE_NAME", Settings(node_name=environment.get("COIL_NODE_NAME"))),
             (lambda field: f"{file}: {kebab(field)}", from_file(file)),
         ]
     )
@@ -134,7 +136,7 @@ def load(flags: Settings, file: Path | None, environment: Mapping[str, str]) -> 
         socket=layers.get("socket", None, _socket_path),
         allow_remote=allow_remote,
         allowed_hosts=layers.get("allowed_hosts", (), _hosts),
-        data_dir=layers.get("data_dir", default_data_dir(environment), _directory),
+        data_dir=layers.get("data_dir", None, _directory) or default_data_dir(environment),
         segment_size=layers.get("segment_size", 16 << 20, _segment_size),
         node_name=layers.get("node_name", socket.gethostname(), _node_name),
         pools=pools,
@@ -147,12 +149,20 @@ def load(flags: Settings, file: Path | None, environment: Mapping[str, str]) -> 
 
 
 def default_data_dir(environment: Mapping[str, str]) -> Path:
-    """`/var/lib/coild` for root, else `coild` in the user's state directory (XDG base dirs)."""
+    """`/var/lib/coild` for root, else `coild` in the user's state directory (XDG base dirs).
+
+    Raises ConfigError if the user has none.
+    """
     if os.geteuid() == 0:
         return Path("/var/lib/coild")
     state = environment.get("XDG_STATE_HOME", "")
     # "All paths set in these environment variables must be absolute", says the XDG specification.
-    return (Path(state) if state.startswith("/") else Path.home() / ".local/state") / "coild"
+    try:
+        return (Path(state) if state.startswith("/") else Path.home() / ".local/state") / "coild"
+    except RuntimeError:
+        raise ConfigError(
+            "data-dir", "this user has no home directory; choose another with --data-dir DIR"
+        ) from None
 
 
 def _boolean(value: str | bool) -> bool:  # noqa: FBT001
@@ -191,7 +201,12 @@ def _scan_interval(value: str) -> int:
 def _directory(value: str) -> Path:
     if not value:
         raise ValueError("it must not be empty")
-    return Path(value).expanduser().absolute()
+    if "\0" in value:
+        raise ValueError(f"{value!r} is no path: it has a NUL character")
+    try:
+        return Path(value).expanduser().absolute()
+    except RuntimeError:
+        raise ValueError(f"{value!r} names a user without a home directory") from None
 
 
 def _socket_path(value: str) -> Path:

@@ -123,7 +123,9 @@ async def _serve(config: Config, state: Projection, journal: Journal) -> int:
     )
     journal.start(on_failure)
     server = Server(build_app(service, Guard(config.allowed_hosts, remote=config.allow_remote)))
+    # A crash may have left it, and a script must not read where coild was last time.
     address_file = config.data_dir / "http"
+    address_file.unlink(missing_ok=True)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(journal.close)
         tcp = bind_tcp(config.http)
@@ -148,10 +150,20 @@ async def _serve(config: Config, state: Projection, journal: Journal) -> int:
         if not failures:
             with contextlib.suppress(JournalError):
                 await service.record(DaemonStopped(clock(), __version__, config.node_name))
+    # Nothing is left to end: another signal must not turn a good end into a bad one.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
     if failures:
         logger.error("stopped because the journal failed; what was answered is safe")
         return 1
-    logger.info("stopped, head %s, %s", journal.head, service.statistics)
+    counted = service.statistics
+    logger.info(
+        "stopped, head %s; %d allocated, %d released, %d reused early, %d refused",
+        journal.head,
+        counted.allocated,
+        counted.released,
+        counted.reused_early,
+        counted.refused,
+    )
     return 0
 
 

@@ -9,12 +9,15 @@ a page, so a request is refused unless `Host` is this machine or a name that was
 from __future__ import annotations
 
 import ipaddress
+import re
 
 from sanic import Request
 
 #: So many distinct Host headers are remembered as good: a client sends one.
 _KNOWN_MAX = 64
 _NO_HOST = ("",)
+#: `uri-host [ ":" port ]` (RFC 9110, section 7.2), an IPv6 address in brackets.
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]*)?")
 
 
 class ForbiddenError(Exception):
@@ -73,7 +76,6 @@ def _on_unix_socket(request: Request) -> bool:
 
 
 def _name(host: str) -> str:
-    """The host of a Host header, without its port, in lower case."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return host.partition(":")[0].lower().rstrip(".")
+    """The name in a Host header, without its port, in lower case; empty if it is malformed."""
+    found = _HOST.fullmatch(host)
+    return (found[1] or found[2]).lower().rstrip(".") if found else ""

@@ -39,12 +39,14 @@ def pools_in_force(layers: Layers) -> tuple[dict[str, Pool], bool]:
     for key, name, subnets in named:
         if not re.search(NAME_PATTERN, name):
             raise ConfigError(key, f"{name!r} is no name for a pool: it must be {NAME_RULE}")
-        block_size = size if size is not None else DEFAULT_BLOCK_SIZE
         if short is None and tables is not None:
-            block_size = tables[name].block_size
-        pools[name] = _pool(key, subnets, block_size)
+            pools[name] = _pool(key, subnets, f"{key}: block-size", tables[name].block_size)
+        else:
+            block_size = size if size is not None else DEFAULT_BLOCK_SIZE
+            pools[name] = _pool(key, subnets, size_key, block_size)
     if not pools:
-        raise ConfigError(file_key, "there must be a pool at least, or no such key")
+        key = file_key if short is None else short_key
+        raise ConfigError(key, "there must be a pool at least, or no such key")
     _check_overlaps([(key, pools[name]) for key, name, _ in named])
     return pools, embedded
 
@@ -56,13 +58,13 @@ def _short_pool(key: str, text: str) -> tuple[str, list[str]]:
     return name, subnets.split(",")
 
 
-def _pool(key: str, subnets: list[str], block_size: int) -> Pool:
+def _pool(key: str, subnets: list[str], size_key: str, block_size: int) -> Pool:
     if not subnets:
         raise ConfigError(key, "subnets must name one subnet at least")
     try:
         block_size = _block_size(block_size)
     except ValueError as error:
-        raise ConfigError(f"{key}: block-size", str(error)) from None
+        raise ConfigError(size_key, str(error)) from None
     try:
         pool = Pool(tuple(Subnet.parse(text.strip()) for text in subnets), block_size)
     except ValueError as error:
@@ -71,7 +73,7 @@ def _pool(key: str, subnets: list[str], block_size: int) -> Pool:
         room = BITS[subnet.version] - subnet.prefix
         if block_size > room:
             raise ConfigError(
-                f"{key}: block-size",
+                size_key,
                 f"a block of {1 << block_size} addresses ({block_size}) is larger than its subnet "
                 f"{subnet}; at most {room} is allowed",
             )

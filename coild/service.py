@@ -26,8 +26,8 @@ from coild.events import (
     BlockReleased,
     Event,
 )
-from coild.projection import Block, Projection
-from journal import Journal, JournalBusyError
+from coild.projection import Holding, Projection
+from journal import Journal, JournalBusyError, JournalError
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Status(msgspec.Struct, frozen=True):
     """Blocks by pool, and addresses by container ID, at one moment."""
 
     address_blocks: dict[str, list[str]]
-    pods: list[tuple[str, Block, int]]
+    pods: list[tuple[str, Holding]]
 
 
 class Service:
@@ -179,16 +179,19 @@ class Service:
         blocks: dict[str, list[str]] = {}
         for block in self._state.blocks.values():
             blocks.setdefault(block.pool, []).append(str(block.subnet))
-        pods = [
-            (container_id, held.block, held.offset)
-            for container_id, held in self._state.holdings.items()
-        ]
+        pods = list(self._state.holdings.items())
         await self._journal.durable(self._journal.last_sequence)
         return Status(blocks, pods)
 
     async def record(self, event: Event) -> None:
         """Journal a fact that is not about one container; durable on return."""
-        sequence = self._commit(event, essential=True)
+        while True:
+            try:
+                sequence = self._commit(event, essential=True)
+            except JournalBusyError:
+                await self._journal.room()
+            else:
+                break
         await self._journal.durable(sequence)
 
     async def release_idle_blocks(self, idle_for: int) -> list[str]:
@@ -198,9 +201,15 @@ class Service:
         """
         now = self._clock()
         released = []
+        refusal: JournalError | None = None
         for block in self._allocator.idle_blocks(now, idle_for):
             event = BlockReleased(now, block.key, block.pool)
-            self._journal.append(event, essential=True)
+            try:
+                self._journal.append(event, essential=True)
+            except JournalError as error:
+                # The source must still be told of those before.
+                refusal = error
+                break
             self._allocator.forget(block)
             self._state.apply(event)
             released.append(block)
@@ -208,6 +217,8 @@ class Service:
         await self._journal.durable(self._journal.last_sequence)
         for block in released:
             await self._source.release(block.pool, block.subnet)
+        if refusal is not None:
+            raise refusal
         return [str(block.subnet) for block in released]
 
     async def close(self) -> None:
@@ -267,14 +278,15 @@ class Service:
 
     async def _acquire(self, pool: str, version: int) -> None:
         subnet: Subnet = await self._source.acquire(pool, version)
-        while True:
-            try:
-                self._commit(BlockAcquired(self._clock(), subnet.key, pool))
-            except JournalBusyError:
-                await self._journal.room()
-            except BaseException:
-                await self._source.release(pool, subnet)
-                raise
-            else:
-                break
+        try:
+            while True:
+                try:
+                    self._commit(BlockAcquired(self._clock(), subnet.key, pool))
+                except JournalBusyError:
+                    await self._journal.room()
+                else:
+                    break
+        except BaseException:
+            await self._source.release(pool, subnet)
+            raise
         logger.info("took block %s from pool %s", subnet, pool)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -22,7 +22,8 @@ class ConfigError(Exception):
     """One line that names the key and what is allowed."""
 
     def __init__(self, key: str, reason: str) -> None:
-        super().__init__(f"{key}: {reason}")
+        # A key or a value of the file may hold a line break.
+        super().__init__(" ".join(f"{key}: {reason}".splitlines()))
 
 
 class PoolSettings(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
@@ -45,8 +46,8 @@ class FileSettings(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
     pools: dict[str, PoolSettings] | None = None
     scan_interval: str | None = None
     reuse_after: str | None = None
-    log_level: Literal["debug", "info", "warning", "error"] | None = None
-    log_format: Literal["plain", "json"] | None = None
+    log_level: str | None = None
+    log_format: str | None = None
 
 
 class Settings(FileSettings):
@@ -103,11 +104,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         found["pool"] = found["pool"].split()
     if "allowed_hosts" in found:
         found["allowed_hosts"] = found["allowed_hosts"].split(",")
-    settings = Settings(**found)
-    if settings.node_name is None:
-        # Coil v1's name for it.
-        settings.node_name = environment.get("COIL_NODE_NAME")
-    return settings
+    return Settings(**found)
 
 
 def from_file(file: Path | None) -> FileSettings:

@@ -6,6 +6,8 @@ import re
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _NS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
+#: As in Go: what fits into 63 bits of ns, 292 years.
+_DURATION_MAX = 2**63 - 1
 _SIZE = re.compile(r"(\d+)\s*([KMG]?)(?:i?B)?")
 _BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -20,7 +22,10 @@ def parse_duration(text: str) -> int:
     parts = _DURATION.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise ValueError(f"{text!r} is no duration: write it like 30s, 10m or 1h30m")
-    return sum(round(float(number) * _NS[unit]) for number, unit in parts)
+    counts = [float(number) * _NS[unit] for number, unit in parts]
+    if sum(counts) > _DURATION_MAX:
+        raise ValueError(f"{text!r} is too long: {_DURATION_MAX // _NS['d']}d at most")
+    return sum(map(round, counts))
 
 
 def format_duration(duration: int) -> str:
@@ -31,7 +36,9 @@ def format_duration(duration: int) -> str:
     for unit in ("d", "h", "m", "s"):
         count, duration = divmod(duration, _NS[unit])
         text += f"{count}{unit}" if count else ""
-    return text + (f"{duration / _NS['ms']:g}ms" if duration else "")
+    if duration:
+        text += f"{duration / _NS['ms']:.6f}".rstrip("0").rstrip(".") + "ms"
+    return text
 
 
 def parse_size(text: str) -> int:

@@ -21,7 +21,6 @@ from journal.codec import (
 )
 from journal.fs import FileSystem
 from journal.recovery import Recovered
-from journal.segments import publish
 from journal.spare import Spare
 
 #: What a frame needs besides its events: the header, the list header, the padding.
@@ -101,7 +100,9 @@ class Log:
         it was whole once, and it is not taken for a torn tail. A mark is not worth running out of
         space for: where it would need a segment that is not ready, there is none.
         """
-        if not self.marked and (self.free_bytes >= FRAME_OVERHEAD_BYTES or self.spare.ready):
+        if not self.marked and (
+            self.free_bytes >= padded(FRAME_OVERHEAD_BYTES) or self.spare.ready
+        ):
             self.append(())
 
     def close(self) -> None:
@@ -110,7 +111,6 @@ class Log:
 
     def _roll_over(self) -> None:
         """Go on in the next segment. All frames of this one are durable already."""
-        spare = self.spare.take()
         self._time = max(self._time, self._clock())
         header = SegmentHeader(
             journal_id=self._header.journal_id,
@@ -123,9 +123,9 @@ class Log:
             previous_digest=self.digest,
             created=self._time,
         )
-        self.path = publish(self._fs, spare, self.spare.path, header)
+        fd, self.path = self.spare.publish(header)
         self._fs.close(self._fd)
-        self._fd = spare
+        self._fd = fd
         self._header = header
         self._seed = header.seed
         self._offset = SEGMENT_HEADER_BYTES

@@ -92,7 +92,7 @@ def walk(
         before = walked[-1] if walked else None
         try:
             header = decode_header(data, schema)
-            _check_succession(file, header, before)
+            check_succession(file, header, before)
             found = scan(data, header, decoder, deliver, verify_chain=verify_chain)
         except MalformedError as error:
             last = before[2].next_sequence - 1 if before else 0
@@ -153,7 +153,7 @@ def recover(
     )
 
 
-def _check_succession(
+def check_succession(
     file: SegmentFile,
     header: SegmentHeader,
     before: tuple[SegmentFile, SegmentHeader, Scan] | None,
@@ -166,7 +166,7 @@ def _check_succession(
             f"the file is named for sequence {file.first_sequence}, "
             f"its header says {header.first_sequence}"
         )
-    elif header.first_sequence != last + 1:
+    elif header.first_sequence > last + 1:
         reason = (
             f"a segment is missing before it: the events {last + 1} to "
             f"{header.first_sequence - 1} are nowhere"
@@ -206,6 +206,8 @@ def _begin(fs: FileSystem, directory: Path, schema: int, segment_bytes: int, now
     try:
         zero_fill(fs, fd, 0, segment_bytes)
         path = publish(fs, fd, temporary, header)
+        # The directory may be new as well, and its name is its parent's to keep.
+        fs.sync_directory(directory.parent)
     except BaseException:
         fs.close(fd)
         raise
@@ -234,6 +236,8 @@ def _set_tail_aside(
     _write_durably(fs, kept, data[tail.offset : tail.data_end], tail.data_end - tail.offset)
     copy = path.with_name(RECOVERED_NAME)
     _write_durably(fs, copy, data[: tail.offset], header.segment_bytes)
+    # The torn bytes must have their name for good before they lose the old one.
+    fs.sync_directory(path.parent)
     fs.rename(copy, path)
     fs.sync_directory(path.parent)
     return TornTail(

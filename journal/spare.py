@@ -7,14 +7,16 @@ is reserved for the events that must go on, and filling is tried again until it 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from journal.codec import SegmentHeader
 from journal.fs import FileSystem
-from journal.segments import SPARE_NAME, zero_fill
+from journal.segments import SPARE_NAME, publish, zero_fill
 
 logger = logging.getLogger(__name__)
 
@@ -23,20 +25,21 @@ RETRY_SECONDS = 1.0
 
 
 class Spare:
-    """The next segment's file: zero-filled ahead of time by one thread, taken by another."""
+    """The next segment's file: zero-filled ahead of time by one thread, published by another."""
 
     def __init__(self, fs: FileSystem, directory: Path, segment_bytes: int) -> None:
         self.segment_bytes = segment_bytes
         self.path = directory / SPARE_NAME
         self._fs = fs
         self._fd: int | None = None
-        # Held while the file is being filled: a taker that comes too early waits for the filling
-        # to end instead of filling a second file over the first.
+        # Held while the file is being filled: who publishes too early waits for the filling to end
+        # instead of filling a second file over the first. Held while it is being published: who
+        # prepares the next one would open this one by its old name, and write zeros over it.
         self._lock = threading.Lock()
 
     @property
     def ready(self) -> bool:
-        """Whether `take` answers at once."""
+        """Whether `publish` has nothing to fill."""
         return self._fd is not None
 
     def prepare(self) -> None:
@@ -45,26 +48,23 @@ class Spare:
         Raises OSError, with nothing left behind, if there is no room.
         """
         with self._lock:
-            if self._fd is not None:
-                return
-            fd = self._fs.create(self.path)
+            if self._fd is None:
+                self._fd = self._fill()
+
+    def publish(self, header: SegmentHeader) -> tuple[int, Path]:
+        """Turn the file, filled now if it was not, into the segment that `header` describes.
+
+        On return the segment is durable under the name that is returned; the descriptor beside it
+        is the caller's. Raises OSError.
+        """
+        with self._lock:
+            fd = self._fill() if self._fd is None else self._fd
+            self._fd = None
             try:
-                zero_fill(self._fs, fd, 0, self.segment_bytes)
-                self._fs.sync(fd)
+                return fd, publish(self._fs, fd, self.path, header)
             except BaseException:
                 self._fs.close(fd)
-                # Half a spare would hold the very space that is short.
-                self._fs.remove(self.path)
                 raise
-            self._fd = fd
-
-    def take(self) -> int:
-        """The descriptor of the filled file, which is the caller's from now on."""
-        self.prepare()
-        fd, self._fd = self._fd, None
-        if fd is None:
-            raise RuntimeError("a spare segment has one taker")
-        return fd
 
     def discard(self) -> None:
         """Give the file's space back."""
@@ -72,7 +72,21 @@ class Spare:
             if self._fd is not None:
                 self._fs.close(self._fd)
                 self._fd = None
-                self._fs.remove(self.path)
+                # What stays is removed by the next recovery.
+                with contextlib.suppress(OSError):
+                    self._fs.remove(self.path)
+
+    def _fill(self) -> int:
+        fd = self._fs.create(self.path)
+        try:
+            zero_fill(self._fs, fd, 0, self.segment_bytes)
+            self._fs.sync(fd)
+        except BaseException:
+            self._fs.close(fd)
+            # Half a spare would hold the very space that is short.
+            self._fs.remove(self.path)
+            raise
+        return fd
 
 
 class SpareKeeper:

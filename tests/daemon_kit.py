@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +15,9 @@ import httpx
 import msgspec
 
 from coild.events import SCHEMA, Event
+from coild.projection import Projection
 from journal import read_events
+from tests.wire_kit import exchange, request_bytes
 
 ROOT = Path(__file__).parent.parent
 #: Longer than any start, stop or answer takes on a slow machine; a test that waits so long fails.
@@ -47,6 +49,30 @@ def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    """Look again and again until `condition` holds."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.01)
+
+
+def fold(events: Sequence[tuple[int, Any]]) -> Projection:
+    """State as a replay finds it. Raises InconsistentEventError, for two holders for instance."""
+    state = Projection()
+    state.apply_all([event for _, event in events])
+    return state
+
+
+def status_of(state: Projection) -> dict[str, Any]:
+    """The body of GET /status that tells of `state`."""
+    blocks: dict[str, list[str]] = {}
+    for block in state.blocks.values():
+        blocks.setdefault(block.pool, []).append(str(block.subnet))
+    pods = {container_id: held.address for container_id, held in state.holdings.items()}
+    return {"address-blocks": blocks, "pods": pods, "status": 200}
+
+
 class Daemon:
     """One coild on a data directory and a free port of loopback; a context manager that ends it."""
 
@@ -69,14 +95,16 @@ class Daemon:
                 env=environment(**self._variables),
                 stderr=log,
             )
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not address.exists():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"coild did not start:\n{self.log}")
-            time.sleep(0.01)
+        try:
+            wait_for(lambda: address.exists() or self.process.poll() is not None, "coild to start")
+            assert address.exists(), f"coild did not start:\n{self.log}"
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
         self.address = address.read_text().strip()
-        self.host, port = self.address.rsplit(":", 1)
-        self.port = int(port)
+        host, port = self.address.rsplit(":", 1)
+        self.host, self.port = host.strip("[]"), int(port)
         self.client = httpx.Client(base_url=f"http://{self.address}", timeout=PATIENCE_SECONDS)
 
     @property
@@ -98,6 +126,17 @@ class Daemon:
     def events(self) -> list[tuple[int, Any]]:
         """The journal so far, as any reader sees it: sequence and event."""
         return list(read_events(self.data_dir / "journal", Event, schema=SCHEMA))
+
+    def send(self, data: bytes, **how: Any) -> list[httpx.Response]:
+        """Send bytes over a connection of their own: see `exchange`."""
+        return exchange((self.host, self.port), data, **how)
+
+    def ask(
+        self, method: str, target: str, body: bytes | None = None, headers: tuple[str, ...] = ()
+    ) -> httpx.Response:
+        """Send one request with exactly this target."""
+        (answer,) = self.send(request_bytes(method, target, body, headers=headers))
+        return answer
 
     def allocate(
         self, container_id: str, pod: str = "web-0", namespace: str = "default", **more: Any
