@@ -116,8 +116,9 @@ class SpareKeeper:
     def close(self) -> None:
         """End the thread; an unused spare gives its space back."""
         self._closing.set()
-        self._requests.put(False)
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._requests.put(False)
+            self._thread.join()
         self._spare.discard()
 
     def _run(self) -> None:

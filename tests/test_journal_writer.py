@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
+import journal.commit
 import journal.spare
-import journal.writer
 from journal import (
     EventTooLargeError,
     Journal,
@@ -71,7 +71,7 @@ EVENT_BYTES_MAX = frame_bytes_max(SEGMENT_BYTES) - FRAME_OVERHEAD_BYTES
 @pytest.fixture(autouse=True)
 def _no_marks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow machine must not fall idle in the middle of a test."""
-    monkeypatch.setattr(journal.writer, "IDLE_SECONDS", 3600.0)
+    monkeypatch.setattr(journal.commit, "IDLE_SECONDS", 3600.0)
 
 
 @pytest.fixture(autouse=True)
@@ -498,7 +498,7 @@ async def test_essential_events_stop_at_the_end_of_their_space(
     """On a full disk essential events use up the segment, marks included, and never fail it."""
     if one_by_one:
         # Idle at once: a mark behind every event, the most that its space can be used up.
-        monkeypatch.setattr(journal.writer, "IDLE_SECONDS", 0.0)
+        monkeypatch.setattr(journal.commit, "IDLE_SECONDS", 0.0)
     failures: list[JournalFailedError] = []
     events: list[Any] = []
     build(directory, [[]], segment_bytes=segment_bytes)
@@ -569,13 +569,13 @@ async def test_an_idle_journal_is_marked_once(
     directory: Path, fs: FaultyFileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A journal that fell idle writes one mark, and waking up for nothing adds none."""
-    monkeypatch.setattr(journal.writer, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(journal.commit, "IDLE_SECONDS", 0.0)
     async with running(directory, fs=fs) as journal_:
         mark = fs.block("sync_data", nth=2)
         await journal_.durable(journal_.append(Put("a")))
         await mark.wait_entered()
         mark.release.set()
-        journal_._wakeups.put(True)
+        journal_._commit._wakeups.put(True)
 
     assert [(EVENTS, 1), (MARK, 0)] == kinds(directory)
 
