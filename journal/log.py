@@ -52,6 +52,11 @@ class Log:
         self._schema = schema
         self.spare = spare
         self.path = recovered.path
+        #: The largest frame that may come next, its header and padding included: the next segment
+        #: may be of another size, and the frame may end up there.
+        self.frame_bytes_max = min(
+            self._header.frame_bytes_max, frame_bytes_max(spare.segment_bytes)
+        )
         #: Whether the last frame is a mark, or there is none to vouch for.
         self.marked = recovered.tail.marked
         #: The sequence of the next event, and the digest of all frames before it.
@@ -62,12 +67,6 @@ class Log:
     def free_bytes(self) -> int:
         """What is left of the current segment."""
         return self._header.segment_bytes - self._offset
-
-    @property
-    def frame_bytes_max(self) -> int:
-        """The largest frame that may come next, its header and padding included."""
-        # The next segment may be of another size, and the frame may end up there.
-        return min(self._header.frame_bytes_max, frame_bytes_max(self.spare.segment_bytes))
 
     def append(self, events: Sequence[bytes]) -> None:
         """Write encoded events as one frame. On return they are durable. No events: a mark.
@@ -127,5 +126,6 @@ class Log:
         self._fs.close(self._fd)
         self._fd = fd
         self._header = header
+        self.frame_bytes_max = header.frame_bytes_max
         self._seed = header.seed
         self._offset = SEGMENT_HEADER_BYTES

@@ -1,6 +1,6 @@
 """The codec: what is encoded decodes to the same, and nothing else ever does."""
 
-# ruff: noqa: SIM300  # expected == actual
+# expected == actual
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 The reader below imports nothing of the journal. Field positions come from the tables themselves.
 """
 
-# ruff: noqa: SIM300  # expected == actual
+# expected == actual
 
 from __future__ import annotations
 

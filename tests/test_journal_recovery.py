@@ -3,7 +3,7 @@
 Every test makes bytes that a crash or somebody left in a directory, and says what becomes of them.
 """
 
-# ruff: noqa: SIM300  # expected == actual
+# expected == actual
 
 from __future__ import annotations
 

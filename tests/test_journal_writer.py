@@ -3,7 +3,7 @@
 Real threads and a real loop; where the order of things matters, a call of the disk is blocked.
 """
 
-# ruff: noqa: SIM300  # expected == actual
+# expected == actual
 
 from __future__ import annotations
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from coild.config import default_data_dir
 from coild.events import SCHEMA
 from journal import JournalCorruptError, JournalUnsupportedError
+from journal.codec import SegmentHeader
 from journal.fs import OsFileSystem
 from journal.recovery import walk
-from journal.scan import End
+from journal.scan import End, Scan
+from journal.segments import SegmentFile
 
 EXIT_GOOD, EXIT_TORN, EXIT_CORRUPT, EXIT_UNREADABLE = range(4)
 
@@ -47,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def verify(directory: Path) -> int:
     """Check the journal in `directory` and say what it is like; the exit status."""
     try:
-        walked = walk(OsFileSystem(), directory, SCHEMA, verify_chain=True)
+        walked = _walk(directory)
     except JournalCorruptError as error:
         return _say(
             EXIT_CORRUPT,
@@ -71,6 +73,19 @@ def verify(directory: Path) -> int:
             "or that a running daemon is just making; the next start of coild sets them aside",
         )
     return EXIT_GOOD
+
+
+def _walk(directory: Path) -> list[tuple[SegmentFile, SegmentHeader, Scan]]:
+    """Walk the journal; what a running daemon adds meanwhile can look like damage, once."""
+    seen: tuple[Path, int] | None = None
+    while True:
+        try:
+            return walk(OsFileSystem(), directory, SCHEMA, verify_chain=True)
+        except JournalCorruptError as error:
+            # Damage stays where it is; a writer moves on.
+            if seen == (error.file, error.offset):
+                raise
+            seen = error.file, error.offset
 
 
 def _say(status: int, text: str) -> int:
