@@ -34,9 +34,9 @@ def configure(level: str, style: str) -> None:
         else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s")
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # Sanic reports each client that hangs up, and each start of its own, as information.
+    # Sanic reports each client that hangs up as information, and its own mode as a warning.
     for name in ("sanic", "sanic.root", "sanic.error", "sanic.server"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-        logger.setLevel(logging.WARNING)
+        logger.setLevel(logging.ERROR)
