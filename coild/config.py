@@ -226,6 +226,10 @@ def _node_name(value: str) -> str:
 def _hosts(values: list[str]) -> tuple[str, ...]:
     hosts = tuple(host.strip().lower() for host in values)
     for host in hosts:
-        if not re.fullmatch(r"[a-z0-9._-]+|\[?[0-9a-f:.]+\]?", host):
+        try:
+            known = re.fullmatch(r"[a-z0-9._-]+", host) or ipaddress.ip_address(host.strip("[]"))
+        except ValueError:
+            known = None
+        if not known:
             raise ValueError(f"{host!r} is no host name: write names or addresses without a port")
     return hosts

@@ -1,6 +1,6 @@
 """Subnets and addresses are what the standard library says, at a tenth of its price."""
 
-# ruff: noqa: SIM300  # expected == actual
+# expected == actual
 
 from __future__ import annotations
 

@@ -652,14 +652,16 @@ def test_status_of_a_node_without_anything(daemon: Daemon) -> None:
 
 def test_status_has_blocks_by_pool_and_addresses_by_container(daemon: Daemon) -> None:
     """`pods` has container IDs, not pods, and `address-blocks` what the node holds by pool."""
+    daemon.allocate("zero", pod="p")
     daemon.allocate("four", pod="p")
     daemon.allocate("six", pod="p", **{"address-type": "ipv6"})
     held = daemon.status()
     daemon.release("four", pod="p")
+    daemon.release("zero", pod="p")
 
     assert held == {
         "address-blocks": {"default": ["10.64.0.0/27", "fd00:64::/123"]},
-        "pods": {"four": "10.64.0.0", "six": "fd00:64::"},
+        "pods": {"zero": "10.64.0.0", "four": "10.64.0.1", "six": "fd00:64::"},
         "status": 200,
     }
     # A block that is empty is kept for a while.

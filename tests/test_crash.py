@@ -1,0 +1,246 @@
+"""Kill -9 under load, again and again on one data directory: what was answered is there."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from coild.events import AddressAllocated, AddressReleased, DaemonStarted, DaemonStopped
+from tests.daemon_kit import Daemon, fold, status_of
+from tests.wire_kit import AsyncConnection, allocate_body, request_bytes, target_of
+
+ROUNDS = 20
+#: Far less than the daemon's grace for requests that never end.
+STOP_SECONDS_MAX = 2.0
+CLIENTS = 16
+#: Long names make long events, so that a short round fills a segment of the smallest size.
+LONG = "\N{LINEAR B SYLLABLE B008 A}" * 253
+SMALL = ("--segment-size=1MiB", "--reuse-after=0")
+
+
+class Change(NamedTuple):
+    """An address that a container got, or gave back."""
+
+    kind: str
+    address: str
+
+
+class Client:
+    """One client with containers of its own: what it was told, and what it was not."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.told: dict[str, list[Change]] = {}
+        #: The container of the request that has no answer.
+        self.asking: str | None = None
+        self._serial = itertools.count()
+        self._held: list[str] = []
+
+    async def run(
+        self, address: tuple[str, int], choice: random.Random, answered: Callable[[], None]
+    ) -> None:
+        """Allocate and release until the daemon is gone; call `answered` for each answer."""
+        connection = await AsyncConnection.open(address)
+        try:
+            while True:
+                if self._held and choice.random() < 0.45:
+                    container_id = self._held.pop(choice.randrange(len(self._held)))
+                    await self._ask(connection, "released", container_id)
+                else:
+                    container_id = f"{self.number}-{next(self._serial)}"
+                    await self._ask(connection, "allocated", container_id)
+                    self._held.append(container_id)
+                answered()
+        except (OSError, EOFError):
+            connection.drop()
+
+    async def _ask(self, connection: AsyncConnection, kind: str, container_id: str) -> None:
+        self.asking = container_id
+        if kind == "allocated":
+            request = request_bytes("POST", "/ip", allocate_body(container_id, LONG, LONG))
+        else:
+            request = request_bytes("DELETE", target_of(container_id, LONG, LONG))
+        status, body = await connection.ask(request)
+        assert status == 200, body
+        self.told.setdefault(container_id, []).append(Change(kind, body["address"]))
+        self.asking = None
+
+    def settle(self, changes: dict[str, list[Change]]) -> None:
+        """Take the journal's word for the request that was not answered."""
+        if self.asking is None:
+            return
+        self.told[self.asking] = changes.get(self.asking, [])
+        if self.told[self.asking] and self.told[self.asking][-1].kind == "allocated":
+            self._held.append(self.asking)
+        self.asking = None
+
+    def answers(self) -> int:
+        """How many answers it had."""
+        return sum(map(len, self.told.values()))
+
+
+def changes_of(events: list[tuple[int, Any]]) -> dict[str, list[Change]]:
+    """What the journal says of each container, in order."""
+    state = fold([])
+    changes: dict[str, list[Change]] = {}
+    for _, event in events:
+        state.apply(event)
+        match event:
+            case AddressAllocated() | AddressReleased():
+                kind = "allocated" if isinstance(event, AddressAllocated) else "released"
+                address = state.blocks[event.block].text(event.offset)
+                changes.setdefault(event.container_id, []).append(Change(kind, address))
+    return changes
+
+
+async def load_until(
+    daemon: Daemon, clients: list[Client], answers: int, seed: int, end: signal.Signals
+) -> None:
+    """Run all clients, and end the daemon as soon as they have had so many answers more."""
+    left = iter(range(answers))
+    enough = asyncio.Event()
+
+    def answered() -> None:
+        if next(left, None) is None:
+            enough.set()
+
+    address = (daemon.host, daemon.port)
+    running = [
+        asyncio.create_task(
+            client.run(address, random.Random(f"{seed} {client.number}"), answered)  # noqa: S311
+        )
+        for client in clients
+    ]
+    waiting = asyncio.create_task(enough.wait())
+    await asyncio.wait([waiting, *running], return_when=asyncio.FIRST_COMPLETED)
+    daemon.process.send_signal(end)
+    await asyncio.gather(*running)
+    # Nobody was hung up on before: then it would not have been the signal that ended it.
+    assert waiting.done()
+
+
+def check(daemon: Daemon, clients: list[Client]) -> None:
+    """What was answered is in the journal and in /status; what was not is there or it is not."""
+    events = daemon.events()
+    changes = changes_of(events)
+    for client in clients:
+        for container_id, told in client.told.items():
+            found = changes.get(container_id, [])
+            if container_id == client.asking:
+                # The one change that nobody was told of may have happened.
+                assert told == found[: len(told)]
+                assert len(found) <= len(told) + 1
+            else:
+                assert told == found
+        client.settle(changes)
+    known = {container_id for client in clients for container_id in client.told}
+    status = daemon.status()
+
+    assert changes.keys() <= known
+    assert status_of(fold(events)) == status
+    assert {
+        container_id: found[-1].address
+        for container_id, found in changes.items()
+        if found[-1].kind == "allocated"
+    } == status["pods"]
+    assert len(status["pods"]) == len(set(status["pods"].values()))
+
+
+@pytest.fixture
+def small_daemon(tmp_path: Path) -> Iterator[Daemon]:
+    """A coild with small segments, on a data directory that outlives it."""
+    with Daemon(tmp_path / "data", *SMALL) as running:
+        yield running
+
+
+def test_nothing_that_was_answered_is_lost(small_daemon: Daemon) -> None:
+    """After each of 20 kills under load, every answered change is there, and none is half there."""
+    daemon = small_daemon
+    clients = [Client(number) for number in range(CLIENTS)]
+    for count in range(ROUNDS):
+        answers = random.randrange(20, 800)  # noqa: S311
+        asyncio.run(load_until(daemon, clients, answers, count, signal.SIGKILL))
+        daemon.process.wait()
+        daemon.client.close()
+        daemon.start()
+        check(daemon, clients)
+    starts = [event for _, event in daemon.events() if isinstance(event, DaemonStarted)]
+
+    assert len(starts) == ROUNDS + 1
+    # There was something to lose, and segments were rolled over on the way.
+    assert sum(client.answers() for client in clients) > 20 * ROUNDS
+    assert len(list((daemon.data_dir / "journal").glob("*.seg"))) > 4
+
+
+@pytest.mark.parametrize("answers", [100, 300, 500])
+def test_a_stop_under_load_is_in_good_order(small_daemon: Daemon, answers: int) -> None:
+    """A signal under load ends with status 0 and in time; what was answered is there, no more."""
+    daemon = small_daemon
+    clients = [Client(number) for number in range(CLIENTS)]
+    asyncio.run(load_until(daemon, clients, answers, answers, signal.SIGTERM))
+
+    assert daemon.process.wait(STOP_SECONDS_MAX) == 0
+    assert isinstance(daemon.events()[-1][1], DaemonStopped)
+    daemon.client.close()
+    daemon.start()
+    check(daemon, clients)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_state_after_a_restart_is_state_before(
+    small_daemon: Daemon, number: signal.Signals
+) -> None:
+    """A restart, after a stop or a crash, changes neither the state's digest nor /status."""
+    daemon = small_daemon
+    for index in range(100):
+        family = {"address-type": "ipv6"} if index % 3 else {}
+        daemon.allocate(f"c{index}", **family)
+    for index in range(0, 100, 7):
+        daemon.release(f"c{index}")
+    status = daemon.client.get("/status").content
+    before = daemon.events()
+    daemon.stop(number)
+    daemon.start()
+    after = daemon.events()
+
+    assert status == daemon.client.get("/status").content
+    assert fold(before).digest() == fold(after).digest()
+    assert before == after[: len(before)]
+    assert ([DaemonStopped] if number == signal.SIGTERM else []) + [DaemonStarted] == [
+        type(event) for _, event in after[len(before) :]
+    ]
+
+
+def test_the_order_of_reuse_survives_a_restart(small_daemon: Daemon) -> None:
+    """What was released longest ago is handed out first, also by a daemon that did not see it."""
+    daemon = small_daemon
+    addresses = [daemon.allocate(f"c{index}").json()["address"] for index in range(32)]
+    for index in (7, 3, 20):
+        daemon.release(f"c{index}")
+    daemon.stop()
+    daemon.start()
+    reused = [daemon.allocate(f"late{index}").json()["address"] for index in range(3)]
+
+    assert [addresses[7], addresses[3], addresses[20]] == reused
+
+
+def test_a_restart_answers_as_before(small_daemon: Daemon) -> None:
+    """After a crash a container's GET is the same, its POST is 409, and its DELETE releases."""
+    daemon = small_daemon
+    address = daemon.allocate("cid").json()["address"]
+    daemon.kill()
+    daemon.start()
+
+    assert address == daemon.get("cid").json()["address"]
+    assert daemon.allocate("cid").status_code == 409
+    assert address == daemon.release("cid").json()["address"]
+    daemon.kill()
+    daemon.start()
+    assert daemon.get("cid").status_code == 404
