@@ -1,8 +1,8 @@
 """Which block the next address comes from, at a cost that does not grow with what is held.
 
-Allocation is first-fit: the block that was acquired earliest and has an address ready. So the
-youngest blocks run empty and can be given back. An address is ready when it was never used or was
-released long enough ago.
+Allocation is first-fit: blocks stand in slots, a new one in the first vacant slot, and the first
+block with an address ready serves. So the last blocks run empty and can be given back. An address
+is ready when it was never used or was released long enough ago.
 
 All of this is an index over the projection: it is built from it at start, told of each event after
 that, and never journalled.
@@ -110,7 +110,7 @@ class FreeList:
         self._cooling.append((time, self._slot_of[block.key]))
 
     def ready(self, now: int) -> Block | None:
-        """The earliest block whose `next_offset` may be used; None if there is none."""
+        """The first block whose `next_offset` may be used; None if there is none."""
         cooled = now - self._reuse_after
         cooling, ready = self._cooling, self._ready
         while cooling and cooling[0][0] <= cooled:

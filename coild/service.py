@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 #: How long a request waits for a block. The container runtime gives up later than this, and an
 #: answer is worth more to it than a time-out.
 BLOCK_WAIT_SECONDS = 10.0
+#: How long it waits for a spare block while it could have an address that was released lately: what
+#: a slow cluster does must not keep it from that.
+SPARE_WAIT_SECONDS = 0.05
 #: So many containers' last events are remembered before those that became durable are dropped.
 _RECENT_MIN = 1024
 
@@ -98,6 +101,7 @@ class Service:
         Raises ConflictError, NoAddressError, allocator.NoPoolError, and the journal's errors.
         """
         refusal = ""
+        deadline = 0.0
         while True:
             held = self._state.holdings.get(container_id)
             if held is not None:
@@ -111,7 +115,13 @@ class Service:
             now = self._clock()
             choice = self._allocator.choose(pool, version, now)
             if choice.wants_block and not refusal:
-                refusal = await self._another_block(pool, version)
+                moment = asyncio.get_running_loop().time()
+                # One bound for the request, however many blocks others take before it.
+                deadline = deadline or moment + BLOCK_WAIT_SECONDS
+                wait = deadline - moment
+                if choice.block is not None:
+                    wait = min(wait, SPARE_WAIT_SECONDS)
+                refusal = await self._another_block(pool, version, wait)
                 continue
             if choice.block is None:
                 self._refused += 1
@@ -252,8 +262,8 @@ class Service:
         if sequence > self._journal.durable_sequence:
             await self._journal.durable(sequence)
 
-    async def _another_block(self, pool: str, version: int) -> str:
-        """Wait for one more block; why there is none, or the empty string.
+    async def _another_block(self, pool: str, version: int, wait: float) -> str:
+        """Wait so many seconds for one more block; why there is none, or the empty string.
 
         All who need one wait for the same request, and none of them can cancel it.
         """
@@ -263,11 +273,13 @@ class Service:
             self._acquiring[pool, version] = task
             task.add_done_callback(lambda done: self._acquired(pool, version, done))
         try:
-            await asyncio.wait_for(asyncio.shield(task), BLOCK_WAIT_SECONDS)
+            await asyncio.wait_for(asyncio.shield(task), wait)
         except NoBlockError as error:
             return str(error)
         except TimeoutError:
-            return f"no block of pool {pool!r} could be had in {BLOCK_WAIT_SECONDS:.0f} s"
+            return (
+                f"no block of pool {pool!r} could be had in {BLOCK_WAIT_SECONDS:.0f} s, try again"
+            )
         return ""
 
     def _acquired(self, pool: str, version: int, task: asyncio.Task[None]) -> None:
