@@ -47,9 +47,12 @@ def run(config: Config) -> int:
         signal.signal(number, lambda *_: sys.exit(0))
     _make_data_dir(config.data_dir)
     state = Projection()
+    # A replay makes no garbage in circles, and what it makes stays: no collection during it, and
+    # none looks at it later.
+    gc.disable()
     journal = _recover(config, state)
-    # What has been replayed stays: no collection needs to look at it again.
     gc.freeze()
+    gc.enable()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config, state, journal))
 

@@ -29,7 +29,8 @@ def rows(scratch: Path, seconds: int, rounds: int) -> Iterator[Row]:
     with _bare() as bare, Daemon(scratch / "empty") as daemon:
         yield from _idle(daemon)
         yield _throughput(bare, daemon.address, seconds, rounds)
-        yield _latency(bare, daemon.address, scratch, seconds, rounds)
+        with _bare(str(scratch / "floor")) as flushing:
+            yield from _latency(bare, flushing, daemon.address, scratch, seconds, rounds)
     populate(scratch / "few" / "journal", _FEW)
     populate(scratch / "many" / "journal", _HELD)
     pool = f"--pool=default={POOL}"
@@ -42,9 +43,9 @@ def rows(scratch: Path, seconds: int, rounds: int) -> Iterator[Row]:
 
 
 @contextmanager
-def _bare() -> Iterator[str]:
+def _bare(*arguments: str) -> Iterator[str]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.bare"],
+        [sys.executable, "-m", "tests.bench.bare", *arguments],
         cwd=ROOT,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -76,26 +77,36 @@ def _throughput(bare: str, coild: str, seconds: int, rounds: int) -> Row:
     )
 
 
-def _latency(bare: str, coild: str, scratch: Path, seconds: int, rounds: int) -> Row:
+def _latency(
+    bare: str, flushing: str, coild: str, scratch: Path, seconds: int, rounds: int
+) -> Iterator[Row]:
     flushes = []
 
     def ours(number: int) -> Load:
         flushes.append(_flush_p50(scratch / "flush"))
         return churn(coild, 1, seconds, f"l{number}")
 
-    bares, daemons = in_turn(rounds, lambda n: churn(bare, 1, seconds, f"l{n}"), ours)
-    ratio = median(
-        o.p50 / (b.p50 + flush) for o, b, flush in zip(daemons, bares, flushes, strict=True)
+    bares, floors, daemons = in_turn(
+        rounds,
+        lambda n: churn(bare, 1, seconds, f"l{n}"),
+        lambda n: churn(flushing, 1, seconds, f"l{n}"),
+        ours,
     )
-    return Row(
+    p50 = median(load.p50 for load in daemons)
+    sums = [b.p50 + flush for b, flush in zip(bares, flushes, strict=True)]
+    yield Row(
         "p50 at 1 connection / (bare p50 + write and fdatasync p50)",
-        ratio,
+        median(o.p50 / total for o, total in zip(daemons, sums, strict=True)),
         1.15,
         at_most=True,
-        note=(
-            f"{median(o.p50 for o in daemons):.0f} / ({median(b.p50 for b in bares):.0f} + "
-            f"{median(flushes):.0f}) µs"
-        ),
+        note=f"{p50:.0f} / ({median(b.p50 for b in bares):.0f} + {median(flushes):.0f}) µs",
+    )
+    yield Row(
+        "p50 at 1 connection / bare Sanic that writes and flushes itself",
+        median(o.p50 / floor.p50 for o, floor in zip(daemons, floors, strict=True)),
+        1.15,
+        at_most=True,
+        note=f"{p50:.0f} / {median(floor.p50 for floor in floors):.0f} µs",
     )
 
 
