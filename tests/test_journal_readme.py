@@ -8,7 +8,6 @@ The reader below imports nothing of the journal. Field positions come from the t
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import msgspec
 import pytest
 
 from journal import read_events
+from tests.daemon_kit import environment
 from tests.journal_kit import (
     SCHEMA,
     SEGMENT_BYTES,
@@ -146,7 +146,7 @@ def test_the_example_runs(tmp_path: Path) -> None:
         subprocess.run(
             [sys.executable, "-W", "error", "example.py"],
             cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=environment(),
             capture_output=True,
             text=True,
             timeout=60,
