@@ -32,9 +32,9 @@ def command(*arguments: str) -> list[str]:
 def environment(**variables: str) -> dict[str, str]:
     """The environment without anything that configures coild, but for `variables`."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("COIL", "SANIC"))}
-    return {**kept, "PYTHONPATH": os.pathsep.join([str(ROOT), kept.get("PYTHONPATH", "")])} | (
-        variables
-    )
+    # Absolute: the README's is relative to the checkout, and not every test's process runs there.
+    inherited = [str(ROOT / path) for path in kept.get("PYTHONPATH", "").split(os.pathsep) if path]
+    return kept | {"PYTHONPATH": os.pathsep.join([str(ROOT), *inherited])} | variables
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
