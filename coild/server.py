@@ -20,6 +20,8 @@ _POLL_SECONDS = 0.005
 class _Http(Http):
     """HTTP/1.1 that answers a URL which cannot be parsed; Sanic's own hangs up without a word."""
 
+    __slots__ = ()
+
     def create_empty_request(self) -> None:
         """Make the request that stands in for one that could not be read."""
         # It would be given the same URL, and fail again.
@@ -28,6 +30,7 @@ class _Http(Http):
 
 
 class _Protocol(HttpProtocol):
+    __slots__ = ()
     HTTP_CLASS = _Http
 
 

@@ -11,13 +11,13 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import uvloop
 from sanic import HTTPResponse, Request, Sanic
 from sanic.response import raw
 
 from coild.api import sanic_config
-from coild.server import Server
 
 _BODY = b'{"address":"10.64.0.0","status":200}'
 _FRAME = bytes(208)
@@ -57,7 +57,10 @@ def main() -> None:
     async def serve() -> None:
         sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
         sock.setblocking(False)
-        await Server(app).start([sock])
+        server: Any = await app.create_server(sock=sock, return_asyncio_server=True)
+        await server.startup()
+        await server.before_start()
+        await server.after_start()
         sys.stdout.write(f"127.0.0.1:{sock.getsockname()[1]}\n")
         sys.stdout.flush()
         await asyncio.Event().wait()
