@@ -30,7 +30,7 @@ class Subnet(msgspec.Struct, frozen=True, order=True):
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read CIDR notation. Raises ValueError that says what is wrong with it."""
-        if "/" not in text:
+        if "/" not in text or not text.rpartition("/")[2].isdecimal() or "%" in text:
             raise ValueError(f"{text!r} is no subnet: write it with its length, like 10.64.0.0/16")
         try:
             network = ipaddress.ip_network(text, strict=False)

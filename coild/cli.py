@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -142,14 +145,19 @@ def _settings(arguments: dict[str, Any]) -> Settings:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `coild`; the exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Help and configuration may hold what an old locale cannot show.
+        sys.stdout.reconfigure(errors="replace")
     arguments = vars(_parser().parse_args(argv))
     file = arguments["config"] or os.environ.get("COILD_CONFIG")
     try:
         config = load(_settings(arguments), Path(file) if file else None, os.environ)
         if arguments["check_config"]:
-            sys.stdout.write(config.as_toml())
-            return 0
+            return _show(config.as_toml())
         logs.configure(config.log_level, config.log_format)
+        # Until the daemon serves, a signal may end it anywhere, as a crash may.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: sys.exit(0))
         # Not at the top: Sanic takes a quarter of a second to import, --help should not.
         from coild.daemon import run  # noqa: PLC0415
 
@@ -162,6 +170,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(EXIT_FAILURE, str(error))
 
 
+def _show(text: str) -> int:
+    try:
+        print(text, end="", flush=True)  # noqa: T201
+    except OSError as error:
+        return _fail(EXIT_FAILURE, f"cannot write to stdout: {error.strerror}")
+    return 0
+
+
 def _fail(status: int, text: str) -> int:
-    sys.stderr.write(f"coild: {text}\n")
+    # Whoever closed stderr still gets the status.
+    with contextlib.suppress(OSError):
+        print(f"coild: {text}", file=sys.stderr, flush=True)  # noqa: T201
     return status

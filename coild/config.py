@@ -50,8 +50,11 @@ class Endpoint(msgspec.Struct, frozen=True):
                 f"{text!r} is no HOST:PORT: write it like 127.0.0.1:9383 or [::1]:9383, "
                 "with a port from 0 (any free one) to 65535"
             )
-        if host.startswith("[") and host.endswith("]"):
+        bracketed = host.startswith("[") and host.endswith("]")
+        if bracketed:
             host = host[1:-1]
+        if bracketed != (":" in host) or "%" in host:
+            raise ValueError(f"{text!r}: write an IPv6 host in brackets, without a zone")
         if host == "localhost":
             host = "127.0.0.1"
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -17,6 +18,7 @@ import tqdm
 import uvloop
 
 from coild import __version__
+from coild.address_file import AddressFile
 from coild.api import build_app
 from coild.blocks.static import StaticBlocks
 from coild.clock import Clock
@@ -24,15 +26,17 @@ from coild.config import Config, Endpoint
 from coild.events import SCHEMA, DaemonStarted, DaemonStopped, Folded, JournalRepaired
 from coild.guard import Guard
 from coild.listen import UnixSocket, bind_tcp
-from coild.projection import Projection, pools_changed
+from coild.projection import InconsistentEventError, Projection, pools_changed
 from coild.server import Server
 from coild.service import Service
 from coild.settings import ConfigError
-from journal import Journal, JournalError
+from journal import Journal, JournalError, OsFileSystem
 
 logger = logging.getLogger(__name__)
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+# Its thread would watch over a bar that is long gone, for as long as the daemon runs.
+tqdm.tqdm.monitor_interval = 0
 #: A recovery that takes longer than this shows a progress bar at a terminal.
 _PROGRESS_AFTER_SECONDS = 1.0
 
@@ -42,9 +46,6 @@ def run(config: Config) -> int:
 
     Raises ConfigError and JournalError when it cannot start.
     """
-    # Until the loop takes over, a signal ends a recovery anywhere: a crash could as well.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
     _make_data_dir(config.data_dir)
     state = Projection()
     # A replay makes no garbage in circles, and what it makes stays: no collection during it, and
@@ -54,13 +55,22 @@ def run(config: Config) -> int:
     gc.freeze()
     gc.enable()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(config, state, journal))
+        status = runner.run(_serve(config, state, journal))
+    # The loop's end gave the signals back to the system, which would kill.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    return status
 
 
 def _make_data_dir(path: Path) -> None:
+    """Make the directory and its parents; on return their names are durable."""
+    missing = [part for part in (path, *path.parents) if not part.exists()]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir(mode=0o700, exist_ok=True)
+        for part in reversed(missing):
+            part.mkdir(mode=0o700, exist_ok=True)
+            OsFileSystem().sync_directory(part.parent)
+        if not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     except OSError as error:
         raise ConfigError("data-dir", f"cannot use {path}: {error.strerror}") from None
 
@@ -91,8 +101,11 @@ def _recover(config: Config, state: Projection) -> Journal:
                 progress=progress,
             )
         except OSError as error:
-            raise ConfigError(
-                "data-dir", f"cannot use the journal in {directory}: {error}"
+            raise JournalError(f"cannot use the journal in {directory}: {error}") from None
+        except (InconsistentEventError, ValueError) as error:
+            raise JournalError(
+                f"the journal in {directory} is whole, but contradicts itself: {error}; nothing "
+                "was changed; keep a copy and report it: whatever wrote it has a bug"
             ) from None
     logger.info(
         "replayed %d events from %d segments in %s in %.0f ms, head %s",
@@ -126,11 +139,11 @@ async def _serve(config: Config, state: Projection, journal: Journal) -> int:
     )
     journal.start(on_failure)
     server = Server(build_app(service, Guard(config.allowed_hosts, remote=config.allow_remote)))
-    # A crash may have left it, and a script must not read where coild was last time.
-    address_file = config.data_dir / "http"
-    address_file.unlink(missing_ok=True)
+    address_file = AddressFile(config.data_dir / "http")
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(journal.close)
+        # First of all: whatever keeps this start from serving, the journal must tell of the repair.
+        await _record_repair(journal, service, clock)
         tcp = bind_tcp(config.http)
         stack.callback(tcp.close)
         sockets = [tcp]
@@ -138,14 +151,14 @@ async def _serve(config: Config, state: Projection, journal: Journal) -> int:
             unix = UnixSocket(config.socket)
             stack.callback(unix.close)
             sockets.append(unix.socket)
-        await _record_start(config, state, journal, service, clock)
+        await _record_start(config, state, service, clock)
         stack.push_async_callback(service.close)
         await server.start(sockets)
         address = _address(tcp)
-        _write(address_file, f"{address}\n")
-        stack.callback(address_file.unlink, missing_ok=True)
+        address_file.publish(address)
+        stack.callback(address_file.remove)
         _announce(config, journal, address)
-        scan = asyncio.create_task(_scan(service, config.scan_interval))
+        scan = asyncio.create_task(_scan(service, config.scan_interval, address_file))
         await stop.wait()
         logger.info("stopping")
         scan.cancel()
@@ -170,10 +183,8 @@ async def _serve(config: Config, state: Projection, journal: Journal) -> int:
     return 0
 
 
-async def _record_start(
-    config: Config, state: Projection, journal: Journal, service: Service, clock: Clock
-) -> None:
-    """Journal what is different now: a repair, the pools, that the daemon runs."""
+async def _record_repair(journal: Journal, service: Service, clock: Clock) -> None:
+    """Say and journal what recovery set aside."""
     torn = journal.recovered.torn
     if torn is not None:
         logger.warning(
@@ -186,6 +197,10 @@ async def _record_start(
         await service.record(
             JournalRepaired(clock(), torn.segment.name, torn.offset, torn.size, torn.kept.name)
         )
+
+
+async def _record_start(config: Config, state: Projection, service: Service, clock: Clock) -> None:
+    """Journal what is different now: the pools, and that the daemon runs."""
     if state.pools != config.pools:
         await service.record(pools_changed(clock(), config.pools))
     for block in state.blocks.values():
@@ -200,10 +215,11 @@ async def _record_start(
     await service.record(DaemonStarted(clock(), __version__, config.node_name, _boot_id()))
 
 
-async def _scan(service: Service, interval: int) -> None:
+async def _scan(service: Service, interval: int, address_file: AddressFile) -> None:
     """Give back blocks that stay empty, for as long as the daemon runs."""
     while True:
         await asyncio.sleep(interval / 1e9)
+        address_file.retry()
         try:
             for block in await service.release_idle_blocks(interval):
                 logger.info("gave block %s back, it was empty for a while", block)
@@ -239,14 +255,3 @@ def _boot_id() -> str:
 def _address(sock: socket.socket) -> str:
     host, port = sock.getsockname()[:2]
     return str(Endpoint(host, port))
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a small file at once, so that no script reads half of it."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
-    temporary.rename(path)

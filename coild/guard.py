@@ -43,9 +43,12 @@ class Guard:
         host = hosts[0]
         if host not in self._known and not _on_unix_socket(request):
             self._check_host(request, host)
-        origin = headers.get("origin")
-        if origin is not None and origin != f"http://{host}" and not _on_unix_socket(request):
-            raise ForbiddenError(f"requests from web pages are refused: Origin is {origin!r}")
+        if "origin" in headers and not _on_unix_socket(request):
+            for origin in headers.getall("origin"):
+                if origin != f"http://{host}":
+                    raise ForbiddenError(
+                        f"requests from web pages are refused: Origin is {origin!r}"
+                    )
 
     def _check_host(self, request: Request, host: str) -> None:
         if not host and request.version == "1.0":

@@ -11,9 +11,10 @@ CONTAINER_ID_LENGTH_MAX = 256
 HEADER_BYTES_MAX = 16 * 1024
 
 # No control character (Unicode Cc) in what is logged and shown; no slash in what is a part of a
-# path and of `namespace/name`. `$` alone would let a newline through at the end.
-NAME_PATTERN = rf"^[^/\x00-\x1f\x7f-\x9f]{{1,{NAME_LENGTH_MAX}}}$(?!\n)"
-CONTAINER_ID_PATTERN = rf"^[^\x00-\x1f\x7f-\x9f]{{1,{CONTAINER_ID_LENGTH_MAX}}}$(?!\n)"
+# path and of `namespace/name`; no surrogate, which an argument that is not UTF-8 has. `$` alone
+# would let a newline through at the end.
+NAME_PATTERN = rf"^[^/\x00-\x1f\x7f-\x9f\ud800-\udfff]{{1,{NAME_LENGTH_MAX}}}$(?!\n)"
+CONTAINER_ID_PATTERN = rf"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{{1,{CONTAINER_ID_LENGTH_MAX}}}$(?!\n)"
 
 NAME_RULE = f"1 to {NAME_LENGTH_MAX} characters without '/' or control characters"
 CONTAINER_ID_RULE = f"1 to {CONTAINER_ID_LENGTH_MAX} characters without control characters"

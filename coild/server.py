@@ -73,5 +73,8 @@ class Server:
                     connection.abort()
                 return
             for connection in connections:
-                connection.close_if_idle()
+                # Sanic calls a connection idle whose bytes have come but were not looked at yet:
+                # that is a request in flight.
+                if not connection.recv_buffer:
+                    connection.close_if_idle()
             await asyncio.sleep(_POLL_SECONDS)

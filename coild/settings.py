@@ -113,6 +113,8 @@ def from_file(file: Path | None) -> FileSettings:
         return FileSettings()
     try:
         return msgspec.toml.decode(file.read_bytes(), type=FileSettings)
+    except RecursionError:
+        raise ConfigError(str(file), "it is nested too deeply") from None
     except OSError as error:
         raise ConfigError("--config", f"cannot read {file}: {error.strerror}") from None
     except ValueError as error:

@@ -14,6 +14,7 @@ from journal.errors import (
     JournalLockedError,
     JournalUnsupportedError,
 )
+from journal.fs import OsFileSystem
 from journal.reader import read_events
 from journal.recovery import Recovered, TornTail
 from journal.writer import DEFAULT_SEGMENT_BYTES, Journal
@@ -29,6 +30,7 @@ __all__ = [
     "JournalFullError",
     "JournalLockedError",
     "JournalUnsupportedError",
+    "OsFileSystem",
     "Recovered",
     "TornTail",
     "read_events",

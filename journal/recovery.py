@@ -14,6 +14,7 @@ an answer must never show what a power cut could undo.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -139,6 +140,8 @@ def recover(
     try:
         fs.sync(fd)
         fs.sync_directory(directory)
+        # A crash may have come before the directory's own name was durable.
+        fs.sync_directory(directory.parent)
     except BaseException:
         fs.close(fd)
         raise
@@ -209,7 +212,7 @@ def _begin(fs: FileSystem, directory: Path, schema: int, segment_bytes: int, now
         # The directory may be new as well, and its name is its parent's to keep.
         fs.sync_directory(directory.parent)
     except BaseException:
-        fs.close(fd)
+        _give_up(fs, fd, temporary)
         raise
     tail = Scan(
         offset=SEGMENT_HEADER_BYTES,
@@ -235,7 +238,13 @@ def _set_tail_aside(
     kept = path.with_name(f"{path.name}.torn-{now}")
     _write_durably(fs, kept, data[tail.offset : tail.data_end], tail.data_end - tail.offset)
     copy = path.with_name(RECOVERED_NAME)
-    _write_durably(fs, copy, data[: tail.offset], header.segment_bytes)
+    try:
+        _write_durably(fs, copy, data[: tail.offset], header.segment_bytes)
+    except BaseException:
+        # The next try keeps the bytes again; on a full disk there may be many.
+        with contextlib.suppress(OSError):
+            fs.remove(kept)
+        raise
     # The torn bytes must have their name for good before they lose the old one.
     fs.sync_directory(path.parent)
     fs.rename(copy, path)
@@ -256,5 +265,15 @@ def _write_durably(fs: FileSystem, path: Path, data: bytes, size: int) -> None:
         fs.write(fd, data, 0)
         zero_fill(fs, fd, len(data), size)
         fs.sync(fd)
-    finally:
+    except BaseException:
+        _give_up(fs, fd, path)
+        raise
+    fs.close(fd)
+
+
+def _give_up(fs: FileSystem, fd: int, path: Path) -> None:
+    """Close and remove a file that did not come to be: it may hold the very space that is short."""
+    with contextlib.suppress(OSError):
         fs.close(fd)
+    with contextlib.suppress(OSError):
+        fs.remove(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from tests.wire_kit import exchange, request_bytes
 ROOT = Path(__file__).parent.parent
 #: Longer than any start, stop or answer takes on a slow machine; a test that waits so long fails.
 PATIENCE_SECONDS = 30.0
+_LISTENING = re.compile(r"listening on http://([^\s\"]+)")
 
 
 def command(*arguments: str) -> list[str]:
@@ -85,8 +87,17 @@ class Daemon:
 
     def start(self) -> None:
         """Start the process, and wait until it serves."""
-        address = self.data_dir / "http"
-        address.unlink(missing_ok=True)
+        before = len(self.log) if self.log_path.exists() else 0
+        file = self.data_dir / "http"
+        file.unlink(missing_ok=True)
+
+        def address() -> str:
+            # A full disk may keep it from the file, a log level from the log.
+            found = _LISTENING.search(self.log, before)
+            if found:
+                return found[1]
+            return file.read_text().strip() if file.exists() else ""
+
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 command(
@@ -96,13 +107,13 @@ class Daemon:
                 stderr=log,
             )
         try:
-            wait_for(lambda: address.exists() or self.process.poll() is not None, "coild to start")
-            assert address.exists(), f"coild did not start:\n{self.log}"
+            wait_for(lambda: address() or self.process.poll() is not None, "coild to start")
+            assert address(), f"coild did not start:\n{self.log}"
         except BaseException:
             self.process.kill()
             self.process.wait()
             raise
-        self.address = address.read_text().strip()
+        self.address = address()
         host, port = self.address.rsplit(":", 1)
         self.host, self.port = host.strip("[]"), int(port)
         self.client = httpx.Client(base_url=f"http://{self.address}", timeout=PATIENCE_SECONDS)

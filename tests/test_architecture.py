@@ -24,7 +24,15 @@ FLOORS = (
     {"coild.allocator", "coild.blocks.static", "coild.pools"},
     {"coild.freelist", "coild.blocks", "coild.settings"},
     {"coild.projection"},
-    {"coild.events", "coild.addresses", "coild.clock", "coild.limits", "coild.logs", "coild.units"},
+    {
+        "coild.address_file",
+        "coild.events",
+        "coild.addresses",
+        "coild.clock",
+        "coild.limits",
+        "coild.logs",
+        "coild.units",
+    },
     {"coild"},
 )
 FLOOR_OF = {module: height for height, floor in enumerate(reversed(FLOORS)) for module in floor}

@@ -7,7 +7,9 @@ Every test makes bytes that a crash or somebody left in a directory, and says wh
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 import stat
 import tempfile
 import zlib
@@ -770,7 +772,7 @@ def test_recovery_that_fails_half_way_can_be_tried_again(
 
 
 def test_recovery_flushes_what_it_read(directory: Path) -> None:
-    """What recovery tells is durable: the last segment and the directory are flushed before."""
+    """What recovery tells is durable: the last segment and the directories are flushed before."""
     build(directory, BATCHES)
     fs = FaultyFileSystem()
 
@@ -778,7 +780,29 @@ def test_recovery_flushes_what_it_read(directory: Path) -> None:
         assert flat(BATCHES) == journal.events
 
     changes = [call for call in fs.calls if call[0] != "read"]
-    assert [("sync", FIRST_SEGMENT), ("sync_directory", "journal")] == changes
+    assert [
+        ("sync", FIRST_SEGMENT),
+        ("sync_directory", "journal"),
+        ("sync_directory", directory.parent.name),
+    ] == changes
+
+
+@pytest.mark.parametrize("name", ["recovered.tmp", "*.torn-*"])
+def test_a_recovery_that_has_no_space_leaves_nothing(directory: Path, name: str) -> None:
+    """A torn tail on a full disk is an error, and no try adds to what fills the disk."""
+    build(directory, BATCHES)
+    path = directory / FIRST_SEGMENT
+    data = path.read_bytes()
+    _, frames = frames_of(data)
+    path.write_bytes(flip_in(data, frames[-1], "body"))
+    before = image(directory)
+    for _ in range(2):
+        fs = FaultyFileSystem()
+        fs.fail("sync", errno.ENOSPC, name=name)
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)), opened(directory, fs=fs):
+            pass
+
+    assert before == image(directory)
 
 
 def test_torn_bytes_have_a_durable_name_before_the_segment_loses_them(directory: Path) -> None:

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from coild.events import SCHEMA, DaemonStarted, DaemonStopped
+from coild.events import SCHEMA, DaemonStarted, DaemonStopped, JournalRepaired
 from journal.fs import OsFileSystem
 from journal.recovery import walk
-from tests.daemon_kit import Daemon, run, wait_for
+from tests.daemon_kit import PATIENCE_SECONDS, Daemon, run, wait_for
+from tests.journal_kit import frames_of, patched, segments
 from tests.wire_kit import (
     address_of,
     allocate_body,
@@ -162,6 +163,18 @@ def test_another_signal_changes_nothing(daemon: Daemon, number: signal.Signals) 
     assert daemon.log.count("stopping") == 1
 
 
+@SIGNALS
+def test_signals_until_the_very_end_change_nothing(daemon: Daemon, number: signal.Signals) -> None:
+    """However late another signal comes, the process ends with status 0."""
+    daemon.client.close()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while daemon.process.poll() is None and time.monotonic() < deadline:
+        daemon.process.send_signal(number)
+        time.sleep(0.001)
+
+    assert daemon.process.returncode == 0
+
+
 def test_a_stopping_daemon_accepts_nobody(daemon: Daemon) -> None:
     """From the signal on, no new connection is accepted, though an old one is still served."""
     with connect((daemon.host, daemon.port)) as sock:
@@ -198,6 +211,28 @@ def test_a_second_daemon_touches_nothing(daemon: Daemon) -> None:
     assert line == completed.stderr.strip()
     assert before == image(daemon.data_dir)
     assert daemon.get("cid").status_code == 200
+
+
+def test_a_repair_is_journalled_whatever_follows(tmp_path: Path, taken_port: int) -> None:
+    """A start that repairs the journal and then fails for its port has journalled the repair."""
+    data_dir = tmp_path / "data"
+    with Daemon(data_dir) as daemon:
+        daemon.allocate("cid")
+        daemon.stop()
+    (segment,) = segments(data_dir / "journal")
+    data = segment.read_bytes()
+    _, frames = frames_of(data)
+    segment.write_bytes(patched(data, frames[-1].end, b"torn"))
+    completed = run("--data-dir", str(data_dir), "--http", f"127.0.0.1:{taken_port}")
+    (kept,) = segment.parent.glob("*.torn-*")
+    with Daemon(data_dir) as daemon:
+        repairs = [event for _, event in daemon.events() if isinstance(event, JournalRepaired)]
+
+    assert completed.returncode == 2
+    assert [(segment.name, frames[-1].end, 4, kept.name)] == [
+        (repair.segment, repair.offset, repair.size, repair.kept) for repair in repairs
+    ]
+    assert b"torn" == kept.read_bytes()
 
 
 def test_a_taken_port_is_named(tmp_path: Path, taken_port: int) -> None:
@@ -502,6 +537,22 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield path
     finally:
         subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def test_a_full_disk_is_no_reason_not_to_start(small_disk: Path) -> None:
+    """A start on a full disk serves what needs no space, without the file that says where."""
+    with Daemon(small_disk, "--segment-size=1MiB") as daemon:
+        address = address_of(daemon.allocate("cid"))
+        daemon.stop()
+    with (small_disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1 << 10))
+    with Daemon(small_disk, "--segment-size=1MiB") as daemon:
+        assert address == address_of(daemon.get("cid"))
+        assert "no space" in error_of(daemon.allocate("another"), 500).lower()
+        assert address == address_of(daemon.release("cid"))
+        assert not (small_disk / "http").exists()
+        assert daemon.stop() == 0
 
 
 def test_a_full_disk_stops_only_post_and_heals(small_disk: Path) -> None:

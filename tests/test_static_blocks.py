@@ -76,7 +76,7 @@ def test_a_block_is_found_exactly_when_there_is_one(
                 continue
             left = candidates(pools[wish], version, held)
             if not left:
-                with pytest.raises(NoBlockError, match=f"addresses of pool '{wish}' are taken"):
+                with pytest.raises(NoBlockError, match=f"pool '{wish}' has no free IPv"):
                     await source.acquire(wish, version)
                 continue
             block = await source.acquire(wish, version)

@@ -43,8 +43,8 @@ class StaticBlocks:
                     return block
             self._exhausted.add((pool, version))
         raise NoBlockError(
-            f"all IPv{version} addresses of pool {pool!r} are taken "
-            f"({', '.join(map(str, subnets))})"
+            f"pool {pool!r} has no free IPv{version} address: every block of "
+            f"{1 << self._pools[pool].block_size} of {', '.join(map(str, subnets))} is taken"
         )
 
     async def release(self, pool: str, block: Subnet) -> None:  # noqa: ARG002

@@ -1,0 +1,54 @@
+"""`<data-dir>/http`: where the daemon listens, for scripts."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+
+class AddressFile:
+    """A convenience: a disk that has no room for it is no reason not to serve."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._wanted = ""
+        # A crash may have left it, and a script must not read where coild was last time.
+        self._remove()
+
+    def publish(self, address: str) -> None:
+        """Write the address, at once for every reader; what fails is tried again by `retry`."""
+        self._wanted = address
+        temporary = self._path.with_name(f"{self._path.name}.tmp")
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                os.write(fd, f"{address}\n".encode())
+            finally:
+                os.close(fd)
+            temporary.rename(self._path)
+        except OSError as error:
+            logger.error("cannot write %s: %s", self._path, error.strerror)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+        else:
+            self._wanted = ""
+
+    def retry(self) -> None:
+        """Write what could not be written before."""
+        if self._wanted:
+            self.publish(self._wanted)
+
+    def remove(self) -> None:
+        """The daemon does not listen any more."""
+        self._wanted = ""
+        self._remove()
+
+    def _remove(self) -> None:
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            logger.error("cannot remove %s: %s", self._path, error.strerror)
