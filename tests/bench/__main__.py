@@ -1,7 +1,9 @@
 """`python -m tests.bench`: every promise about speed, as one table.
 
-Each row is a ratio of two things measured in this run, or a size; rates stand beside it. Exit
-status 1 if a bound is not kept: these are the product's promises, not a test's.
+Each row is a ratio of two things measured in this run, or a size; rates stand beside it. What only
+computes counts with its best round, since whatever makes another slower is not ours; what waits for
+a disk or a network counts with its median. Exit status 1 if a bound is not kept: these are the
+product's promises, not a test's.
 """
 
 from __future__ import annotations
@@ -23,8 +25,12 @@ from tests.bench.table import Row, show
 from tests.daemon_kit import ROOT, environment
 
 
+#: Parts that wait for the disk.
+_WAITING = {"test_journal_appends", "test_sqlite_commits"}
+
+
 def _parts(scratch: Path) -> dict[str, float]:
-    """Median operations a second of each benchmark of test_parts."""
+    """Operations a second of each benchmark of test_parts."""
     report = scratch / "parts.json"
     done = subprocess.run(
         [
@@ -42,7 +48,8 @@ def _parts(scratch: Path) -> dict[str, float]:
         raise SystemExit(f"the parts could not be measured:\n{done.stdout}{done.stderr}")
     found: dict[str, Any] = msgspec.json.decode(report.read_bytes())
     return {
-        benchmark["name"]: benchmark["extra_info"]["operations"] / benchmark["stats"]["median"]
+        benchmark["name"]: benchmark["extra_info"]["operations"]
+        / benchmark["stats"]["median" if benchmark["name"] in _WAITING else "min"]
         for benchmark in found["benchmarks"]
     }
 
