@@ -24,7 +24,6 @@ from tests.bench import http_rows
 from tests.bench.table import Row, show
 from tests.daemon_kit import ROOT, environment
 
-
 #: Parts that wait for the disk.
 _WAITING = {"test_journal_appends", "test_sqlite_commits"}
 
