@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
 import logging
-import os
 import signal
 import socket
 import sys
@@ -34,6 +32,7 @@ from journal import Journal, JournalError, OsFileSystem
 
 logger = logging.getLogger(__name__)
 
+_OWN_NAMES = {"journal", "http"}
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # Its thread would watch over a bar that is long gone, for as long as the daemon runs.
 tqdm.tqdm.monitor_interval = 0
@@ -69,8 +68,10 @@ def _make_data_dir(path: Path) -> None:
         for part in reversed(missing):
             part.mkdir(mode=0o700, exist_ok=True)
             OsFileSystem().sync_directory(part.parent)
-        if not path.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        # One that was made for coild is coild's alone; one with anything else in it is left as it
+        # is, for it may be anybody's. The journal inside is 0700 either way.
+        if {entry.name for entry in path.iterdir()} <= _OWN_NAMES and path.stat().st_mode & 0o077:
+            path.chmod(0o700)
     except OSError as error:
         raise ConfigError("data-dir", f"cannot use {path}: {error.strerror}") from None
 

@@ -589,3 +589,21 @@ def test_a_full_disk_stops_only_post_and_heals(small_disk: Path) -> None:
         assert daemon.stop() == 0
         daemon.start()
         assert daemon.status()["pods"].keys() == {*held[200:], "healed"}
+
+
+@pytest.mark.parametrize(("names", "mode"), [((), 0o700), (("other",), 0o755)])
+def test_a_data_directory_that_is_there_becomes_coild_s_alone(
+    tmp_path: Path, names: tuple[str, ...], mode: int
+) -> None:
+    """An empty directory is closed to others, one that holds anything else is left as it is."""
+    path = tmp_path / "data"
+    path.mkdir(mode=0o755)
+    path.chmod(0o755)
+    for name in names:
+        (path / name).touch()
+    with Daemon(path):
+        found = stat.S_IMODE(path.stat().st_mode)
+        journal = stat.S_IMODE((path / "journal").stat().st_mode)
+
+    assert mode == found
+    assert journal == 0o700
