@@ -22,7 +22,6 @@ from journal.codec import (
     FRAME_MAGIC,
     MARK,
     SEGMENT_HEADER_BYTES,
-    Frame,
     MalformedError,
     SegmentHeader,
     UnsupportedError,
@@ -146,20 +145,6 @@ def scan(
         found.digest, found.time, found.marked = frame.digest, frame.time, frame.kind == MARK
     _judge_end(segment, header, found)
     return found
-
-
-def frames(segment: bytes, header: SegmentHeader) -> list[Frame]:
-    """The frames of a segment up to the first place where none validates."""
-    found: list[Frame] = []
-    offset = SEGMENT_HEADER_BYTES
-    view = memoryview(segment)
-    while True:
-        try:
-            frame = decode_frame(view, offset, header)
-        except MalformedError:
-            return found
-        found.append(frame)
-        offset = frame.end
 
 
 def _decode(

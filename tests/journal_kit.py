@@ -20,11 +20,19 @@ from typing import Any, NamedTuple, ParamSpec
 import msgspec
 
 from journal import Journal, JournalBusyError, JournalFailedError, Recovered, read_events
-from journal.codec import FRAME_MAGIC, Frame, SegmentHeader, decode_header, encode_frame
+from journal.codec import (
+    FRAME_MAGIC,
+    SEGMENT_HEADER_BYTES,
+    Frame,
+    MalformedError,
+    SegmentHeader,
+    decode_frame,
+    decode_header,
+    encode_frame,
+)
 from journal.fs import FileSystem, OsFileSystem
 from journal.log import Log
 from journal.recovery import recover
-from journal.scan import frames
 from journal.segments import LOCK_NAME, publish, segment_path, zero_fill
 from journal.spare import Spare
 
@@ -336,6 +344,20 @@ def restore(directory: Path, files: dict[str, bytes]) -> None:
 def segments(directory: Path) -> list[Path]:
     """The segments of `directory`, oldest first."""
     return sorted(directory.glob("*.seg"))
+
+
+def frames(segment: bytes, header: SegmentHeader) -> list[Frame]:
+    """The frames of a segment up to the first place where none validates."""
+    found: list[Frame] = []
+    offset = SEGMENT_HEADER_BYTES
+    view = memoryview(segment)
+    while True:
+        try:
+            frame = decode_frame(view, offset, header)
+        except MalformedError:
+            return found
+        found.append(frame)
+        offset = frame.end
 
 
 def frames_of(data: bytes) -> tuple[SegmentHeader, list[Frame]]:
