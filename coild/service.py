@@ -268,7 +268,8 @@ class Service:
         All who need one wait for the same request, and none of them can cancel it.
         """
         task = self._acquiring.get((pool, version))
-        if task is None:
+        # One that is done gave its block to others already; to await it would not even give way.
+        if task is None or task.done():
             task = asyncio.create_task(self._acquire(pool, version))
             self._acquiring[pool, version] = task
             task.add_done_callback(lambda done: self._acquired(pool, version, done))
@@ -283,7 +284,8 @@ class Service:
         return ""
 
     def _acquired(self, pool: str, version: int, task: asyncio.Task[None]) -> None:
-        del self._acquiring[pool, version]
+        if self._acquiring.get((pool, version)) is task:
+            del self._acquiring[pool, version]
         if not task.cancelled():
             # Everyone who waited may have hung up; then nobody else looks at the error.
             task.exception()
