@@ -71,7 +71,9 @@ def _make_data_dir(path: Path) -> None:
         # One that was made for coild is coild's alone; one with anything else in it is left as it
         # is, for it may be anybody's. The journal inside is 0700 either way.
         if {entry.name for entry in path.iterdir()} <= _OWN_NAMES and path.stat().st_mode & 0o077:
-            path.chmod(0o700)
+            # Another's directory that we may use: how open it is, is the other's business.
+            with contextlib.suppress(PermissionError):
+                path.chmod(0o700)
     except OSError as error:
         raise ConfigError("data-dir", f"cannot use {path}: {error.strerror}") from None
 

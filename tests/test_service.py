@@ -359,6 +359,26 @@ def test_many_wait_for_one_block_together() -> None:
     run(scenario, source)
 
 
+def test_a_request_that_is_done_is_nobody_s_to_wait_for() -> None:
+    """Who needs a block just after a request was done asks anew: that block went to others.
+
+    From Python 3.12 on, to await what is done does not give way: they would ask for ever.
+    """
+    source = HeldBlocks(BLOCK)
+
+    async def scenario(bench: Bench) -> None:
+        done = asyncio.create_task(asyncio.sleep(0))
+        await done
+        # As it is until the loop's next turn, in which it is taken out.
+        bench.service._acquiring["default", 4] = done
+        source.gate.set()
+
+        assert "10.0.0.0" == await bench.allocate("c0")
+        assert [("default", 4)] == source.asked
+
+    run(scenario, source)
+
+
 def test_those_who_found_the_block_full_ask_for_another() -> None:
     """When more waited than the block has addresses, the others share the next request."""
     source = HeldBlocks(BLOCK, NEXT_BLOCK)
