@@ -30,6 +30,10 @@ bench *args:
     @command -v wrk >/dev/null || { echo "just bench: wrk is missing; on Debian: apt-get install wrk" >&2; exit 1; }
     {{ python }} -m tests.bench {{ args }}
 
+# Play a daemon's day on a scratch directory: who had it, replay, compact, verify. Under a minute.
+demo:
+    {{ python }} -m tests.demo
+
 # Build the wheel into dist/.
 wheel:
     {{ python }} -m pip wheel --quiet --no-deps --wheel-dir dist .

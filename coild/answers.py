@@ -17,19 +17,24 @@ from sanic.exceptions import (
 )
 
 from coild.allocator import NoPoolError
+from coild.compactor import Compaction
 from coild.guard import ForbiddenError
 from coild.limits import BODY_BYTES_MAX, HEADER_BYTES_MAX
 from coild.service import ConflictError, NoAddressError
-from journal import JournalError, JournalFullError
+from journal import CompactionRunsError, JournalError, JournalFullError
 
 logger = logging.getLogger(__name__)
 
 _JSON = b"application/json"
-_ROUTES = "GET /status, POST /ip, GET and DELETE /ip/<namespace>/<pod>/<container-id>"
+COMPACT_PATH = "/compact"
+_ROUTES = (
+    "GET /status, POST /ip, GET and DELETE /ip/<namespace>/<pod>/<container-id>, POST /compact"
+)
 #: The methods of each path, as it comes in the request, still percent-encoded.
 _METHODS = (
     (re.compile("/status"), "GET"),
     (re.compile("/ip"), "POST"),
+    (re.compile(COMPACT_PATH), "POST"),
     (re.compile("/ip(/[^/]+){3}"), "GET, DELETE"),
 )
 
@@ -48,6 +53,7 @@ _STATUS: dict[type[Exception], int] = {
     ForbiddenError: 403,
     UnassignedError: 404,
     ConflictError: 409,
+    CompactionRunsError: 409,
     NoAddressError: 503,
     NoPoolError: 500,
 }
@@ -81,6 +87,11 @@ def address_answer(address: str) -> Answer:
     return Answer(f'{{"address":"{address}","status":200}}'.encode())
 
 
+def compaction_answer(compaction: Compaction) -> Answer:
+    """200 with what a compaction did."""
+    return Answer(msgspec.json.encode({**msgspec.to_builtins(compaction), "status": 200}))
+
+
 def failure(status: int, error: str, allow: str = "") -> Answer:
     """The failure response of the API."""
     return Answer(msgspec.json.encode({"status": status, "error": error}), status, allow)
@@ -93,7 +104,7 @@ def answer_error(request: Request, error: Exception) -> Answer:
         text = f"{error}; DELETE and GET go on, POST will when there is"
         logger.error("refused %s: %s", asked, text)
         return failure(500, text)
-    if isinstance(error, JournalError):
+    if isinstance(error, JournalError) and type(error) not in _STATUS:
         logger.error("failed %s: %s", asked, error)
         return failure(500, str(error))
     status = _STATUS.get(type(error))

@@ -12,12 +12,15 @@ from sanic import Request, Sanic
 from sanic.config import Config as SanicConfig
 
 from coild.answers import (
+    COMPACT_PATH,
     Answer,
     BadRequestError,
     UnassignedError,
     address_answer,
     answer_error,
+    compaction_answer,
 )
+from coild.compactor import Compactor
 from coild.guard import ForbiddenError, Guard
 from coild.limits import (
     BODY_BYTES_MAX,
@@ -100,7 +103,7 @@ def _part(name: str, text: str) -> str:
         raise BadRequestError(f"the {name} in the path is not UTF-8: {text}") from None
 
 
-def build_app(service: Service, guard: Guard) -> Sanic[Any, Any]:
+def build_app(service: Service, compactor: Compactor, guard: Guard) -> Sanic[Any, Any]:
     """The HTTP application over `service`."""
 
     async def post_ip(request: Request) -> Answer:
@@ -131,6 +134,10 @@ def build_app(service: Service, guard: Guard) -> Sanic[Any, Any]:
         guard.check(request)
         return Answer(await _encode_status(await service.status()))
 
+    async def post_compact(request: Request) -> Answer:
+        guard.check(request)
+        return compaction_answer(await compactor.compact())
+
     def on_error(request: Request, error: Exception) -> Answer:
         # An unknown path is answered here, and it must not tell a web page anything either.
         try:
@@ -143,6 +150,7 @@ def build_app(service: Service, guard: Guard) -> Sanic[Any, Any]:
     app = Sanic("coild", config=sanic_config(), configure_logging=False)
     address = "/ip/<namespace>/<pod>/<container>"
     app.add_route(get_status, "/status", methods=["GET"], strict_slashes=True)
+    app.add_route(post_compact, COMPACT_PATH, methods=["POST"], strict_slashes=True)
     app.add_route(post_ip, "/ip", methods=["POST"], strict_slashes=True)
     app.add_route(get_ip, address, methods=["GET"], strict_slashes=True)
     app.add_route(delete_ip, address, methods=["DELETE"], strict_slashes=True)

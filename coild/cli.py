@@ -92,6 +92,14 @@ _FLAGS = (
         "how long a released address rests while another is free (default: 30s)",
     ),
     ("--segment-size", "SIZE", "size of a journal file (default: 16MiB)"),
+    (
+        "--compact-after",
+        "SIZE",
+        (
+            "snapshot the state and archive the journal when it has grown so much since the last "
+            "time; 0 is never (default: 64MiB)"
+        ),
+    ),
 )
 
 

@@ -82,6 +82,8 @@ class Config(msgspec.Struct, frozen=True):
     allowed_hosts: tuple[str, ...]
     data_dir: Path
     segment_size: int
+    #: 0: never by itself.
+    compact_after: int
     node_name: str
     pools: dict[str, Pool]
     scan_interval: int
@@ -100,6 +102,7 @@ class Config(msgspec.Struct, frozen=True):
             "allowed-hosts": list(self.allowed_hosts),
             "data-dir": str(self.data_dir),
             "segment-size": format_size(self.segment_size),
+            "compact-after": format_size(self.compact_after),
             "node-name": self.node_name,
             "scan-interval": format_duration(self.scan_interval),
             "reuse-after": format_duration(self.reuse_after),
@@ -141,6 +144,7 @@ def load(flags: Settings, file: Path | None, environment: Mapping[str, str]) -> 
         allowed_hosts=layers.get("allowed_hosts", (), _hosts),
         data_dir=layers.get("data_dir", None, _directory) or default_data_dir(environment),
         segment_size=layers.get("segment_size", 16 << 20, _segment_size),
+        compact_after=layers.get("compact_after", 64 << 20, lambda value: parse_size(str(value))),
         node_name=layers.get("node_name", socket.gethostname(), _node_name),
         pools=pools,
         scan_interval=layers.get("scan_interval", parse_duration("10m"), _scan_interval),

@@ -20,14 +20,17 @@ from coild.address_file import AddressFile
 from coild.api import build_app
 from coild.blocks.static import StaticBlocks
 from coild.clock import Clock
+from coild.compactor import Compactor
 from coild.config import Config, Endpoint
-from coild.events import SCHEMA, DaemonStarted, DaemonStopped, Folded, JournalRepaired
+from coild.events import SCHEMA, DaemonStarted, DaemonStopped, Folded
 from coild.guard import Guard
 from coild.listen import UnixSocket, bind_tcp
-from coild.projection import InconsistentEventError, Projection, pools_changed
+from coild.projection import InconsistentEventError, pools_changed
+from coild.replay import State, repaired
 from coild.server import Server
 from coild.service import Service
 from coild.settings import ConfigError
+from coild.upkeep import UpkeepProcess
 from journal import Journal, JournalError, OsFileSystem
 
 logger = logging.getLogger(__name__)
@@ -46,7 +49,7 @@ def run(config: Config) -> int:
     Raises ConfigError and JournalError when it cannot start.
     """
     _make_data_dir(config.data_dir)
-    state = Projection()
+    state = State()
     # A replay makes no garbage in circles, and what it makes stays: no collection during it, and
     # none looks at it later.
     gc.disable()
@@ -78,7 +81,7 @@ def _make_data_dir(path: Path) -> None:
         raise ConfigError("data-dir", f"cannot use {path}: {error.strerror}") from None
 
 
-def _recover(config: Config, state: Projection) -> Journal:
+def _recover(config: Config, state: State) -> Journal:
     directory = config.data_dir / "journal"
     started = time.monotonic()
     with tqdm.tqdm(
@@ -100,6 +103,7 @@ def _recover(config: Config, state: Projection) -> Journal:
                 Folded,
                 schema=SCHEMA,
                 replay=state.apply_all,
+                restore=state.restore,
                 segment_bytes=config.segment_size,
                 progress=progress,
             )
@@ -110,10 +114,14 @@ def _recover(config: Config, state: Projection) -> Journal:
                 f"the journal in {directory} is whole, but contradicts itself: {error}; nothing "
                 "was changed; keep a copy and report it: whatever wrote it has a bug"
             ) from None
+    for path, reason in journal.recovered.rejected:
+        logger.error("the snapshot %s could not be used, an older state was: %s", path, reason)
+    snapshot = journal.recovered.snapshot_sequence
     logger.info(
-        "replayed %d events from %d segments in %s in %.0f ms, head %s",
-        state.sequence,
+        "replayed %d events from %d segments%s in %s in %.0f ms, head %s",
+        state.sequence - snapshot,
         journal.recovered.segments,
+        f" after snapshot {snapshot}" if snapshot else "",
         directory,
         (time.monotonic() - started) * 1000,
         journal.head,
@@ -121,7 +129,7 @@ def _recover(config: Config, state: Projection) -> Journal:
     return journal
 
 
-async def _serve(config: Config, state: Projection, journal: Journal) -> int:
+async def _serve(config: Config, state: State, journal: Journal) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     failures: list[JournalError] = []
@@ -141,7 +149,16 @@ async def _serve(config: Config, state: Projection, journal: Journal) -> int:
         clock=clock,
     )
     journal.start(on_failure)
-    server = Server(build_app(service, Guard(config.allowed_hosts, remote=config.allow_remote)))
+    compactor = Compactor(
+        journal,
+        service.record,
+        UpkeepProcess(journal.path.parent),
+        journal.path.parent,
+        clock=clock,
+        compact_after=config.compact_after,
+    )
+    guard = Guard(config.allowed_hosts, remote=config.allow_remote)
+    server = Server(build_app(service, compactor, guard))
     address_file = AddressFile(config.data_dir / "http")
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(journal.close)
@@ -162,9 +179,13 @@ async def _serve(config: Config, state: Projection, journal: Journal) -> int:
         stack.callback(address_file.remove)
         _announce(config, journal, address)
         scan = asyncio.create_task(_scan(service, config.scan_interval, address_file))
+        upkeep = asyncio.create_task(compactor.run())
         await stop.wait()
         logger.info("stopping")
         scan.cancel()
+        upkeep.cancel()
+        # Whoever waits for a compaction is told that there will be none, before the server waits.
+        await compactor.close()
         await server.stop()
         if not failures:
             with contextlib.suppress(JournalError):
@@ -197,12 +218,10 @@ async def _record_repair(journal: Journal, service: Service, clock: Clock) -> No
             torn.reason,
             torn.kept,
         )
-        await service.record(
-            JournalRepaired(clock(), torn.segment.name, torn.offset, torn.size, torn.kept.name)
-        )
+        await service.record(repaired(torn, clock()))
 
 
-async def _record_start(config: Config, state: Projection, service: Service, clock: Clock) -> None:
+async def _record_start(config: Config, state: State, service: Service, clock: Clock) -> None:
     """Journal what is different now: the pools, and that the daemon runs."""
     if state.pools != config.pools:
         await service.record(pools_changed(clock(), config.pools))

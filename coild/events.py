@@ -20,10 +20,13 @@ from __future__ import annotations
 import msgspec
 
 #: The number of this vocabulary; written into each segment's header.
-SCHEMA = 1
+SCHEMA = 2
 
 #: Why an address was released.
 REQUESTED = "requested"
+
+#: Who repaired a journal.
+RECOVERY, OPERATOR = "recovery", "operator"
 
 
 class PoolSpec(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -111,7 +114,9 @@ class DaemonStopped(msgspec.Struct, tag=7, array_like=True, frozen=True, gc=Fals
 class JournalRepaired(msgspec.Struct, tag=8, array_like=True, frozen=True, gc=False):
     """Recovery set the unacknowledged end of a segment aside.
 
-    `size` bytes from `offset` of the file `segment` are kept in the file `kept` beside it.
+    `size` bytes from `offset` of the file `segment` are kept in the file `kept` beside it. `reason`
+    is what was found to be the matter; `by` is OPERATOR if someone ordered it, and more than an
+    unfinished write may have gone then.
     """
 
     time: int
@@ -119,10 +124,49 @@ class JournalRepaired(msgspec.Struct, tag=8, array_like=True, frozen=True, gc=Fa
     offset: int
     size: int
     kept: str
+    reason: str = ""
+    by: str = RECOVERY
+
+
+class SnapshotTaken(msgspec.Struct, tag=9, array_like=True, frozen=True, gc=False):
+    """The state after the event `sequence` was kept. `digest` is that of the state, in bytes."""
+
+    time: int
+    sequence: int
+    digest: bytes
+    size: int
+
+
+class JournalCompacted(msgspec.Struct, tag=10, array_like=True, frozen=True, gc=False):
+    """Segments with the events up to `through` were moved to the archive. Sizes are in bytes."""
+
+    time: int
+    through: int
+    segments: int
+    segment_bytes: int
+    archive_bytes: int
+
+
+class HistoryPruned(msgspec.Struct, tag=11, array_like=True, frozen=True, gc=False):
+    """The events up to `through` are being removed from the archive, by the order `policy`."""
+
+    time: int
+    through: int
+    segments: int
+    size: int
+    policy: str
 
 
 _Rare = (
-    PoolsChanged | BlockAcquired | BlockReleased | DaemonStarted | DaemonStopped | JournalRepaired
+    PoolsChanged
+    | BlockAcquired
+    | BlockReleased
+    | DaemonStarted
+    | DaemonStopped
+    | JournalRepaired
+    | SnapshotTaken
+    | JournalCompacted
+    | HistoryPruned
 )
 
 #: Any event, with all that is known about it: for history.

@@ -23,10 +23,13 @@ from coild.events import (
     BlockReleased,
     DaemonStarted,
     DaemonStopped,
+    HistoryPruned,
+    JournalCompacted,
     JournalRepaired,
     PoolsChanged,
     PoolSpec,
     Release,
+    SnapshotTaken,
 )
 
 
@@ -126,6 +129,20 @@ class Holding(msgspec.Struct, frozen=True, gc=False):
         return self.block.text(self.offset)
 
 
+class _Dump(msgspec.Struct, array_like=True):
+    """A state as a snapshot has it: blocks by age, addresses by container ID."""
+
+    pools: dict[str, PoolSpec]
+    #: Key, pool, fresh, released, acquired.
+    blocks: list[tuple[bytes, str, int, list[tuple[int, int]], int]]
+    #: Container ID, the block's place in the list above, offset, pod namespace, pod name.
+    holdings: list[tuple[str, int, int, str, str]]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Dump).decode
+
+
 class Projection:
     """What the events so far add up to."""
 
@@ -183,32 +200,70 @@ class Projection:
             self.sequence += len(events)
             self.time = events[-1].time
 
+    def dump(self) -> bytes:
+        """The whole state but for `sequence` and `time`: equal states, equal bytes."""
+        number = {key: index for index, key in enumerate(self.blocks)}
+        return _encode(
+            _Dump(
+                pools={
+                    name: PoolSpec([subnet.key for subnet in pool.subnets], pool.block_size)
+                    for name, pool in sorted(self.pools.items())
+                },
+                blocks=[
+                    (key, block.pool, block.fresh, list(block.released), block.acquired)
+                    for key, block in self.blocks.items()
+                ],
+                holdings=sorted(
+                    (
+                        container_id,
+                        number[held.block.key],
+                        held.offset,
+                        held.pod_namespace,
+                        held.pod_name,
+                    )
+                    for container_id, held in self.holdings.items()
+                ),
+            )
+        )
+
+    def load(self, state: bytes, sequence: int, time: int) -> None:
+        """Become what `dump` gave after the event `sequence`, whose time was `time`.
+
+        Raises ValueError for any other bytes; the state is of no use then.
+        """
+        dump = _decode(state)
+        self.clear()
+        self.pools = _pools(dump.pools)
+        blocks = []
+        for key, pool, fresh, released, acquired in dump.blocks:
+            block = Block(key, pool, acquired)
+            block.fresh = fresh
+            block.released.extend(released)
+            block.in_force = self._in_force(block)
+            self.blocks[key] = block
+            blocks.append(block)
+        if dump.holdings and max(held[1] for held in dump.holdings) >= len(blocks):
+            raise ValueError("a snapshot's address is in a block that it does not have")
+        self.holdings = {
+            container_id: Holding(blocks[block], offset, pod_namespace, pod_name)
+            for container_id, block, offset, pod_namespace, pod_name in dump.holdings
+        }
+        self.sequence, self.time = sequence, time
+
+    def clear(self) -> None:
+        """Become the state before the first event."""
+        self.pools, self.blocks, self.holdings = {}, {}, {}
+        self.sequence = self.time = 0
+
     def digest(self) -> str:
         """Names the whole state but for `sequence` and `time`: equal states, equal digests."""
-        state = (
-            sorted(
-                (name, [subnet.key for subnet in pool.subnets], pool.block_size)
-                for name, pool in self.pools.items()
-            ),
-            [
-                (key, block.pool, block.fresh, list(block.released), block.acquired)
-                for key, block in self.blocks.items()
-            ],
-            sorted(
-                (container_id, held.block.key, held.offset, held.pod_namespace, held.pod_name)
-                for container_id, held in self.holdings.items()
-            ),
-        )
-        return hashlib.blake2b(msgspec.msgpack.encode(state), digest_size=16).hexdigest()
+        return hashlib.blake2b(self.dump(), digest_size=16).hexdigest()
 
     def _apply_rare(self, event: Any) -> None:
         """Apply what happens seldom enough to be written for reading."""
         match event:
             case PoolsChanged():
-                self.pools = {
-                    name: Pool(tuple(map(Subnet.from_key, spec.subnets)), spec.block_size)
-                    for name, spec in event.pools.items()
-                }
+                self.pools = _pools(event.pools)
                 for block in self.blocks.values():
                     block.in_force = self._in_force(block)
             case BlockAcquired():
@@ -221,8 +276,15 @@ class Projection:
                 if event.block not in self.blocks or self.blocks[event.block].held:
                     raise self._contradiction(event)
                 del self.blocks[event.block]
-            case DaemonStarted() | DaemonStopped() | JournalRepaired():
-                pass  # facts about the daemon, not about addresses
+            case (
+                DaemonStarted()
+                | DaemonStopped()
+                | JournalRepaired()
+                | SnapshotTaken()
+                | JournalCompacted()
+                | HistoryPruned()
+            ):
+                pass  # facts about the daemon and its journal, not about addresses
             case _:
                 raise TypeError(f"{event!r} is not of the vocabulary")
 
@@ -236,6 +298,13 @@ class Projection:
         return InconsistentEventError(
             f"an event after {self.sequence} contradicts the events before it: {event}"
         )
+
+
+def _pools(specs: dict[str, PoolSpec]) -> dict[str, Pool]:
+    return {
+        name: Pool(tuple(map(Subnet.from_key, spec.subnets)), spec.block_size)
+        for name, spec in specs.items()
+    }
 
 
 def pools_changed(time: int, pools: dict[str, Pool]) -> PoolsChanged:

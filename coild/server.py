@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from time import monotonic
 from typing import Any
 
 from sanic import Sanic
 from sanic.http import Http
 from sanic.server.protocols.http_protocol import HttpProtocol
 
+from coild.answers import COMPACT_PATH
 from coild.listen import BACKLOG
 
 #: How long a stop waits for requests that are being answered. A disk needs less, or is broken.
@@ -32,6 +34,13 @@ class _Http(Http):
 class _Protocol(HttpProtocol):
     __slots__ = ()
     HTTP_CLASS = _Http
+
+    def check_timeouts(self) -> None:
+        """End what takes too long; but a compaction is answered when it is done, however long."""
+        request = self._http.request if self._http else None
+        if request is not None and request.path == COMPACT_PATH:
+            self._time = monotonic()
+        super().check_timeouts()  # type: ignore[no-untyped-call]
 
 
 class Server:

@@ -42,6 +42,7 @@ class FileSettings(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
     allowed_hosts: list[str] | None = None
     data_dir: str | None = None
     segment_size: str | int | None = None
+    compact_after: str | int | None = None
     node_name: str | None = None
     pools: dict[str, PoolSettings] | None = None
     scan_interval: str | None = None

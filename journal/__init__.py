@@ -4,7 +4,10 @@ It knows nothing of addresses, pods or HTTP. `README.md` beside this file specif
 the promises; `writer` is where to start reading.
 """
 
+from journal.beginning import RejectedSnapshot
+from journal.compaction import Prepared, Retired, Vocabulary, index_sealed, prepare, retire
 from journal.errors import (
+    CompactionRunsError,
     EventTooLargeError,
     JournalBusyError,
     JournalCorruptError,
@@ -14,14 +17,22 @@ from journal.errors import (
     JournalLockedError,
     JournalUnsupportedError,
 )
+from journal.follow import follow
 from journal.fs import OsFileSystem
-from journal.reader import read_events
+from journal.history import Found, find
+from journal.index import Keys
+from journal.pruning import Policy, Pruning, plan, prune
+from journal.reader import Batch, Reader, read_events
 from journal.recovery import Recovered, TornTail
+from journal.snapshot import Snapshot
 from journal.writer import DEFAULT_SEGMENT_BYTES, Journal
 
 __all__ = [
     "DEFAULT_SEGMENT_BYTES",
+    "Batch",
+    "CompactionRunsError",
     "EventTooLargeError",
+    "Found",
     "Journal",
     "JournalBusyError",
     "JournalCorruptError",
@@ -30,8 +41,24 @@ __all__ = [
     "JournalFullError",
     "JournalLockedError",
     "JournalUnsupportedError",
+    "Keys",
     "OsFileSystem",
+    "Policy",
+    "Prepared",
+    "Pruning",
+    "Reader",
     "Recovered",
+    "RejectedSnapshot",
+    "Retired",
+    "Snapshot",
     "TornTail",
+    "Vocabulary",
+    "find",
+    "follow",
+    "index_sealed",
+    "plan",
+    "prepare",
+    "prune",
     "read_events",
+    "retire",
 ]

@@ -256,29 +256,30 @@ def chain_digest(
     return chain.digest()
 
 
-def decode_frame(segment: memoryview, offset: int, header: SegmentHeader) -> Frame:
-    """Read the frame at `offset` of a segment's bytes.
+def decode_frame(
+    segment: memoryview, offset: int, header: SegmentHeader, *, base: int = 0
+) -> Frame:
+    """Read the frame at `offset` of a segment; the bytes given begin at `base` of it.
 
     Raises MalformedError, with the reason, if no frame validates there, UnsupportedError for an
     intact frame of an unknown kind. Sequence and chain are the caller's to compare.
     """
-    if offset + FRAME_HEADER_BYTES > len(segment):
+    start = offset - base
+    if start + FRAME_HEADER_BYTES > len(segment):
         raise MalformedError("a frame header is cut short by the end of the segment")
-    magic, crc, length, count, kind, flags, first, time, digest = _FRAME.unpack_from(
-        segment, offset
-    )
+    magic, crc, length, count, kind, flags, first, time, digest = _FRAME.unpack_from(segment, start)
     if magic != FRAME_MAGIC:
         raise MalformedError("no frame starts here")
-    end = offset + FRAME_HEADER_BYTES + padded(length)
-    if end - offset > header.frame_bytes_max or end > len(segment):
+    size = FRAME_HEADER_BYTES + padded(length)
+    if size > header.frame_bytes_max or start + size > len(segment):
         raise MalformedError(f"a frame of {length} bytes does not fit")
-    if zlib.crc32(segment[offset + 8 : end], header.seed ^ offset) != crc:
+    if zlib.crc32(segment[start + 8 : start + size], header.seed ^ offset) != crc:
         raise MalformedError("a frame does not match its checksum")
     if flags or kind not in {EVENTS, MARK}:
         raise UnsupportedError(f"a frame of kind {kind}, flags {flags:#x} at offset {offset}")
     return Frame(
         offset=offset,
-        end=end,
+        end=offset + size,
         kind=kind,
         count=count,
         first_sequence=first,

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 from journal.codec import FRAME_EVENTS_MAX, FRAME_HEADER_BYTES
-from journal.errors import JournalFailedError
+from journal.errors import JournalBusyError, JournalError, JournalFailedError
 from journal.log import FRAME_OVERHEAD_BYTES, Log
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,8 @@ class GroupCommit:
         self._woken = False
         # Held by whoever writes: the thread, or the loop when its caller is alone.
         self._writing = threading.Lock()
+        # Of `seal`: what is to be counted as written, and who waits.
+        self._seals: deque[tuple[int, asyncio.Future[int]]] = deque()
         # Batches of one event in a row; whether this turn of the loop has left one to `durable`.
         self._alone = 0
         self._turn_used = False
@@ -108,6 +110,19 @@ class GroupCommit:
         future = asyncio.get_running_loop().create_future()
         self._waiters.append((sequence, future))
         await future
+
+    async def seal(self, counted: int) -> int:
+        """Write what is queued, then go on in a new segment; the last sequence before it.
+
+        `counted` bytes count as written when that is done, or was given up with JournalBusyError
+        because no spare was ready. Raises JournalFailedError.
+        """
+        if self.failure is not None:
+            raise self.failure
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._seals.append((counted, future))
+        self._wakeups.put(True)
+        return await future
 
     async def stop(self) -> None:
         """Write what is queued and a mark, unless something failed, and end the thread."""
@@ -169,6 +184,7 @@ class GroupCommit:
                     with self._writing:
                         if self.failure is None and self._drain():
                             self.call(self._wake_waiters)
+                        self._seal()
                 seen = self.written_bytes
             self._mark(quiet=True)
         except BaseException as error:  # noqa: BLE001
@@ -202,6 +218,26 @@ class GroupCommit:
                 self.call(self._wake_waiters)
         return True
 
+    def _seal(self) -> None:
+        """Do what `seal` asks for. The caller holds the lock."""
+        while self._seals and self.failure is None:
+            counted, future = self._seals[0]
+            # What was queued before the request may have come after the last look at the queue.
+            if self._drain():
+                self.call(self._wake_waiters)
+            sequence = self._log.seal() if self._log.spare.ready else None
+            # Only now: what fails is for `_fail` to tell. And before the caller is told: whoever
+            # appends then needs the room that was held for this.
+            self._seals.popleft()
+            self.written_bytes += counted
+            self._on_written()
+            if sequence is not None:
+                self.call(_set_result, future, sequence)
+            else:
+                # Someone else needed the spare. To make one here could meet a full disk.
+                busy = JournalBusyError("the next segment is being prepared")
+                self.call(_set_exception, future, busy)
+
     def _wake_waiters(self) -> None:
         durable = self.durable_sequence
         waiters = self._waiters
@@ -220,9 +256,21 @@ class GroupCommit:
 
     def _fail(self, failure: JournalFailedError) -> None:
         self.failure = failure
-        while self._waiters:
-            future = self._waiters.popleft()[1]
-            if not future.done():
-                future.set_exception(failure)
+        waiting: list[asyncio.Future[Any]] = [future for _, future in self._waiters]
+        waiting += [future for _, future in self._seals]
+        for future in waiting:
+            _set_exception(future, failure)
+        self._waiters.clear()
+        self._seals.clear()
         if self._on_failure is not None and failure.__cause__ is not None:
             self._on_failure(failure)
+
+
+def _set_result(future: asyncio.Future[int], result: int) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _set_exception(future: asyncio.Future[Any], error: JournalError) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -48,6 +48,14 @@ class JournalUnsupportedError(JournalError):
         super().__init__(f"the journal is unsupported: {file}: {reason}; nothing was changed")
 
 
+class CompactionRunsError(JournalError):
+    """Another compaction of this journal is at work. Nothing was touched."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        super().__init__(f"another compaction of the journal in {directory} is at work")
+
+
 class JournalFullError(JournalError):
     """There is no room for the next segment, so the event was not taken. It heals by itself."""
 

@@ -71,6 +71,9 @@ class OsFileSystem:
     def make_directory(self, path: Path) -> None:
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=DIRECTORY_MODE)
+            if os.geteuid() == 0:
+                owner = path.parent.stat()
+                os.chown(path, owner.st_uid, owner.st_gid)
 
     def list_directory(self, path: Path) -> list[str]:
         return os.listdir(path)
@@ -83,11 +86,12 @@ class OsFileSystem:
             os.close(fd)
 
     def create(self, path: Path) -> int:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, FILE_MODE)
+        return _adopt(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, FILE_MODE), path)
 
     def open(self, path: Path, *, write: bool = False, create: bool = False) -> int:
         flags = (os.O_RDWR if write else os.O_RDONLY) | (os.O_CREAT if create else 0)
-        return os.open(path, flags, FILE_MODE)
+        fd = os.open(path, flags, FILE_MODE)
+        return _adopt(fd, path) if create else fd
 
     def close(self, fd: int) -> None:
         os.close(fd)
@@ -133,3 +137,16 @@ class OsFileSystem:
         except BlockingIOError:
             return False
         return True
+
+
+def _adopt(fd: int, path: Path) -> int:
+    """Give a file that root made to the directory's owner: a daemon that is not root needs it."""
+    if os.geteuid() == 0:
+        try:
+            owner = os.stat(path.parent)
+            if owner.st_uid:
+                os.fchown(fd, owner.st_uid, owner.st_gid)
+        except BaseException:
+            os.close(fd)
+            raise
+    return fd

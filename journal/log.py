@@ -59,9 +59,23 @@ class Log:
         )
         #: Whether the last frame is a mark, or there is none to vouch for.
         self.marked = recovered.tail.marked
+        #: Frames in sealed segments that no snapshot had covered at start, in bytes.
+        self.sealed_bytes = recovered.tail_bytes - self.used_bytes
+        #: How many segments were sealed by this object.
+        self.sealed = 0
         #: The sequence of the next event, and the digest of all frames before it.
         self.next_sequence = recovered.tail.next_sequence
         self.digest = recovered.tail.digest
+
+    @property
+    def journal_id(self) -> bytes:
+        """The same in all segments of a journal."""
+        return self._header.journal_id
+
+    @property
+    def used_bytes(self) -> int:
+        """The frames of the current segment."""
+        return self._offset - SEGMENT_HEADER_BYTES
 
     @property
     def free_bytes(self) -> int:
@@ -104,6 +118,15 @@ class Log:
         ):
             self.append(())
 
+    def seal(self) -> int:
+        """Go on in a new segment, unless this one has no event; the last sequence before it.
+
+        On return that is durable, and all segments up to there will never change. Raises OSError.
+        """
+        if self.next_sequence > self._header.first_sequence:
+            self._roll_over()
+        return self.next_sequence - 1
+
     def close(self) -> None:
         """Close the segment's file. Writes nothing."""
         self._fs.close(self._fd)
@@ -123,6 +146,8 @@ class Log:
             created=self._time,
         )
         fd, self.path = self.spare.publish(header)
+        self.sealed_bytes += self.used_bytes
+        self.sealed += 1
         self._fs.close(self._fd)
         self._fd = fd
         self._header = header

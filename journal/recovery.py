@@ -7,6 +7,8 @@
 3. Otherwise X is a torn tail: a write that was never acknowledged. Its bytes are kept beside the
    segment, the good part is copied to a new file, which takes the segment's name.
 
+What a good snapshot covers is not read: see `beginning`.
+
 Nothing is changed before everything has been read. What recovery has read is made durable before
 it returns: after a crash of the process alone, frames may still live in the page cache only, and
 an answer must never show what a power cut could undo.
@@ -16,37 +18,31 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from journal.beginning import RejectedSnapshot, Restore, find_beginning
+from journal.chain import Progress, walk
 from journal.codec import (
     GENESIS_DIGEST,
     ID_BYTES,
     SEGMENT_HEADER_BYTES,
-    MalformedError,
     SegmentHeader,
-    UnsupportedError,
-    decode_header,
+    encode_header,
     frame_bytes_max,
 )
-from journal.errors import JournalCorruptError, JournalUnsupportedError
+from journal.errors import JournalCorruptError
 from journal.fs import FileSystem
-from journal.scan import Deliver, End, Scan, scan
+from journal.scan import Deliver, End, Scan
 from journal.segments import (
     RECOVERED_NAME,
     SPARE_NAME,
-    SegmentFile,
-    list_segments,
     publish,
     read_file,
     zero_fill,
 )
-
-#: Called with the bytes read so far and the bytes there are.
-Progress = Callable[[int, int], None]
 
 
 class TornTail(msgspec.Struct, frozen=True):
@@ -66,51 +62,13 @@ class Recovered(msgspec.Struct, frozen=True):
     fd: int
     header: SegmentHeader
     tail: Scan
-    first_sequence: int
+    #: How many segments were read, and the bytes of the frames in them.
     segments: int
+    tail_bytes: int
     torn: TornTail | None
-
-
-def walk(
-    fs: FileSystem,
-    directory: Path,
-    schema: int,
-    decoder: msgspec.msgpack.Decoder[list[Any]] | None = None,
-    deliver: Deliver | None = None,
-    *,
-    progress: Progress | None = None,
-    verify_chain: bool = False,
-) -> list[tuple[SegmentFile, SegmentHeader, Scan]]:
-    """Read all segments of `directory` in order, changing nothing; the last may end torn.
-
-    Raises JournalCorruptError and JournalUnsupportedError by the rules above.
-    """
-    files = list_segments(fs, directory)
-    walked: list[tuple[SegmentFile, SegmentHeader, Scan]] = []
-    done = 0
-    for index, file in enumerate(files):
-        data = read_file(fs, file.path)
-        before = walked[-1] if walked else None
-        try:
-            header = decode_header(data, schema)
-            check_succession(file, header, before)
-            found = scan(data, header, decoder, deliver, verify_chain=verify_chain)
-        except MalformedError as error:
-            last = before[2].next_sequence - 1 if before else 0
-            raise JournalCorruptError(file.path, 0, last, str(error)) from None
-        except UnsupportedError as error:
-            raise JournalUnsupportedError(file.path, str(error)) from None
-        sealed = index < len(files) - 1
-        if found.end is End.CORRUPT or (sealed and found.end is not End.CLEAN):
-            raise JournalCorruptError(
-                file.path, found.offset, found.next_sequence - 1, found.reason
-            )
-        walked.append((file, header, found))
-        done += len(data)
-        if progress is not None:
-            # Segments have one size, so the rest can be told without opening it.
-            progress(done, len(data) * len(files))
-    return walked
+    #: The sequence of the snapshot that the state began with; 0 if there was none.
+    snapshot_sequence: int = 0
+    rejected: tuple[RejectedSnapshot, ...] = ()
 
 
 def recover(
@@ -122,20 +80,56 @@ def recover(
     now: int,
     decoder: msgspec.msgpack.Decoder[list[Any]] | None = None,
     deliver: Deliver | None = None,
+    restore: Restore | None = None,
     progress: Progress | None = None,
 ) -> Recovered:
     """Make the journal in `directory` safe to append to; its events go to `deliver`, in order.
 
-    An empty directory gets a first segment. The caller holds the lock. `now` (ns since the epoch)
-    ends the name of what is set aside. Raises JournalCorruptError, JournalUnsupportedError and
-    OSError.
+    `restore` is given the newest good snapshot before that, or None if there is none; without it,
+    everything is replayed, the archive included. An empty directory gets a first segment. The
+    caller holds the lock. `now` (ns since the epoch) ends the name of what is set aside. Raises
+    JournalCorruptError, JournalUnsupportedError and OSError.
     """
-    walked = walk(fs, directory, schema, decoder, deliver, progress=progress)
+    beginning = find_beginning(fs, directory, schema, restore)
+    try:
+        walked = walk(
+            fs,
+            beginning.files,
+            schema,
+            decoder,
+            deliver,
+            start=beginning.position,
+            progress=progress,
+        )
+        if walked and walked[-1].file.archived:
+            raise JournalCorruptError(
+                walked[-1].file.path,
+                0,
+                walked[-1].end.sequence,
+                "the segment that follows this one is missing: the events after it are nowhere",
+            )
+    except JournalCorruptError as error:
+        if not beginning.rejected:
+            raise
+        reasons = "; ".join(f"{path.name}: {reason}" for path, reason in beginning.rejected)
+        raise JournalCorruptError(
+            error.file,
+            error.offset,
+            error.last_sequence,
+            f"{error.reason}; this was read because of unusable snapshots ({reasons})",
+        ) from None
     _clean_up(fs, directory)
     if not walked:
         return _begin(fs, directory, schema, segment_bytes, now)
     file, header, tail = walked[-1]
     torn = _set_tail_aside(fs, file.path, header, tail, now) if tail.end is End.TORN else None
+    if header.schema < schema:
+        # What is appended from here on is of the new vocabulary, and an older program must not
+        # take it for its own. The identity stays, and with it every checksum and digest.
+        header = msgspec.structs.replace(header, schema=schema)
+        good = read_file(fs, file.path)[SEGMENT_HEADER_BYTES : tail.offset]
+        copy = copy_segment(fs, file.path, encode_header(header) + good, header.segment_bytes)
+        replace_segment(fs, copy, file.path)
     fd = fs.open(file.path, write=True)
     try:
         fs.sync(fd)
@@ -150,38 +144,12 @@ def recover(
         fd=fd,
         header=header,
         tail=tail,
-        first_sequence=walked[0][1].first_sequence,
         segments=len(walked),
+        tail_bytes=sum(found.offset - SEGMENT_HEADER_BYTES for _, _, found in walked),
         torn=torn,
+        snapshot_sequence=beginning.position.sequence,
+        rejected=beginning.rejected,
     )
-
-
-def check_succession(
-    file: SegmentFile,
-    header: SegmentHeader,
-    before: tuple[SegmentFile, SegmentHeader, Scan] | None,
-) -> None:
-    """Raise JournalCorruptError unless this segment continues the one before it."""
-    reason = None
-    last = before[2].next_sequence - 1 if before else 0
-    if header.first_sequence != file.first_sequence:
-        reason = (
-            f"the file is named for sequence {file.first_sequence}, "
-            f"its header says {header.first_sequence}"
-        )
-    elif header.first_sequence > last + 1:
-        reason = (
-            f"a segment is missing before it: the events {last + 1} to "
-            f"{header.first_sequence - 1} are nowhere"
-        )
-    elif header.previous_sequence != last:
-        reason = f"its header continues sequence {header.previous_sequence}, not {last}"
-    elif before and header.journal_id != before[1].journal_id:
-        reason = f"it belongs to another journal than {before[0].path.name}"
-    elif header.previous_digest != (before[2].digest if before else GENESIS_DIGEST):
-        reason = "it does not continue the chain of digests of the segment before it"
-    if reason:
-        raise JournalCorruptError(file.path, 0, last, reason)
 
 
 def _clean_up(fs: FileSystem, directory: Path) -> None:
@@ -214,16 +182,9 @@ def _begin(fs: FileSystem, directory: Path, schema: int, segment_bytes: int, now
     except BaseException:
         _give_up(fs, fd, temporary)
         raise
-    tail = Scan(
-        offset=SEGMENT_HEADER_BYTES,
-        next_sequence=1,
-        digest=GENESIS_DIGEST,
-        time=now,
-        marked=True,
-        end=End.CLEAN,
-    )
+    tail = Scan.at_start(header)
     return Recovered(
-        path=path, fd=fd, header=header, tail=tail, first_sequence=1, segments=1, torn=None
+        path=path, fd=fd, header=header, tail=tail, segments=1, tail_bytes=0, torn=None
     )
 
 
@@ -236,19 +197,15 @@ def _set_tail_aside(
     """
     data = read_file(fs, path)
     kept = path.with_name(f"{path.name}.torn-{now}")
-    _write_durably(fs, kept, data[tail.offset : tail.data_end], tail.data_end - tail.offset)
-    copy = path.with_name(RECOVERED_NAME)
+    write_durably(fs, kept, data[tail.offset : tail.data_end], tail.data_end - tail.offset)
     try:
-        _write_durably(fs, copy, data[: tail.offset], header.segment_bytes)
+        copy = copy_segment(fs, path, data[: tail.offset], header.segment_bytes)
     except BaseException:
         # The next try keeps the bytes again; on a full disk there may be many.
         with contextlib.suppress(OSError):
             fs.remove(kept)
         raise
-    # The torn bytes must have their name for good before they lose the old one.
-    fs.sync_directory(path.parent)
-    fs.rename(copy, path)
-    fs.sync_directory(path.parent)
+    replace_segment(fs, copy, path)
     return TornTail(
         segment=path,
         offset=tail.offset,
@@ -258,7 +215,22 @@ def _set_tail_aside(
     )
 
 
-def _write_durably(fs: FileSystem, path: Path, data: bytes, size: int) -> None:
+def copy_segment(fs: FileSystem, path: Path, data: bytes, size: int) -> Path:
+    """A durable file of `data` and zeros up to `size`, beside the segment `path` that it is for."""
+    copy = path.with_name(RECOVERED_NAME)
+    write_durably(fs, copy, data, size)
+    return copy
+
+
+def replace_segment(fs: FileSystem, copy: Path, path: Path) -> None:
+    """Give `copy` the segment's name; a crash leaves the one or the other, whole."""
+    # What was set aside must have its name for good before it loses the old one.
+    fs.sync_directory(path.parent)
+    fs.rename(copy, path)
+    fs.sync_directory(path.parent)
+
+
+def write_durably(fs: FileSystem, path: Path, data: bytes, size: int) -> None:
     """Make `path` of `data` and zeros up to `size`, durable but for its name."""
     fd = fs.create(path)
     try:

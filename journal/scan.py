@@ -8,10 +8,11 @@ decoding when frames are small.
 from __future__ import annotations
 
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -40,6 +41,11 @@ _MAGIC = int.from_bytes(FRAME_MAGIC, "little")
 _SHORT_LIST_MAX = 15
 
 
+def list_decoder(event_type: Any) -> msgspec.msgpack.Decoder[list[Any]]:
+    """A decoder of the events of a frame."""
+    return msgspec.msgpack.Decoder(list[event_type])
+
+
 class End(Enum):
     """How a segment ends."""
 
@@ -51,8 +57,8 @@ class End(Enum):
     CORRUPT = auto()
 
 
-class Scan(msgspec.Struct):
-    """What one segment holds. Sequences are of events, times in ns since the epoch."""
+class Cursor(msgspec.Struct):
+    """A place between two frames of a segment, and what was read up to there."""
 
     #: Where the next frame belongs.
     offset: int
@@ -63,7 +69,23 @@ class Scan(msgspec.Struct):
     time: int
     #: Whether the last frame is a mark, or there is no frame that would need one.
     marked: bool
-    end: End
+
+    @classmethod
+    def at_start(cls, header: SegmentHeader) -> Self:
+        """Before the first frame."""
+        return cls(
+            offset=SEGMENT_HEADER_BYTES,
+            next_sequence=header.first_sequence,
+            digest=header.previous_digest,
+            time=header.created,
+            marked=True,
+        )
+
+
+class Scan(Cursor):
+    """What one segment holds. Sequences are of events, times in ns since the epoch."""
+
+    end: End = End.CLEAN
     #: Why it ends where it does, for people; empty if clean.
     reason: str = ""
     #: One past the last byte that is not zero, if torn or corrupt.
@@ -87,17 +109,34 @@ def scan(
     Raises UnsupportedError for an intact frame that this program cannot read. Whatever `deliver`
     raises passes through.
     """
+    found = Scan.at_start(header)
+    advance(segment, header, found, decoder, deliver, verify_chain=verify_chain)
+    judge_end(segment, header, found)
+    return found
+
+
+def advance(
+    segment: bytes,
+    header: SegmentHeader,
+    cursor: Cursor,
+    decoder: msgspec.msgpack.Decoder[list[Any]] | None = None,
+    deliver: Deliver | None = None,
+    *,
+    before: int = sys.maxsize,
+    verify_chain: bool = False,
+) -> None:
+    """Move `cursor` over all good frames that begin before `before`; see `scan`."""
     # Slices of bytes, not of a memoryview: to copy a small frame is cheaper than to view it.
     unpack = _HEAD.unpack_from
     crc32 = zlib.crc32
     seed = header.seed
     view = memoryview(segment)
     size = len(segment)
-    limit = size - FRAME_HEADER_BYTES
+    limit = min(size - FRAME_HEADER_BYTES, before - 1)
     length_max = header.frame_bytes_max - FRAME_HEADER_BYTES
-    offset = last = SEGMENT_HEADER_BYTES
-    sequence = header.first_sequence
-    digest = header.previous_digest
+    start = offset = last = cursor.offset
+    sequence = cursor.next_sequence
+    digest = cursor.digest
     parts: list[bytes] = []
     pending = 0
     while offset <= limit:
@@ -132,19 +171,10 @@ def scan(
         offset = end
     if pending and deliver is not None:
         deliver(_decode(decoder, parts, pending))
-    found = Scan(
-        offset=offset,
-        next_sequence=sequence,
-        digest=header.previous_digest,
-        time=header.created,
-        marked=True,
-        end=End.CLEAN,
-    )
-    if offset > SEGMENT_HEADER_BYTES:
+    cursor.offset, cursor.next_sequence = offset, sequence
+    if offset > start:
         frame = decode_frame(view, last, header)
-        found.digest, found.time, found.marked = frame.digest, frame.time, frame.kind == MARK
-    _judge_end(segment, header, found)
-    return found
+        cursor.digest, cursor.time, cursor.marked = frame.digest, frame.time, frame.kind == MARK
 
 
 def _decode(
@@ -162,7 +192,7 @@ def _decode(
         ) from None
 
 
-def _judge_end(segment: bytes, header: SegmentHeader, found: Scan) -> None:
+def judge_end(segment: bytes, header: SegmentHeader, found: Scan) -> None:
     """Tell a clean end, a torn tail and damage apart, by the rules of `journal/README.md`."""
     offset = found.offset
     view = memoryview(segment)
@@ -194,14 +224,14 @@ def _judge_end(segment: bytes, header: SegmentHeader, found: Scan) -> None:
         found.end = End.CORRUPT
         found.reason += f", and data goes on until {data_end}, longer than one unfinished write"
         return
-    if (successor := _find_frame(segment, offset + ALIGNMENT, data_end, header)) is not None:
+    if (successor := find_frame(segment, offset + ALIGNMENT, data_end, header)) is not None:
         found.end = End.CORRUPT
         found.reason += f", but an intact one follows at {successor}: this one was whole once"
         return
     found.end = End.TORN
 
 
-def _find_frame(segment: bytes, start: int, stop: int, header: SegmentHeader) -> int | None:
+def find_frame(segment: bytes, start: int, stop: int, header: SegmentHeader) -> int | None:
     """The offset of the first frame in `start`..`stop` that validates, if there is one."""
     view = memoryview(segment)
     offset = segment.find(FRAME_MAGIC, start, stop)

@@ -4,6 +4,9 @@
     spare.tmp                           the next one, zero-filled ahead of time, without a name yet
     recovered.tmp                       a torn segment's good part, while it is being copied
     <segment>.torn-<time>               the torn bytes that recovery set aside
+    <last sequence, 20 digits>.snap     the state after that event: see `snapshot`
+    <first sequence, 20 digits>.idx     the index of a sealed segment: see `index`
+    archive/<first sequence>.seg.zst    a sealed segment, compressed; its index lies beside it
     LOCK                                flock'ed by the one writer, whose process id it holds
 
 A segment appears under its name whole or not at all: zero-filled, header written, fsync, rename,
@@ -26,8 +29,12 @@ LOCK_NAME = "LOCK"
 SPARE_NAME = "spare.tmp"
 RECOVERED_NAME = "recovered.tmp"
 
+ARCHIVE_NAME = "archive"
+
 _SUFFIX = ".seg"
+_ARCHIVED_SUFFIX = ".seg.zst"
 _NAME = re.compile(r"\d{20}\.seg")
+_ARCHIVED_NAME = re.compile(r"\d{20}\.seg\.zst")
 _PID_BYTES = 20
 #: Zeros are written in pieces of this size: large enough to stream, small enough to hold.
 _ZEROS = bytes(1 << 20)
@@ -39,14 +46,54 @@ class SegmentFile(NamedTuple):
     first_sequence: int
     path: Path
 
+    @property
+    def archived(self) -> bool:
+        """Whether it is compressed."""
+        return self.path.name.endswith(_ARCHIVED_SUFFIX)
+
+    @property
+    def index_path(self) -> Path:
+        """Where its index is kept."""
+        return self.path.with_name(f"{self.first_sequence:020d}.idx")
+
 
 def segment_path(directory: Path, first_sequence: int) -> Path:
     """Where the segment that starts with `first_sequence` is kept."""
     return directory / f"{first_sequence:020d}{_SUFFIX}"
 
 
+def archive_path(directory: Path, first_sequence: int) -> Path:
+    """Where the compressed segment that starts with `first_sequence` is kept."""
+    return directory / ARCHIVE_NAME / f"{first_sequence:020d}{_ARCHIVED_SUFFIX}"
+
+
+def list_history(fs: FileSystem, directory: Path) -> list[SegmentFile]:
+    """All segments there are, oldest first, archived ones included.
+
+    One that is in both places counts where it is not compressed. Raises as `list_segments` does.
+    """
+    # The archive last: what is moved there between the two looks is then seen twice, not never.
+    live = {file.first_sequence: file for file in list_segments(fs, directory)}
+    found = {file.first_sequence: file for file in list_archive(fs, directory)} | live
+    return [found[first] for first in sorted(found)]
+
+
+def list_archive(fs: FileSystem, directory: Path) -> list[SegmentFile]:
+    """The compressed segments, oldest first."""
+    archive = directory / ARCHIVE_NAME
+    try:
+        names = sorted(fs.list_directory(archive))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [
+        SegmentFile(int(name.removesuffix(_ARCHIVED_SUFFIX)), archive / name)
+        for name in names
+        if _ARCHIVED_NAME.fullmatch(name)
+    ]
+
+
 def list_segments(fs: FileSystem, directory: Path) -> list[SegmentFile]:
-    """The segments of `directory`, oldest first.
+    """The segments of `directory` itself, oldest first.
 
     Raises JournalCorruptError for a name that claims to be a segment and is none.
     """

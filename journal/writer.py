@@ -15,6 +15,8 @@ from typing import Any, Self
 
 import msgspec
 
+from journal.beginning import Restore
+from journal.chain import Progress
 from journal.codec import SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES
 from journal.commit import EVENT_OVERHEAD_BYTES, GroupCommit, OnFailure
 from journal.errors import (
@@ -25,8 +27,8 @@ from journal.errors import (
 )
 from journal.fs import FileSystem, OsFileSystem
 from journal.log import FRAME_OVERHEAD_BYTES, Log
-from journal.recovery import Progress, Recovered, recover
-from journal.scan import Deliver
+from journal.recovery import Recovered, recover
+from journal.scan import Deliver, list_decoder
 from journal.segments import acquire_lock
 from journal.spare import Spare, SpareKeeper
 
@@ -55,6 +57,7 @@ class Journal:
         self._taken = 0
         self._taken_max = 0
         self._event_bytes_max = 0
+        self._covered_bytes = 0
         #: What recovery found.
         self.recovered = recovered
         #: The sequence of the last event appended.
@@ -68,6 +71,7 @@ class Journal:
         *,
         schema: int,
         replay: Deliver,
+        restore: Restore | None = None,
         segment_bytes: int = DEFAULT_SEGMENT_BYTES,
         progress: Progress | None = None,
         fs: FileSystem | None = None,
@@ -77,7 +81,8 @@ class Journal:
 
         `event_type` is what msgspec decodes one event to (a tagged struct or a union of them),
         `schema` the number of that vocabulary: a journal with a higher one is refused. `replay` is
-        called with lists of events in order. `clock` gives ns since the epoch.
+        called with lists of events in order; before that, `restore` with the snapshot to begin
+        with, or with None if all events follow. `clock` gives ns since the epoch.
 
         Raises JournalLockedError, JournalCorruptError, JournalUnsupportedError, OSError; nothing
         has been changed then. ValueError for a segment size out of bounds.
@@ -97,8 +102,9 @@ class Journal:
                 schema=schema,
                 segment_bytes=segment_bytes,
                 now=clock(),
-                decoder=msgspec.msgpack.Decoder(list[event_type]),
+                decoder=list_decoder(event_type),
                 deliver=replay,
+                restore=restore,
                 progress=progress,
             )
         except BaseException:
@@ -123,9 +129,23 @@ class Journal:
         return self._commit.durable_sequence
 
     @property
+    def tail_bytes(self) -> int:
+        """The frames since the last snapshot that `covered` was told of, in bytes."""
+        return self._log.sealed_bytes + self._log.used_bytes - self._covered_bytes
+
+    @property
+    def sealed(self) -> int:
+        """How many segments were sealed since `open`."""
+        return self._log.sealed
+
+    @property
     def trouble(self) -> str | None:
         """Why the journal takes only essential events at the moment, or None."""
         return self._keeper.trouble
+
+    def covered(self, frame_bytes: int) -> None:
+        """Take note of a snapshot that covers so many bytes of what `tail_bytes` counts."""
+        self._covered_bytes += frame_bytes
 
     def start(self, on_failure: OnFailure | None = None) -> None:
         """Start writing; to be called in the event loop that will append.
@@ -181,6 +201,28 @@ class Journal:
         self._room_waiters.append(future)
         self._keeper.want()
         await future
+
+    async def seal(self) -> int:
+        """Go on in a new segment, unless the current one has no event.
+
+        Returns the last sequence before it: the segments up to there never change again. Raises
+        JournalFullError if there is no space for another segment, JournalFailedError.
+        """
+        while True:
+            if self._commit.failure is not None:
+                raise self._commit.failure
+            if self._keeper.trouble is not None:
+                raise JournalFullError(f"no space for the journal: {self._keeper.trouble}")
+            try:
+                if not self._log.spare.ready:
+                    raise JournalBusyError("the next segment is being prepared")
+                # What is left of the segment is taken as by an event: nobody else is promised it.
+                left = self._log.free_bytes
+                self._make_room(0, self._taken + left)
+                self._taken += left
+                return await self._commit.seal(left)
+            except JournalBusyError:
+                await self.room()
 
     async def close(self) -> None:
         """Write what is queued and a mark, then release everything. Idempotent.

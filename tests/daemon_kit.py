@@ -116,7 +116,7 @@ class Daemon:
         self.address = address()
         host, port = self.address.rsplit(":", 1)
         self.host, self.port = host.strip("[]"), int(port)
-        self.client = httpx.Client(base_url=f"http://{self.address}", timeout=PATIENCE_SECONDS)
+        self.client = self.new_client()
 
     @property
     def log(self) -> str:
@@ -134,9 +134,13 @@ class Daemon:
         """End the process as a crash does."""
         self.stop(signal.SIGKILL)
 
-    def events(self) -> list[tuple[int, Any]]:
-        """The journal so far, as any reader sees it: sequence and event."""
-        return list(read_events(self.data_dir / "journal", Event, schema=SCHEMA))
+    def events(self, start: int | None = 1) -> list[tuple[int, Any]]:
+        """The journal so far, as any reader sees it: sequence and event; None: what is left."""
+        return list(read_events(self.data_dir / "journal", Event, schema=SCHEMA, start=start))
+
+    def new_client(self) -> httpx.Client:
+        """A client of one's own, for a thread."""
+        return httpx.Client(base_url=f"http://{self.address}", timeout=PATIENCE_SECONDS)
 
     def send(self, data: bytes, **how: Any) -> list[httpx.Response]:
         """Send bytes over a connection of their own: see `exchange`."""

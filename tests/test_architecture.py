@@ -20,10 +20,13 @@ FLOORS = (
     {"coild.daemon"},
     {"coild.api", "coild.server"},
     {"coild.answers", "coild.listen"},
-    {"coild.service", "coild.config", "coild.guard"},
+    {"coild.compactor", "coild.upkeep"},
+    {"coild.service", "coild.config", "coild.guard", "coild.replay", "coild.orders"},
     {"coild.allocator", "coild.blocks.static", "coild.pools"},
     {"coild.freelist", "coild.blocks", "coild.settings"},
-    {"coild.projection"},
+    {"coild.holders"},
+    {"coild.difference", "coild.invariants"},
+    {"coild.projection", "coild.moments"},
     {
         "coild.address_file",
         "coild.events",
@@ -38,7 +41,15 @@ FLOORS = (
 FLOOR_OF = {module: height for height, floor in enumerate(reversed(FLOORS)) for module in floor}
 
 #: The rules, which a test or a replay drives a million times a second.
-PURE = ("allocator", "projection", "events", "addresses", "freelist")
+PURE = (
+    "allocator",
+    "projection",
+    "events",
+    "addresses",
+    "freelist",
+    "difference",
+    "invariants",
+)
 IMPURE = {
     "asyncio",
     "io",

@@ -138,6 +138,13 @@ KEYS = [
         ("1MiB", "2MiB", "4MiB"),
     ),
     Key(
+        "compact_after",
+        ("--compact-after", "0"),
+        "8MiB",
+        "compact-after = 1048576",
+        ("0", "8MiB", "1MiB"),
+    ),
+    Key(
         "node_name",
         ("--node-name", "flag"),
         "variable",
@@ -410,6 +417,9 @@ MISTAKES = {
     "interval of 0": Mistake(f"{IN_FILE}scan-interval: ", "1s at", toml='scan-interval = "0"'),
     "size": Mistake("--segment-size: ", "write it like 16MiB", ("--segment-size", "16 apples")),
     "small size": Mistake("--segment-size: ", "1MiB to 1GiB", ("--segment-size", "1020KiB")),
+    "compaction size": Mistake(
+        "--compact-after: ", "write it like 16MiB", ("--compact-after", "often")
+    ),
     "large size": Mistake(f"{IN_FILE}segment-size: ", "1GiB", toml='segment-size = "1028MiB"'),
     "negative size": Mistake(f"{IN_FILE}segment-size: ", "16MiB", toml="segment-size = -1"),
     "odd size": Mistake("--segment-size: ", "pages of 4096", ("--segment-size", "16777217")),
@@ -593,6 +603,7 @@ def test_the_printed_configuration_means_the_same(
         allowed_hosts=("a.example", "::1"),
         data_dir=directory / "data",
         segment_size=segment_pages * 4096,
+        compact_after=segment_pages << 10,
         node_name=node_name,
         pools=made or {"default": pool(0, "10.0.0.0/32")},
         scan_interval=10**9 + reuse_after,

@@ -22,7 +22,7 @@ STOP_SECONDS_MAX = 2.0
 CLIENTS = 16
 #: Long names make long events, so that a short round fills a segment of the smallest size.
 LONG = "\N{LINEAR B SYLLABLE B008 A}" * 253
-SMALL = ("--segment-size=1MiB", "--reuse-after=0")
+SMALL = ("--segment-size=1MiB", "--reuse-after=0", "--compact-after=2MiB")
 
 
 class Change(NamedTuple):

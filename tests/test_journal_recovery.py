@@ -29,6 +29,7 @@ from journal import (
     JournalUnsupportedError,
     read_events,
 )
+from journal.chain import walk
 from journal.codec import (
     EVENTS,
     MARK,
@@ -39,9 +40,9 @@ from journal.codec import (
     encode_header,
     frame_bytes_max,
 )
-from journal.recovery import recover, walk
+from journal.recovery import recover
 from journal.scan import End
-from journal.segments import LOCK_NAME, RECOVERED_NAME, SPARE_NAME
+from journal.segments import LOCK_NAME, RECOVERED_NAME, SPARE_NAME, list_segments
 from tests.journal_kit import (
     DECODER,
     SCHEMA,
@@ -152,14 +153,14 @@ def assert_lives(directory: Path, good: list[Any]) -> None:
     with opened(directory) as journal:
         assert journal.recovered.torn is None
         assert [*good, *more] == journal.events
-    walk(FS, directory, SCHEMA, verify_chain=True)
+    walk(FS, list_segments(FS, directory), SCHEMA, verify_chain=True)
 
 
 def test_new_journal(directory: Path) -> None:
     """An empty directory becomes a journal of one empty segment, the owner's alone."""
     with opened(directory) as journal:
         assert [] == journal.events
-        assert (1, 1) == (journal.recovered.segments, journal.recovered.first_sequence)
+        assert (1, 1) == (journal.recovered.segments, journal.recovered.header.first_sequence)
         assert {FIRST_SEGMENT} == set(image(directory))
 
     path = directory / FIRST_SEGMENT
@@ -640,7 +641,7 @@ def test_an_altered_event_breaks_the_chain(directory: Path, number: int) -> None
 
     assert len(flat(BATCHES)) == len(attempt(directory))
     with pytest.raises(JournalCorruptError, match="was altered") as raised:
-        walk(FS, directory, SCHEMA, verify_chain=True)
+        walk(FS, list_segments(FS, directory), SCHEMA, verify_chain=True)
     assert frames[number].offset == raised.value.offset
     assert sum(frame.count for frame in frames[:number]) == raised.value.last_sequence
 
@@ -655,7 +656,7 @@ def test_an_altered_frame_with_its_own_digest_breaks_the_chain(directory: Path) 
     path.write_bytes(forged(data, frames[1], batch, previous_digest=frames[0].digest))
 
     with pytest.raises(JournalCorruptError, match="was altered") as raised:
-        walk(FS, directory, SCHEMA, verify_chain=True)
+        walk(FS, list_segments(FS, directory), SCHEMA, verify_chain=True)
 
     assert (frames[2].offset, 3) == (raised.value.offset, raised.value.last_sequence)
 
@@ -720,7 +721,12 @@ def test_progress_is_told(directory: Path) -> None:
     build(directory, [puts(100, start=n * 100 + 1) for n in range(12)])
     told: list[tuple[int, int]] = []
 
-    walk(FS, directory, SCHEMA, progress=lambda done, total: told.append((done, total)))
+    walk(
+        FS,
+        list_segments(FS, directory),
+        SCHEMA,
+        progress=lambda done, total: told.append((done, total)),
+    )
 
     sizes = [path.stat().st_size for path in segments(directory)]
     assert [(sum(sizes[: n + 1]), sum(sizes)) for n in range(len(sizes))] == told
@@ -940,7 +946,7 @@ def test_what_is_written_is_read(batches: list[list[Any]], reopened: list[bool])
 
         build(directory, [])
         assert written == read_back(directory)
-        walk(FS, directory, SCHEMA, verify_chain=True)
+        walk(FS, list_segments(FS, directory), SCHEMA, verify_chain=True)
 
 
 #: What becomes of the bytes of an unfinished write, piece by piece, in turn.

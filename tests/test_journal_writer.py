@@ -28,6 +28,7 @@ from journal import (
     JournalFullError,
     JournalLockedError,
 )
+from journal.chain import walk
 from journal.codec import (
     EVENTS,
     FRAME_HEADER_BYTES,
@@ -38,9 +39,8 @@ from journal.codec import (
     frame_bytes_max,
 )
 from journal.log import FRAME_OVERHEAD_BYTES
-from journal.recovery import walk
 from journal.scan import End
-from journal.segments import SPARE_NAME
+from journal.segments import SPARE_NAME, list_segments
 from journal.spare import Spare
 from tests.journal_kit import (
     PATIENCE_SECONDS,
@@ -282,7 +282,9 @@ async def test_segments_roll_over_under_load(directory: Path) -> None:
         await asyncio.gather(*(work(journal_, worker) for worker in range(48)))
         head = journal_.head
 
-    walked = walk(FastFileSystem(), directory, SCHEMA, verify_chain=True)
+    walked = walk(
+        FastFileSystem(), list_segments(FastFileSystem(), directory), SCHEMA, verify_chain=True
+    )
     assert len(walked) > 20
     assert [written[sequence] for sequence in range(1, 48 * 40 + 1)] == read_back(directory)
     assert "1920" == head.split(":")[0]

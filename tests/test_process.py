@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 
 from coild.events import SCHEMA, DaemonStarted, DaemonStopped, JournalRepaired
+from journal.chain import walk
 from journal.fs import OsFileSystem
-from journal.recovery import walk
+from journal.segments import list_segments
 from tests.daemon_kit import PATIENCE_SECONDS, Daemon, run, wait_for
 from tests.journal_kit import frames_of, patched, segments
 from tests.wire_kit import (
@@ -50,7 +51,8 @@ def image(directory: Path) -> dict[str, tuple[int, int, bytes]]:
 
 def is_marked(daemon: Daemon) -> bool:
     """Whether the journal's last frame is a mark: then an idle daemon writes no more."""
-    return walk(OsFileSystem(), daemon.data_dir / "journal", SCHEMA)[-1][2].marked
+    fs = OsFileSystem()
+    return walk(fs, list_segments(fs, daemon.data_dir / "journal"), SCHEMA)[-1].found.marked
 
 
 def complaints(completed: subprocess.CompletedProcess[str]) -> str:

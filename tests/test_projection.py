@@ -353,7 +353,7 @@ def test_replay_decodes_the_beginning_of_what_was_written(events: list[Any]) -> 
         (DaemonStopped(time=1, version="1.0", node_name="node"), [7, 1, "1.0", "node"]),
         (
             JournalRepaired(time=1, segment="segment", offset=2, size=3, kept="kept"),
-            [8, 1, "segment", 2, 3, "kept"],
+            [8, 1, "segment", 2, 3, "kept", "", "recovery"],
         ),
     ],
 )

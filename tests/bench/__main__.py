@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from tests.bench import http_rows
+from tests.bench import history_rows, http_rows
 from tests.bench.table import Row, show
 from tests.daemon_kit import ROOT, environment
 
@@ -84,6 +84,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="just bench", description=__doc__)
     parser.add_argument("--seconds", type=int, default=4, help="of load a round")
     parser.add_argument("--rounds", type=int, default=5, help="the median of which counts")
+    parser.add_argument(
+        "--history", type=int, default=10_000_000, help="events of the long journal"
+    )
     arguments = parser.parse_args()
     sys.stdout.write(
         f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}; "
@@ -96,6 +99,7 @@ def main() -> int:
             for source in (
                 _part_rows(_parts(scratch)),
                 http_rows.rows(scratch, arguments.seconds, arguments.rounds),
+                history_rows.rows(scratch, arguments.seconds, arguments.rounds, arguments.history),
             )
             for row in source
         ]

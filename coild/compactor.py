@@ -1,0 +1,208 @@
+"""The daemon's part of compaction: what only the writer may do, and when to do it.
+
+The heavy part (reading, indexing, folding, compressing) is somebody else's, a `Worker`: in the
+daemon a process of its own, so that requests do not notice. What is left here are a roll-over, a
+few events and the removal of files that are elsewhere by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from coild.events import Event, HistoryPruned, JournalCompacted, SnapshotTaken
+from coild.orders import PRUNE_ORDER, describe, read_order
+from coild.replay import VOCABULARY
+from journal import (
+    CompactionRunsError,
+    Journal,
+    JournalError,
+    JournalFailedError,
+    OsFileSystem,
+    Prepared,
+    plan,
+    prune,
+    retire,
+)
+
+logger = logging.getLogger(__name__)
+
+#: How often to look whether there is something to do.
+_LOOK_SECONDS = 1.0
+#: After a failure: soon enough to heal by itself, seldom enough not to fill the log.
+_RETRY_SECONDS = 600.0
+
+
+class Compaction(msgspec.Struct, frozen=True, rename="kebab"):
+    """What a compaction did. Sizes are in bytes."""
+
+    #: The snapshot is of the state after this event, and `digest` names it.
+    sequence: int
+    digest: str
+    snapshot_bytes: int
+    #: Moved to the archive: how many, their bytes before and there.
+    segments: int
+    segment_bytes: int
+    archive_bytes: int
+    #: Removed from the archive because someone ordered it.
+    pruned_through: int = 0
+    pruned_segments: int = 0
+    pruned_bytes: int = 0
+
+
+class Worker(Protocol):
+    """Does the heavy part."""
+
+    async def index(self) -> None:
+        """Write the indexes that sealed segments lack. Raises JournalError, OSError."""
+
+    async def prepare(self, through: int) -> Prepared:
+        """`journal.prepare` up to the sequence `through`. Raises JournalError, OSError."""
+
+    def kill(self) -> None:
+        """End what is at work, if anything is."""
+
+
+class Compactor:
+    """Compacts one journal, once at a time. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        record: Callable[[Event], Awaitable[None]],
+        worker: Worker,
+        directory: Path,
+        *,
+        clock: Callable[[], int],
+        compact_after: int,
+    ) -> None:
+        """`record` journals an event, durable on return. `compact_after` is in bytes; 0: never."""
+        self._journal = journal
+        self._record = record
+        self._worker = worker
+        self._directory = directory
+        self._clock = clock
+        self._compact_after = compact_after
+        self._fs = OsFileSystem()
+        self._task: asyncio.Task[Compaction] | None = None
+        # The worker does one thing at a time.
+        self._working = asyncio.Lock()
+        self._closed = False
+
+    async def compact(self) -> Compaction:
+        """Snapshot the state and archive what it covers; done on return.
+
+        Whoever hangs up meanwhile does not end it. Raises CompactionRunsError if one is at work,
+        JournalError, OSError.
+        """
+        if self._closed:
+            raise JournalFailedError("the daemon is stopping, so there is no compaction")
+        if self._task is not None and not self._task.done():
+            raise CompactionRunsError(self._directory)
+        self._task = asyncio.create_task(self._compact())
+        # Then nobody may be left to look at its error.
+        self._task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            return await asyncio.shield(self._task)
+        except asyncio.CancelledError:
+            if self._closed:
+                raise JournalFailedError("the daemon stopped the compaction") from None
+            raise
+
+    async def run(self) -> None:
+        """Index segments as they are sealed, and compact when the journal has grown."""
+        loop = asyncio.get_running_loop()
+        # What an earlier run sealed may lack its index.
+        indexed = -1 if self._journal.recovered.segments > 1 else 0
+        not_before = 0.0
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            if loop.time() < not_before:
+                continue
+            try:
+                if self._compact_after and self._journal.tail_bytes > self._compact_after:
+                    done = await self.compact()
+                    logger.info(
+                        "compacted: snapshot %d, %d segments archived", done.sequence, done.segments
+                    )
+                    indexed = self._journal.sealed
+                elif self._journal.sealed != indexed:
+                    sealed = self._journal.sealed
+                    async with self._working:
+                        await self._worker.index()
+                    indexed = sealed
+            except CompactionRunsError:
+                pass  # one that was asked for: it does all of this
+            except (JournalError, OSError) as error:
+                if self._closed:
+                    return
+                logger.error("the upkeep of the journal failed, nothing is lost: %s", error)
+                not_before = loop.time() + _RETRY_SECONDS
+
+    async def close(self) -> None:
+        """End what is at work; the next run finishes it."""
+        self._closed = True
+        self._worker.kill()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _compact(self) -> Compaction:
+        through = await self._journal.seal()
+        covered = self._journal.tail_bytes
+        async with self._working:
+            prepared = await self._worker.prepare(through)
+        await self._record(
+            SnapshotTaken(
+                self._clock(), through, bytes.fromhex(prepared.digest), prepared.snapshot_bytes
+            )
+        )
+        retired = await asyncio.to_thread(retire, self._fs, self._directory, VOCABULARY.schema)
+        self._journal.covered(covered)
+        if retired.segments:
+            await self._record(
+                JournalCompacted(
+                    self._clock(), through, retired.segments, retired.bytes, prepared.archive_bytes
+                )
+            )
+        done = Compaction(
+            sequence=through,
+            digest=prepared.digest,
+            snapshot_bytes=prepared.snapshot_bytes,
+            segments=retired.segments,
+            segment_bytes=retired.bytes,
+            archive_bytes=prepared.archive_bytes,
+        )
+        return await self._prune(done)
+
+    async def _prune(self, done: Compaction) -> Compaction:
+        """Carry out the order to lose history, if someone left one."""
+        policy = await asyncio.to_thread(read_order, self._fs, self._directory)
+        if policy is None:
+            return done
+        going = await asyncio.to_thread(
+            plan, self._fs, self._directory, VOCABULARY.schema, policy, self._clock()
+        )
+        if going is not None:
+            await self._record(
+                HistoryPruned(
+                    self._clock(), going.through, going.segments, going.bytes, describe(policy)
+                )
+            )
+            await asyncio.to_thread(prune, self._fs, self._directory, going.through)
+            logger.warning(
+                "history up to %d was removed by order: %s", going.through, describe(policy)
+            )
+            done = msgspec.structs.replace(
+                done,
+                pruned_through=going.through,
+                pruned_segments=going.segments,
+                pruned_bytes=going.bytes,
+            )
+        self._fs.remove(self._directory / PRUNE_ORDER)
+        return done

@@ -1,0 +1,104 @@
+"""The vocabulary and the state as the journal package takes them: for the daemon and every tool.
+
+Here the journal, which knows nothing of addresses, meets what does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from coild.addresses import BITS, Subnet
+from coild.events import (
+    SCHEMA,
+    AddressAllocated,
+    AddressReleased,
+    BlockAcquired,
+    BlockReleased,
+    Event,
+    Folded,
+    JournalRepaired,
+)
+from coild.projection import Projection
+from journal import Keys, Snapshot, TornTail, Vocabulary
+
+_OF_ADDRESS = {AddressAllocated, AddressReleased}
+
+
+def address_key(version: int, address: int) -> bytes:
+    """The key of an address's events in the indexes."""
+    return b"a" + address.to_bytes(BITS[version] // 8, "big")
+
+
+def block_key(subnet: Subnet) -> bytes:
+    """The key of the events that say that a block was acquired or released."""
+    return b"b" + subnet.key
+
+
+def container_key(container_id: str) -> bytes:
+    """The key of a container's events in the indexes."""
+    return b"c" + container_id.encode()
+
+
+def pod_key(namespace: str, name: str) -> bytes:
+    """The key of a pod's events in the indexes."""
+    return b"p" + f"{namespace}/{name}".encode()
+
+
+def _keys_of(event: Any) -> Iterable[bytes]:
+    if isinstance(event, AddressAllocated | AddressReleased):
+        block = event.block
+        address = int.from_bytes(block[:-1], "big") + event.offset
+        return (
+            b"a" + address.to_bytes(len(block) - 1, "big"),
+            container_key(event.container_id),
+            pod_key(event.pod_namespace, event.pod_name),
+        )
+    if isinstance(event, BlockAcquired | BlockReleased):
+        return (b"b" + event.block,)
+    return ()
+
+
+def _matcher(key: bytes) -> Callable[[Any], bool]:
+    kind, rest = key[:1], key[1:]
+    if kind == b"c":
+        container_id = rest.decode()
+        return lambda event: type(event) in _OF_ADDRESS and event.container_id == container_id
+    if kind == b"p":
+        namespace, _, name = rest.decode().partition("/")
+        return lambda event: (
+            type(event) in _OF_ADDRESS
+            and event.pod_name == name
+            and event.pod_namespace == namespace
+        )
+    if kind == b"a":
+        address, size = int.from_bytes(rest, "big"), len(rest)
+        return lambda event: (
+            type(event) in _OF_ADDRESS
+            and len(event.block) == size + 1
+            and int.from_bytes(event.block[:size], "big") + event.offset == address
+        )
+    return lambda event: key in _keys_of(event)
+
+
+#: How events are found: by address, container, pod, and the coming and going of blocks by block.
+KEYS = Keys(_keys_of, version=1, matcher=_matcher)
+VOCABULARY = Vocabulary(schema=SCHEMA, event_type=Event, folded_type=Folded, keys=KEYS)
+
+
+def repaired(torn: TornTail, time: int) -> JournalRepaired:
+    """The event that says what recovery set aside."""
+    return JournalRepaired(
+        time, torn.segment.name, torn.offset, torn.size, torn.kept.name, torn.reason
+    )
+
+
+class State(Projection):
+    """A projection that can begin with a snapshot."""
+
+    def restore(self, snapshot: Snapshot | None) -> None:
+        """Become the state of a snapshot, or the empty one. Raises ValueError."""
+        if snapshot is None:
+            self.clear()
+        else:
+            self.load(snapshot.state, snapshot.sequence, snapshot.time)

@@ -1,0 +1,90 @@
+"""Where a replay begins: at the newest good snapshot, or at the first event ever."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from journal.archive import open_segment
+from journal.chain import GENESIS, Position
+from journal.codec import SEGMENT_HEADER_BYTES, UnsupportedError, decode_header
+from journal.errors import JournalCorruptError, JournalUnsupportedError
+from journal.fs import FileSystem
+from journal.segments import SegmentFile, list_history
+from journal.snapshot import Snapshot, list_snapshots, read_snapshot
+
+#: Makes the caller's state that of a snapshot, or the empty one. Raises ValueError for a snapshot
+#: that it cannot use.
+Restore = Callable[[Snapshot | None], None]
+
+
+class RejectedSnapshot(NamedTuple):
+    """A snapshot that could not be used, and why."""
+
+    path: Path
+    reason: str
+
+
+class Beginning(NamedTuple):
+    """Where a replay begins, and the segments from there on."""
+
+    position: Position
+    snapshot: Snapshot | None
+    files: list[SegmentFile]
+    rejected: tuple[RejectedSnapshot, ...]
+
+
+def find_beginning(
+    fs: FileSystem,
+    directory: Path,
+    schema: int,
+    restore: Restore | None,
+    *,
+    until: int | None = None,
+) -> Beginning:
+    """Restore the newest good snapshot, of a sequence up to `until`, and say what follows it.
+
+    A damaged one falls back to the one before, and that to genesis: then the archive is read.
+    Raises JournalCorruptError, JournalUnsupportedError, OSError.
+    """
+    files = list_history(fs, directory)
+    rejected = []
+    if restore is None:
+        return Beginning(GENESIS, None, files, ())
+    for file in list_snapshots(fs, directory):
+        if until is not None and file.sequence > until:
+            continue
+        following = [segment for segment in files if segment.first_sequence > file.sequence]
+        try:
+            snapshot = read_snapshot(fs, file.path, schema)
+            if not following:
+                raise JournalCorruptError(
+                    file.path,
+                    0,
+                    file.sequence,
+                    "the segment that follows this snapshot is missing: "
+                    "the events after it are nowhere",
+                )
+            _check_fit(fs, snapshot, following[0], schema)
+            restore(snapshot)
+        except UnsupportedError as error:
+            raise JournalUnsupportedError(file.path, str(error)) from None
+        except ValueError as error:
+            rejected.append(RejectedSnapshot(file.path, str(error)))
+        else:
+            return Beginning(Position.behind(snapshot), snapshot, following, tuple(rejected))
+    restore(None)
+    return Beginning(GENESIS, None, files, tuple(rejected))
+
+
+def _check_fit(fs: FileSystem, snapshot: Snapshot, following: SegmentFile, schema: int) -> None:
+    """Raise ValueError if a whole segment behind the snapshot says that it continues another."""
+    reader = open_segment(fs, following)
+    try:
+        header = decode_header(reader.read(SEGMENT_HEADER_BYTES, 0), schema)
+    finally:
+        reader.close()
+    expected = (snapshot.journal_id, snapshot.sequence, snapshot.chain_digest)
+    if expected != (header.journal_id, header.previous_sequence, header.previous_digest):
+        raise ValueError(f"{following.path.name} does not continue it: it is of another journal")

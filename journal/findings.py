@@ -1,0 +1,73 @@
+"""What checking a journal finds."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from journal.chain import GENESIS, Position
+from journal.history import Found
+from journal.snapshot import Snapshot
+
+
+class Kind(Enum):
+    """What is wrong."""
+
+    #: The remains of an unfinished write at the end.
+    TORN = auto()
+    #: A segment is not what it was, or missing.
+    SEGMENT = auto()
+    #: One of two copies of a segment is not what it was.
+    COPY = auto()
+    SNAPSHOT = auto()
+    #: The bytes are whole, what they say is not: only the caller can tell.
+    CONTRADICTION = auto()
+    #: Written by a newer version.
+    UNSUPPORTED = auto()
+
+
+class Fault(NamedTuple):
+    """Something wrong at `offset` of `file`; `last_sequence` is the last good event before."""
+
+    kind: Kind
+    file: Path
+    offset: int
+    last_sequence: int
+    reason: str
+
+
+class BadIndex(NamedTuple):
+    """An index that does not belong to its segment, and why."""
+
+    path: Path
+    reason: str
+
+
+class Anchor(NamedTuple):
+    """A head that was kept elsewhere."""
+
+    sequence: int
+    digest: bytes
+
+
+class Verified(msgspec.Struct):
+    """What a journal was found to be like."""
+
+    #: What the oldest segment continues: genesis, unless older ones are gone.
+    beginning: Position = GENESIS
+    #: The end of the last segment that could be read.
+    head: Position = GENESIS
+    segments: int = 0
+    #: Good snapshots, oldest first.
+    snapshots: list[Snapshot] = []
+    faults: list[Fault] = []
+    bad_indexes: list[BadIndex] = []
+    #: The events of the types that were asked for.
+    events: list[Found] = []
+    #: Whether the anchor was found.
+    anchored: bool = False
+    #: The chain's digest at the end of each segment, by the last sequence.
+    boundaries: dict[int, bytes] = {}

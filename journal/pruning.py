@@ -1,0 +1,112 @@
+"""Losing history on purpose: what is asked for, what goes, and nothing else.
+
+Only archived segments go, the oldest first, so that what stays has no gap. The writer records what
+will go before `prune` removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+
+from journal.archive import open_segment
+from journal.codec import SEGMENT_HEADER_BYTES, MalformedError, UnsupportedError, decode_header
+from journal.compaction import archive_lock
+from journal.errors import JournalCorruptError, JournalUnsupportedError
+from journal.fs import FileSystem
+from journal.segments import SegmentFile, list_archive, list_history
+from journal.snapshot import list_snapshots
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """What of the archive is to be kept; None is no bound. Durations in ns, sizes in bytes."""
+
+    keep_age: int | None = None
+    keep_bytes: int | None = None
+    delete: bool = False
+
+
+class Pruning(msgspec.Struct, frozen=True):
+    """What goes: the archived segments up to the sequence `through`, and their bytes there."""
+
+    through: int
+    segments: int
+    bytes: int
+
+
+def plan(fs: FileSystem, directory: Path, schema: int, policy: Policy, now: int) -> Pruning | None:
+    """What has to go by `policy` at the time `now` (ns since the epoch); None if nothing has.
+
+    Raises JournalCorruptError, JournalUnsupportedError, OSError.
+    """
+    files = list_history(fs, directory)
+    archived = [(file, size_of(fs, file)) for file in files if file.archived]
+    total = sum(size for _, size in archived)
+    going = None
+    for number, (_, size) in enumerate(archived):
+        # There is always one: the segment that is being written is never archived.
+        successor = files[number + 1]
+        too_old = policy.keep_age is not None and (
+            _created(fs, successor, schema) < now - policy.keep_age
+        )
+        too_many = policy.keep_bytes is not None and total > policy.keep_bytes
+        if not (policy.delete or too_old or too_many):
+            break
+        total -= size
+        going = Pruning(
+            through=successor.first_sequence - 1,
+            segments=number + 1,
+            bytes=size + (going.bytes if going else 0),
+        )
+    return going
+
+
+def prune(fs: FileSystem, directory: Path, through: int) -> None:
+    """Remove the archived segments that end up to `through`, and snapshots from before.
+
+    On return they are gone for good. Raises CompactionRunsError, OSError.
+    """
+    with archive_lock(fs, directory):
+        files = list_history(fs, directory)
+        # Such a snapshot has lost what follows it.
+        for snapshot in list_snapshots(fs, directory)[1:]:
+            if snapshot.sequence < through:
+                fs.remove(snapshot.path)
+        fs.sync_directory(directory)
+        for file, successor in pairwise(files):
+            if file.archived and successor.first_sequence - 1 <= through:
+                fs.remove(file.path)
+                with contextlib.suppress(FileNotFoundError):
+                    fs.remove(file.index_path)
+                fs.sync_directory(file.path.parent)
+
+
+def size_of(fs: FileSystem, file: SegmentFile) -> int:
+    """The bytes of a segment's file."""
+    fd = fs.open(file.path)
+    try:
+        return fs.size(fd)
+    finally:
+        fs.close(fd)
+
+
+def archive_bytes(fs: FileSystem, directory: Path) -> int:
+    """The bytes of all archived segments."""
+    return sum(size_of(fs, file) for file in list_archive(fs, directory))
+
+
+def _created(fs: FileSystem, file: SegmentFile, schema: int) -> int:
+    """When a segment was made: no event before it is younger."""
+    try:
+        segment = open_segment(fs, file)
+        try:
+            return decode_header(segment.read(SEGMENT_HEADER_BYTES, 0), schema).created
+        finally:
+            segment.close()
+    except MalformedError as error:
+        raise JournalCorruptError(file.path, 0, file.first_sequence - 1, str(error)) from None
+    except UnsupportedError as error:
+        raise JournalUnsupportedError(file.path, str(error)) from None

@@ -1,0 +1,328 @@
+"""Checking all of a journal: what is wrong, where, and which head the rest has.
+
+Lock-free and read-only, beside a writer and a compaction. Damage stays where it is, so what was
+found to be wrong is looked at again before it is told; files that moved are listed anew.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from journal.archive import read_segment
+from journal.chain import GENESIS, Position, Progress, check_end, check_succession
+from journal.codec import (
+    SEGMENT_HEADER_BYTES,
+    MalformedError,
+    SegmentHeader,
+    UnsupportedError,
+    decode_frame,
+    decode_header,
+)
+from journal.errors import JournalCorruptError
+from journal.findings import Anchor, BadIndex, Fault, Kind, Verified
+from journal.fs import FileSystem
+from journal.history import Found
+from journal.index import Index, Keys
+from journal.scan import End, Scan, list_decoder, scan
+from journal.segments import SegmentFile, list_archive, list_segments, read_file
+from journal.snapshot import Snapshot, list_snapshots, read_snapshot
+
+#: Whoever finds files moved away again and again looks at no journal.
+_LOOKS = 20
+
+
+class _MovedError(Exception):
+    """The files are not those that were listed."""
+
+
+def verify(
+    fs: FileSystem,
+    directory: Path,
+    *,
+    schema: int,
+    event_type: Any,
+    keys: Keys,
+    wanted: tuple[type, ...] = (),
+    anchor: Anchor | None = None,
+    progress: Progress | None = None,
+) -> Verified:
+    """Check every segment, archived copy, link, snapshot and index of `directory`.
+
+    Events of the types `wanted` are kept. Raises JournalCorruptError for a file that claims to be
+    a segment and is none, OSError.
+    """
+    for _ in range(_LOOKS):
+        pass_ = _Pass(fs, directory, schema, event_type, keys, wanted, anchor)
+        try:
+            return pass_.run(progress)
+        except _MovedError:
+            continue
+    raise FileNotFoundError(2, "its files are moved away all the time", str(directory))
+
+
+class _Copy(NamedTuple):
+    """One copy of a segment, read whole."""
+
+    file: SegmentFile
+    header: SegmentHeader
+    found: Scan
+    data: bytes
+    events: list[Found]
+
+
+class _Pass:
+    """One look at everything."""
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        directory: Path,
+        schema: int,
+        event_type: Any,
+        keys: Keys,
+        wanted: tuple[type, ...],
+        anchor: Anchor | None,
+    ) -> None:
+        self._fs = fs
+        self._directory = directory
+        self._schema = schema
+        self._decoder = list_decoder(event_type)
+        self._keys = keys
+        self._wanted = wanted
+        self._anchor = anchor
+        self._result = Verified()
+
+    def run(self, progress: Progress | None) -> Verified:
+        """Look. Raises as `verify`, and _MovedError."""
+        # Before the segments are listed: those that a snapshot covers are there by then.
+        candidates = self._read_snapshots()
+        files = self._list()
+        position: Position | None = None
+        done = 0
+        while done < len(files):
+            first = sorted(files)[done]
+            copies, sealed = files[first], done < len(files) - 1
+            position = self._check(copies, position, sealed=sealed)
+            done += 1
+            if progress is not None:
+                progress(done, len(files))
+        self._check_snapshots(candidates)
+        return self._result
+
+    def _list(self) -> dict[int, list[SegmentFile]]:
+        """The copies of each segment by its first sequence, the live one first."""
+        files: dict[int, list[SegmentFile]] = {}
+        for file in list_segments(self._fs, self._directory):
+            files.setdefault(file.first_sequence, []).append(file)
+        for file in list_archive(self._fs, self._directory):
+            files.setdefault(file.first_sequence, []).append(file)
+        return files
+
+    def _check(
+        self, copies: list[SegmentFile], before: Position | None, *, sealed: bool
+    ) -> Position | None:
+        """Check all copies of a segment, which continues `before`; where its successor begins.
+
+        None is unknown: then the successor is taken at its word.
+        """
+        good: list[_Copy] = []
+        bad: list[Fault] = []
+        for file in copies:
+            outcome: _Copy | Fault | None
+            try:
+                outcome = self._check_copy(file, before, sealed=sealed)
+            except FileNotFoundError:
+                outcome = self._moved(file, before, sealed=sealed)
+            if isinstance(outcome, Fault):
+                bad.append(outcome)
+            elif outcome is not None:
+                good.append(outcome)
+        for copy in good[1:]:
+            if copy.data != good[0].data:
+                reason = "the two copies of this segment differ"
+                bad.append(
+                    Fault(Kind.COPY, copy.file.path, 0, copy.header.previous_sequence, reason)
+                )
+        if good:
+            bad = [
+                fault._replace(kind=Kind.COPY) if fault.kind is Kind.SEGMENT else fault
+                for fault in bad
+            ]
+        self._result.faults += bad
+        if not good:
+            return None
+        return self._accept(good[0], sealed=sealed)
+
+    def _moved(
+        self, file: SegmentFile, before: Position | None, *, sealed: bool
+    ) -> _Copy | Fault | None:
+        """The segment at its new place, or None if it is checked there anyway."""
+        now = self._list().get(file.first_sequence)
+        if not now or file in now:
+            # Pruned, or back again: then nothing that was listed is to be relied on.
+            raise _MovedError
+        try:
+            return self._check_copy(now[0], before, sealed=sealed)
+        except FileNotFoundError:
+            raise _MovedError from None
+
+    def _check_copy(
+        self, file: SegmentFile, before: Position | None, *, sealed: bool
+    ) -> _Copy | Fault:
+        """Read one file until what is found twice at the same place must be so."""
+        seen: Fault | None = None
+        while True:
+            outcome = self._read(file, before, sealed=sealed)
+            if isinstance(outcome, Fault):
+                fault = outcome
+            elif outcome.found.end is End.TORN:
+                found = outcome.found
+                fault = Fault(
+                    Kind.TORN, file.path, found.offset, found.next_sequence - 1, found.reason
+                )
+            else:
+                return outcome
+            if file.archived or sealed or (seen and seen[:3] == fault[:3]):
+                if fault.kind is Kind.TORN:
+                    self._result.faults.append(fault)
+                return outcome
+            seen = fault
+
+    def _read(self, file: SegmentFile, before: Position | None, *, sealed: bool) -> _Copy | Fault:
+        last = before.sequence if before else max(0, file.first_sequence - 1)
+        events: list[Found] = []
+        sequence = file.first_sequence
+
+        def keep(batch: list[Any]) -> None:
+            nonlocal sequence
+            for number, event in enumerate(batch, start=sequence):
+                if isinstance(event, self._wanted):
+                    events.append(Found(number, event))
+            sequence += len(batch)
+
+        try:
+            data = read_segment(self._fs, file)
+            header = decode_header(data, self._schema)
+            check_succession(file, header, before or as_written(header))
+            found = scan(data, header, self._decoder, keep, verify_chain=True)
+            check_end(file, found, sealed=sealed)
+        except MalformedError as error:
+            return Fault(Kind.SEGMENT, file.path, 0, last, str(error))
+        except UnsupportedError as error:
+            return Fault(Kind.UNSUPPORTED, file.path, 0, last, str(error))
+        except JournalCorruptError as error:
+            if error.offset:
+                # What is good before the damage counts as far as it goes.
+                end = Position(found.next_sequence - 1, found.digest, header.journal_id)
+                self._find_anchor(data, header, end)
+                self._result.head = end
+            return Fault(Kind.SEGMENT, file.path, error.offset, error.last_sequence, error.reason)
+        return _Copy(file, header, found, data, events)
+
+    def _accept(self, copy: _Copy, *, sealed: bool) -> Position:
+        """Take note of a good segment; where its successor begins."""
+        result, header, found = self._result, copy.header, copy.found
+        end = Position(found.next_sequence - 1, found.digest, header.journal_id)
+        if not result.segments and not result.faults:
+            result.beginning = as_written(header)
+        result.segments += 1
+        result.events += copy.events
+        result.head = end
+        result.boundaries[header.previous_sequence] = header.previous_digest
+        result.boundaries[end.sequence] = end.digest
+        self._find_anchor(copy.data, header, end)
+        if sealed:
+            for file in {copy.file, *self._list_copies(copy.file)}:
+                self._check_index(file, header, found)
+        return end
+
+    def _list_copies(self, file: SegmentFile) -> list[SegmentFile]:
+        return self._list().get(file.first_sequence, [])
+
+    def _find_anchor(self, data: bytes, header: SegmentHeader, end: Position) -> None:
+        """Look for the anchor's digest at the header and behind each frame."""
+        anchor = self._anchor
+        if anchor is None or not header.previous_sequence <= anchor.sequence <= end.sequence:
+            return
+        if (header.previous_sequence, header.previous_digest) == anchor:
+            self._result.anchored = True
+        offset, sequence, digest = SEGMENT_HEADER_BYTES, header.previous_sequence, b""
+        view = memoryview(data)
+        while digest != end.digest and sequence <= anchor.sequence:
+            try:
+                frame = decode_frame(view, offset, header)
+            except MalformedError:
+                return
+            offset, digest = frame.end, frame.digest
+            sequence = frame.first_sequence + frame.count - 1
+            if (sequence, digest) == anchor:
+                self._result.anchored = True
+
+    def _check_index(self, file: SegmentFile, header: SegmentHeader, found: Scan) -> None:
+        path = file.index_path
+        try:
+            data = read_file(self._fs, path)
+        except FileNotFoundError:
+            return
+        try:
+            index = Index(lambda size, at: data[at : at + size], header, self._keys)
+            index.check()
+            if len(data) != index.file_bytes:
+                raise MalformedError("the index has another length than it says")
+            told = index.last_sequence, index.last_time, index.end, index.last_digest
+            if told != (found.next_sequence - 1, found.time, found.offset, found.digest):
+                raise MalformedError("the index tells of another end of the segment")
+        except MalformedError as error:
+            self._result.bad_indexes.append(BadIndex(path, str(error)))
+
+    def _read_snapshots(self) -> list[Snapshot | Fault]:
+        found: list[Snapshot | Fault] = []
+        for file in reversed(list_snapshots(self._fs, self._directory)):
+            before = max(0, file.sequence)
+            try:
+                found.append(read_snapshot(self._fs, file.path, self._schema))
+            except MalformedError as error:
+                found.append(Fault(Kind.SNAPSHOT, file.path, 0, before, str(error)))
+            except UnsupportedError as error:
+                found.append(Fault(Kind.UNSUPPORTED, file.path, 0, before, str(error)))
+            except FileNotFoundError:
+                # A compaction keeps the newest ones only.
+                continue
+        return found
+
+    def _check_snapshots(self, candidates: list[Snapshot | Fault]) -> None:
+        result = self._result
+        paths = {file.sequence: file.path for file in list_snapshots(self._fs, self._directory)}
+        for candidate in candidates:
+            if isinstance(candidate, Fault):
+                if candidate.file in paths.values():
+                    result.faults.append(candidate)
+                continue
+            path = paths.get(candidate.sequence)
+            if path is None:
+                continue
+            digest = result.boundaries.get(candidate.sequence)
+            if digest == candidate.chain_digest and (
+                candidate.journal_id == result.head.journal_id
+            ):
+                result.snapshots.append(candidate)
+                continue
+            if digest is None and any(fault.kind is not Kind.TORN for fault in result.faults):
+                # The damage beside it is told; what the chain was there, nobody knows.
+                result.snapshots.append(candidate)
+                continue
+            reason = (
+                "no segment ends with its sequence"
+                if digest is None
+                else "its digest of the chain is not the one of the segments: it is of another "
+                "journal, or was altered"
+            )
+            result.faults.append(Fault(Kind.SNAPSHOT, path, 0, candidate.sequence, reason))
+
+
+def as_written(header: SegmentHeader) -> Position:
+    """Where a segment says that it begins; the first one of all must begin at genesis."""
+    if header.first_sequence == 1:
+        return GENESIS
+    return Position(header.previous_sequence, header.previous_digest, header.journal_id)

@@ -1,0 +1,189 @@
+"""Journals of address events, and `coild-history` as scripts and people use it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from hypothesis import strategies as st
+
+from coild.addresses import Subnet
+from coild.events import (
+    REQUESTED,
+    SCHEMA,
+    AddressAllocated,
+    AddressReleased,
+    BlockAcquired,
+    PoolsChanged,
+    PoolSpec,
+)
+from coild.replay import VOCABULARY, State
+from journal import prepare, retire
+from journal.compaction import sealed_segments
+from tests.daemon_kit import PATIENCE_SECONDS, environment
+from tests.journal_kit import FastFileSystem, Opened, opened
+from tools.history import main
+
+KEYS = [
+    *("address", "pool", "block", "pod-namespace", "pod-name", "container-id"),
+    *("allocated-at", "released-at", "allocated-seq", "released-seq"),
+]
+BLOCKS = {"default": Subnet.parse("10.64.0.0/30"), "web": Subnet.parse("fd00:64::/126")}
+ADDRESSES = [
+    *(f"10.64.0.{offset}" for offset in range(4)),
+    *(f"fd00:64::{offset or ''}" for offset in range(4)),
+]
+EPOCH = 1_790_000_000 * 10**9
+FS = FastFileSystem()
+#: So long that few events fill a segment.
+NAME = "web-" + "x" * 1500
+
+
+def beginning() -> list[Any]:
+    """The pools, and a block of each."""
+    pools = {name: PoolSpec([block.key], 2) for name, block in BLOCKS.items()}
+    return [
+        PoolsChanged(EPOCH, pools),
+        *(BlockAcquired(EPOCH, block.key, pool) for pool, block in BLOCKS.items()),
+    ]
+
+
+def allocated(
+    moment: int, container_id: str, offset: int, *, pool: str = "default", pod: str = NAME
+) -> AddressAllocated:
+    """An allocation so many ns after the epoch of these tests."""
+    key = BLOCKS[pool].key
+    return AddressAllocated(EPOCH + moment, key, offset, container_id, "default", pod, pool)
+
+
+def released(moment: int, of: AddressAllocated) -> AddressReleased:
+    """The release that ends it."""
+    return AddressReleased(
+        EPOCH + moment,
+        of.block,
+        of.offset,
+        of.container_id,
+        of.pod_namespace,
+        of.pod_name,
+        of.pool,
+        REQUESTED,
+    )
+
+
+def cycles(count: int, start: int = 0) -> list[Any]:
+    """Allocations of one address, each with its release, by containers that are told apart."""
+    events: list[Any] = []
+    for n in range(start, start + count):
+        event = allocated(100 * n, f"c{n}", 1)
+        events += (event, released(100 * n + 50, event))
+    return events
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Any]:
+    """What a node may have gone through, with any free address taken next."""
+    events = beginning()
+    holding: dict[str, AddressAllocated] = {}
+    moment = 0
+    for number, gap in draw(
+        st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2)), min_size=1, max_size=60)
+    ):
+        moment += gap
+        container_id = f"c{number}"
+        held = holding.pop(container_id, None)
+        if held is not None:
+            events.append(released(moment, held))
+            continue
+        pool = draw(st.sampled_from(sorted(BLOCKS)))
+        taken = {event.offset for event in holding.values() if event.pool == pool}
+        free = sorted(set(range(4)) - taken)
+        if free:
+            event = allocated(moment, container_id, draw(st.sampled_from(free)), pool=pool)
+            holding[container_id] = event
+            events.append(event)
+    return events
+
+
+@contextlib.contextmanager
+def writing(directory: Path) -> Iterator[Opened]:
+    """A journal of small segments that is being written."""
+    with opened(directory, fs=FS, schema=SCHEMA) as journal:
+        yield journal
+
+
+def write(directory: Path, events: Sequence[Any]) -> None:
+    """A journal with one event in each frame, and a mark at the end."""
+    with writing(directory) as journal:
+        for event in events:
+            journal.append([event])
+        journal.append([])
+
+
+def compact(directory: Path) -> int:
+    """Archive all sealed segments and remove them; how many went."""
+    sealed = sealed_segments(FS, directory)
+    if not sealed:
+        return 0
+    newest = max(directory.glob("*.seg"))
+    through = int(newest.name.removesuffix(".seg")) - 1
+    prepare(FS, directory, through, VOCABULARY, State(), now=EPOCH)
+    return retire(FS, directory, SCHEMA).segments
+
+
+def ask(directory: Path, *arguments: str) -> list[dict[str, Any]]:
+    """The rows that answer a question, as scripts get them."""
+    stdout = io.StringIO()
+    with contextlib.redirect_stdout(stdout):
+        status = main(["--journal", str(directory), "-o", "json", *arguments])
+
+    assert status == 0
+    rows = [msgspec.json.decode(line) for line in stdout.getvalue().splitlines()]
+    assert all(list(row) == KEYS for row in rows)
+    return rows
+
+
+def table(directory: Path, *arguments: str) -> str:
+    """What a person is shown."""
+    stdout = io.StringIO()
+    with contextlib.redirect_stdout(stdout):
+        status = main(["--journal", str(directory), *arguments])
+
+    assert status == 0
+    return stdout.getvalue()
+
+
+def follower(directory: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A `coild-history -f` as a process."""
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-W", "error", "-m", "tools.history"),
+            *("--journal", str(directory), "-f", *arguments),
+        ],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def next_row(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """The next line that a follower writes."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, "the follower ended"
+    row: dict[str, Any] = msgspec.json.decode(line)
+    return row
+
+
+def end(process: subprocess.Popen[str], number: signal.Signals = signal.SIGINT) -> tuple[int, str]:
+    """End a follower with a signal; its exit status, and what it said on stderr."""
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=PATIENCE_SECONDS)
+    return process.returncode, stderr

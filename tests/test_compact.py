@@ -1,0 +1,353 @@
+"""coild-compact and POST /compact against the real daemon: nothing lost, nothing stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from coild.events import HistoryPruned, JournalCompacted, SnapshotTaken
+from journal import Policy
+from journal.archive import decompress
+from tests.daemon_kit import PATIENCE_SECONDS, Daemon, environment, fold, status_of, wait_for
+
+SMALL = ("--segment-size=1MiB", "--reuse-after=0", "--compact-after=0")
+#: Long names make long events, so that few fill a segment of the smallest size.
+LONG = "n" * 250
+
+
+def compact(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run `coild-compact` until it ends."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "tools.compact", *arguments],
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+
+
+def compacted(*arguments: str) -> dict[str, Any]:
+    """What a compaction that went well says of itself."""
+    done = compact(*arguments, "-o", "json")
+    assert (0, "") == (done.returncode, done.stderr)
+    last: dict[str, Any] = msgspec.json.decode(done.stdout.splitlines()[-1])
+    return last
+
+
+def churn(daemon: Daemon, count: int, tag: str = "c") -> None:
+    """Allocate `count` addresses, and release four fifths of them."""
+    for number in range(count):
+        container_id = f"{tag}-{number}"
+        assert 200 == daemon.allocate(container_id, LONG, LONG).status_code
+        if number % 5:
+            assert 200 == daemon.release(container_id, LONG, LONG).status_code
+
+
+def live_segments(daemon: Daemon) -> list[str]:
+    """The names of the segments that are not archived."""
+    return sorted(path.name for path in (daemon.data_dir / "journal").glob("*.seg"))
+
+
+def archived(daemon: Daemon) -> list[Path]:
+    """The archived segments, oldest first."""
+    return sorted((daemon.data_dir / "journal/archive").glob("*.seg.zst"))
+
+
+def kinds(daemon: Daemon, kind: type) -> list[Any]:
+    """The events of a kind in the whole journal."""
+    return [event for _, event in daemon.events() if isinstance(event, kind)]
+
+
+@contextmanager
+def load(daemon: Daemon) -> Iterator[None]:
+    """Allocate and release all the while, and fail if an answer is not what it should be."""
+    stop = threading.Event()
+    wrong: list[Any] = []
+
+    def run(number: int) -> None:
+        with daemon.new_client() as client:
+            turn = 0
+            while not stop.is_set():
+                turn += 1
+                name = f"load-{number}-{turn}"
+                body = {"pod-namespace": "default", "pod-name": LONG, "container-id": name}
+                answers = (
+                    client.post("/ip", content=msgspec.json.encode(body)),
+                    client.delete(f"/ip/default/{LONG}/{name}"),
+                )
+                wrong.extend(a.text for a in answers if a.status_code != 200)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(PATIENCE_SECONDS)
+    assert not wrong
+
+
+def test_compacting_beside_a_daemon_keeps_every_event(tmp_path: Path) -> None:
+    """The segments go to the archive, the state and all history stay, and a restart is the same."""
+    with Daemon(tmp_path / "data", *SMALL) as daemon:
+        churn(daemon, 300)
+        before, events = daemon.status(), daemon.events()
+
+        done = compacted("--data-dir", str(daemon.data_dir))
+
+        assert 1 == done["segments"]
+        assert len(events) == done["sequence"]
+        assert fold(events).digest() == done["digest"]
+        assert [f"{done['sequence'] + 1:020d}.seg"] == live_segments(daemon)
+        assert events == daemon.events()[: len(events)]
+        taken, moved = daemon.events()[len(events) :]
+        assert isinstance(taken[1], SnapshotTaken)
+        assert (done["sequence"], done["digest"]) == (taken[1].sequence, taken[1].digest.hex())
+        assert isinstance(moved[1], JournalCompacted)
+        daemon.kill()
+        daemon.start()
+        assert before == daemon.status()
+        assert f"after snapshot {done['sequence']}" in daemon.log
+
+
+def test_compacting_under_load_stops_nobody(tmp_path: Path) -> None:
+    """Every request is answered while segments roll over and are archived, and no address twice."""
+    with Daemon(tmp_path / "data", *SMALL) as daemon:
+        with load(daemon):
+            for _ in range(3):
+                compacted("--data-dir", str(daemon.data_dir))
+
+        state = fold(daemon.events())
+        assert status_of(state) == daemon.status()
+        assert 3 == len(kinds(daemon, SnapshotTaken))
+
+
+def test_a_daemon_compacts_by_itself(tmp_path: Path) -> None:
+    """When the journal has grown by --compact-after, it is compacted, roll-over or not."""
+    with Daemon(tmp_path / "data", "--segment-size=1MiB", "--compact-after=256KiB") as daemon:
+        churn(daemon, 250)
+
+        wait_for(lambda: archived(daemon), "an archived segment")
+        wait_for(lambda: "compacted: snapshot" in daemon.log, "its log line")
+        assert status_of(fold(daemon.events())) == daemon.status()
+
+
+def test_a_sealed_segment_gets_its_index(tmp_path: Path) -> None:
+    """The index of a segment is written soon after the segment was sealed."""
+    with Daemon(tmp_path / "data", *SMALL) as daemon:
+        churn(daemon, 1000)
+
+        wait_for(
+            lambda: list((daemon.data_dir / "journal").glob("*.idx")), "the index of a segment"
+        )
+
+
+def test_two_compactions_at_once(tmp_path: Path) -> None:
+    """One does it, the other is told with 409 that one is at work."""
+    with Daemon(tmp_path / "data", *SMALL) as daemon:
+        churn(daemon, 300)
+        statuses: list[int] = []
+
+        def ask() -> None:
+            with daemon.new_client() as client:
+                statuses.append(client.post("/compact").status_code)
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert 200 in statuses
+        assert {200, 409} >= set(statuses)
+        assert statuses.count(200) == len(kinds(daemon, SnapshotTaken))
+
+
+def test_compacting_without_a_daemon(tmp_path: Path) -> None:
+    """With nobody at work the tool does all of it, and the next start finds the same state."""
+    with Daemon(tmp_path / "data", *SMALL) as daemon:
+        churn(daemon, 300)
+        before = daemon.status()
+        assert 0 == daemon.stop()
+
+        done = compacted("--journal", str(daemon.data_dir / "journal"))
+        again = compacted("--data-dir", str(daemon.data_dir))
+
+        assert again["sequence"] > done["sequence"]
+        daemon.start()
+        assert before == daemon.status()
+        assert 2 == len(kinds(daemon, SnapshotTaken))
+
+
+def test_progress_as_json_lines(tmp_path: Path) -> None:
+    """A script sees each step, and the result in the last line."""
+    with Daemon(tmp_path / "data", *SMALL) as daemon:
+        churn(daemon, 50)
+        daemon.stop()
+
+    done = compact("--data-dir", str(tmp_path / "data"), "-o", "json")
+
+    *steps, last = map(msgspec.json.decode, done.stdout.splitlines())
+    assert ["snapshot", "archiving"] == [step["step"] for step in steps]
+    assert 1 == last["segments"]
+
+
+@pytest.mark.parametrize("victim", ["daemon", "worker"])
+def test_a_compaction_that_is_killed_is_finished_by_the_next(tmp_path: Path, victim: str) -> None:
+    """Kill the daemon or the process that does the work: the journal opens, and nothing is lost."""
+    with Daemon(tmp_path / "data", *SMALL) as daemon:
+        churn(daemon, 400)
+        before = daemon.status()
+        asking = subprocess.Popen(
+            [sys.executable, "-m", "tools.compact", "--data-dir", str(daemon.data_dir)],
+            env=environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_for(lambda: workers_of(daemon), "the worker")
+        worker = workers_of(daemon)[0]
+        os.kill(worker, signal.SIGKILL)
+        if victim == "daemon":
+            daemon.kill()
+        _, error = asking.communicate(timeout=PATIENCE_SECONDS)
+
+        assert 1 == asking.returncode
+        assert error.startswith("coild-compact: ")
+        assert "Traceback" not in error
+        if victim == "daemon":
+            daemon.start()
+        assert before == daemon.status()
+        compacted("--data-dir", str(daemon.data_dir))
+        assert 1 == len(live_segments(daemon))
+        assert not list((daemon.data_dir / "journal").rglob("*.seg.zst.tmp"))
+        assert before == daemon.status()
+
+
+def workers_of(daemon: Daemon) -> list[int]:
+    """The process ids of the daemon's own processes."""
+    task = Path(f"/proc/{daemon.process.pid}/task")
+    found: list[int] = []
+    for children in task.glob("*/children"):
+        found += map(int, children.read_text().split())
+    return found
+
+
+def test_history_is_lost_only_by_order_and_on_record(tmp_path: Path) -> None:
+    """--delete removes the archive; the journal says so, and the state is what it was."""
+    with Daemon(tmp_path / "data", *SMALL) as daemon:
+        churn(daemon, 300)
+        before = daemon.status()
+        compacted("--data-dir", str(daemon.data_dir))
+        kept = archived(daemon)
+
+        done = compacted("--data-dir", str(daemon.data_dir), "--delete")
+
+        assert kept
+        assert not archived(daemon)
+        assert len(kept) + 1 == done["pruned-segments"]
+        found = [
+            event for _, event in daemon.events(start=None) if isinstance(event, HistoryPruned)
+        ]
+        assert [(done["pruned-through"], "--delete")] == [
+            (event.through, event.policy) for event in found
+        ]
+        assert not (daemon.data_dir / "journal/prune.order").exists()
+        daemon.kill()
+        daemon.start()
+        assert before == daemon.status()
+
+
+def test_what_is_young_or_small_enough_is_kept(tmp_path: Path) -> None:
+    """Bounds that nothing exceeds remove nothing, and nothing is recorded."""
+    with Daemon(tmp_path / "data", *SMALL) as daemon:
+        churn(daemon, 50)
+
+        done = compacted(
+            "--data-dir", str(daemon.data_dir), "--keep-archive", "90d", "--keep-size", "2G"
+        )
+
+        assert 0 == done["pruned-segments"]
+        assert 1 == len(archived(daemon))
+        assert not kinds(daemon, HistoryPruned)
+
+
+def test_an_order_over_http_is_no_order(tmp_path: Path) -> None:
+    """Whoever reaches the API can have the journal compacted, never history removed."""
+    with Daemon(tmp_path / "data", *SMALL) as daemon:
+        churn(daemon, 50)
+
+        body = msgspec.json.encode(Policy(delete=True))
+        answer = daemon.client.post("/compact", content=body)
+
+        assert 200 == answer.status_code
+        assert 0 == answer.json()["pruned-segments"]
+        assert 1 == len(archived(daemon))
+
+
+def test_a_dry_run_changes_nothing(tmp_path: Path) -> None:
+    """It says what would be archived and what would go, and every file stays what it is."""
+    with Daemon(tmp_path / "data", *SMALL) as daemon:
+        churn(daemon, 300)
+        daemon.stop()
+        directory = daemon.data_dir / "journal"
+        before = {path: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+
+        done = compacted("--data-dir", str(daemon.data_dir), "--dry-run", "--delete")
+
+        assert 1 == done["segments"]
+        assert 0 < done["archive-bytes"] < done["segment-bytes"]
+        assert before == {p: p.read_bytes() for p in directory.iterdir() if p.is_file()}
+
+
+def test_an_archive_file_is_the_segment_itself(tmp_path: Path) -> None:
+    """Decompressed, it has the bytes that the segment had."""
+    with Daemon(tmp_path / "data", *SMALL) as daemon:
+        churn(daemon, 50)
+        daemon.stop()
+        (segment,) = (daemon.data_dir / "journal").glob("*.seg")
+        frames = segment.read_bytes().rstrip(b"\0")
+
+        compacted("--data-dir", str(daemon.data_dir))
+
+        (copy,) = archived(daemon)
+        assert decompress(copy.read_bytes()).startswith(frames)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--keep-archive", "soon"), "write it like 30s"),
+        (("--keep-size", "lots"), "write it like 16MiB"),
+        (("--data-dir", "a", "--journal", "b"), "not allowed with"),
+        (("--what",), "unrecognized arguments: --what"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(arguments: tuple[str, ...], words: str) -> None:
+    """Exit 2, and a line that says what is wrong."""
+    done = compact(*arguments)
+
+    assert (2, "") == (done.returncode, done.stdout)
+    assert words in done.stderr
+    assert 1 == len(done.stderr.splitlines())
+
+
+def test_no_journal_is_one_line(tmp_path: Path) -> None:
+    """Exit 1, and a line that says where none is and how to name another."""
+    done = compact("--data-dir", str(tmp_path))
+
+    assert 1 == done.returncode
+    assert f"cannot read the journal in {tmp_path}/journal" in done.stderr
+    assert "--data-dir DIR or --journal DIR" in done.stderr

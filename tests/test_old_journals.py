@@ -1,0 +1,140 @@
+"""Journals of every vocabulary there ever was are read by this version."""
+
+# expected == actual
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coild.events import SCHEMA, DaemonStarted, Event, Folded
+from coild.replay import State
+from journal import Journal
+from journal.chain import walk
+from journal.codec import SEGMENT_HEADER_BYTES, decode_header
+from journal.fs import OsFileSystem
+from journal.reader import Reader
+from journal.scan import list_decoder
+from journal.segments import list_history
+from tests.daemon_kit import PATIENCE_SECONDS, ROOT, Daemon, environment
+
+OLD = sorted(path.name for path in (ROOT / "tests" / "old_journals").iterdir() if path.is_dir())
+
+
+@pytest.fixture(params=OLD)
+def old(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """A copy of an old journal's data directory, and what is to be found in it."""
+    source = ROOT / "tests" / "old_journals" / request.param
+    shutil.copytree(source, tmp_path / "data")
+    expected: dict[str, Any] = json.loads((source / "expected.json").read_text())
+    return tmp_path / "data", expected
+
+
+def last_header(directory: Path) -> tuple[int, bytes, bytes]:
+    """Schema, journal ID and segment ID of the segment that is being written."""
+    file = list_history(OsFileSystem(), directory)[-1]
+    header = decode_header(file.path.read_bytes()[:SEGMENT_HEADER_BYTES], SCHEMA)
+    return header.schema, header.journal_id, header.segment_id
+
+
+def status_of(state: State) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Blocks and pods as the fixture has them."""
+    blocks: dict[str, list[str]] = {}
+    for block in state.blocks.values():
+        blocks.setdefault(block.pool, []).append(str(block.subnet))
+    return blocks, {name: held.address for name, held in state.holdings.items()}
+
+
+def test_there_are_old_journals() -> None:
+    """The first one is kept for ever."""
+    assert "schema-1" in OLD
+
+
+@pytest.mark.parametrize("start", [(), ("--from", "genesis")])
+def test_an_old_journal_is_replayed(
+    old: tuple[Path, dict[str, Any]], start: tuple[str, ...]
+) -> None:
+    """`coild-replay` finds the state that it was written with, and no invariant broken."""
+    data_dir, expected = old
+    told, check = (
+        subprocess.run(
+            [sys.executable, "-m", "tools.replay", "--data-dir", str(data_dir), "-o", "json", *how],
+            env=environment(),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+        for how in (start, ("--check",))
+    )
+    record = json.loads(told.stdout)
+
+    assert (0, "", 0, "") == (told.returncode, told.stderr, check.returncode, check.stderr)
+    assert {name: expected[name] for name in ("sequence", "address-blocks", "pods")} == {
+        name: record[name] for name in ("sequence", "address-blocks", "pods")
+    }
+
+
+def test_an_old_journal_has_its_head(old: tuple[Path, dict[str, Any]]) -> None:
+    """Every frame and every digest of the chain is what it was; full events decode, too."""
+    data_dir, expected = old
+    fs = OsFileSystem()
+    events: list[Any] = []
+    walked = walk(
+        fs,
+        list_history(fs, data_dir / "journal"),
+        SCHEMA,
+        list_decoder(Event),
+        events.extend,
+        verify_chain=True,
+    )
+    sequence, digest = walked[-1].end[:2]
+
+    assert expected["head"] == f"{sequence}:{digest.hex()}"
+    assert (expected["sequence"], expected["time"]) == (len(events), events[-1].time)
+
+
+def test_an_old_journal_is_written_on(old: tuple[Path, dict[str, Any]]) -> None:
+    """Opened, its last segment gets today's schema; what is appended is read behind it."""
+    data_dir, expected = old
+    directory = data_dir / "journal"
+    state = State()
+    before = last_header(directory)
+
+    async def append() -> str:
+        journal = Journal.open(
+            directory, Folded, schema=SCHEMA, replay=state.apply_all, restore=state.restore
+        )
+        head = journal.head
+        journal.start()
+        event = DaemonStarted(state.time, "later", "node-1", "boot")
+        await journal.durable(journal.append(event))
+        await journal.close()
+        return head
+
+    head = asyncio.run(append())
+    batches = list(Reader(directory, Event, schema=SCHEMA).batches())
+    everything = [event for batch in batches for event in batch.events]
+
+    assert expected["head"] == head
+    assert (expected["address-blocks"], expected["pods"]) == status_of(state)
+    assert (SCHEMA, *before[1:]) == last_header(directory)
+    assert expected["sequence"] + 1 == len(everything)
+    assert "later" == everything[-1].version
+
+
+def test_a_daemon_serves_an_old_journal(old: tuple[Path, dict[str, Any]]) -> None:
+    """The pods of the old daemon keep their addresses."""
+    data_dir, expected = old
+    with Daemon(data_dir) as daemon:
+        pods = daemon.status()["pods"]
+
+    assert expected["pods"] == pods

@@ -1,0 +1,310 @@
+"""`coild-repair`: what it cuts off, keeps and records, and what it leaves alone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coild.events import OPERATOR, SCHEMA, Event, JournalRepaired
+from coild.replay import VOCABULARY, State
+from journal import JournalCorruptError, prepare, read_events, retire
+from journal.codec import SEGMENT_HEADER_BYTES
+from tests.daemon_kit import Daemon
+from tests.daemon_kit import run as run_coild
+from tests.journal_kit import FastFileSystem, flipped, frames_of, image, opened, segments
+from tests.test_verify import NOW, facts
+from tools import verify
+from tools.repair import main
+
+FS = FastFileSystem()
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A journal of three segments with two, three and three events, a frame each."""
+    path = tmp_path / "data" / "journal"
+    path.parent.mkdir()
+    make(path)
+    return path
+
+
+def make(path: Path, *, compact: bool = False) -> None:
+    """Write that journal; compacted, its first segment is archived and covered by a snapshot."""
+    events = facts(6)
+    with opened(path, schema=SCHEMA, clock=lambda: NOW) as journal:
+        for event in events[:2]:
+            journal.append([event])
+        through = journal.log.seal()
+        for event in events[2:5]:
+            journal.append([event])
+        journal.log.seal()
+        for event in events[5:]:
+            journal.append([event])
+        if compact:
+            prepare(FS, path, through, VOCABULARY, State(), now=NOW)
+            retire(FS, path, SCHEMA)
+
+
+def damage(path: Path, frame: int) -> int:
+    """Alter a frame of a segment; its offset."""
+    data = path.read_bytes()
+    _, frames = frames_of(data)
+    path.write_bytes(flipped(data, frames[frame].offset + 60))
+    return frames[frame].offset
+
+
+def events_of(directory: Path, start: int | None = 1) -> list[Any]:
+    """All events."""
+    return [event for _, event in read_events(directory, Event, schema=SCHEMA, start=start)]
+
+
+def repair(directory: Path) -> int:
+    """Run the tool without a question."""
+    return main(["--truncate-tail", "--yes", "--journal", str(directory)])
+
+
+def check_start(directory: Path) -> None:
+    """The real daemon starts with the journal."""
+    with Daemon(directory.parent, "--log-level", "info") as daemon:
+        assert daemon.status()["status"] == 200
+
+
+def test_a_torn_tail_is_cut_and_recorded(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bytes are kept beside the segment, and the journal says who cut them off."""
+    last = segments(directory)[-1]
+    before = last.read_bytes()
+    offset = damage(last, 2)
+    torn = last.read_bytes()[offset:].rstrip(b"\0")
+    status = repair(directory)
+    shown = capsys.readouterr().out
+    record = events_of(directory)[-1]
+    kept = directory / record.kept
+
+    assert status == 0
+    assert f"{last} from offset {offset}: {len(torn)} bytes, without an intact frame" in shown
+    assert isinstance(record, JournalRepaired)
+    assert (last.name, offset, len(torn), OPERATOR) == (
+        record.segment,
+        record.offset,
+        record.size,
+        record.by,
+    )
+    assert torn == kept.read_bytes()
+    assert before[:offset] == last.read_bytes()[:offset]
+    assert verify.main(["--journal", str(directory)]) == 0
+    assert f"head {len(events_of(directory))}:" in shown
+
+
+@pytest.mark.parametrize("segment", [0, 1, 2])
+def test_a_refused_start_is_cut_off_where_the_damage_begins(
+    directory: Path, capsys: pytest.CaptureFixture[str], segment: int
+) -> None:
+    """What is good before stays, all bytes behind are kept, and the daemon starts."""
+    path, *later = segments(directory)[segment:]
+    originals = [file.read_bytes() for file in later]
+    damage(path, 0)
+    refused = run_coild("--data-dir", str(directory.parent), "--http", "127.0.0.1:0")
+    status = repair(directory)
+    record = events_of(directory)[-1]
+    shown = capsys.readouterr().out
+    good = [0, 2, 5][segment]
+    stamp = record.kept.rpartition("-")[2]
+
+    assert refused.returncode != 0
+    assert status == 0
+    assert [*facts(6)[:good], record] == events_of(directory)
+    assert originals == [file.with_name(f"{file.name}.torn-{stamp}").read_bytes() for file in later]
+    assert f"{8 - good - 1} events that were durable would be lost" in shown
+    assert verify.main(["--journal", str(directory), "--deep"]) == 0
+    check_start(directory)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_bytes(flipped(path.read_bytes(), 20)),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[: SEGMENT_HEADER_BYTES + 64]),
+        lambda path: path.unlink(),
+    ],
+    ids=["header", "empty", "cut", "missing"],
+)
+@pytest.mark.parametrize("compact", [False, True])
+def test_a_segment_that_cannot_be_read_goes_as_a_whole(
+    tmp_path: Path, spoil: Callable[[Path], object], *, compact: bool
+) -> None:
+    """With its header gone, an empty segment that continues the journal takes its place."""
+    path = tmp_path / "data" / "journal"
+    path.parent.mkdir()
+    make(path, compact=compact)
+    spoil(segments(path)[-2])
+    missing = len(segments(path)) == 1 or spoil.__code__.co_names == ("unlink",)
+    status = repair(path)
+    if compact and missing:
+        # The segment before the gap is archived: nothing can be written behind it.
+        assert status == 1
+        return
+    events = events_of(path)
+
+    assert status == 0
+    assert facts(6)[:2] == events[:2]
+    assert isinstance(events[2], JournalRepaired)
+    assert len(events) == 3
+    assert verify.main(["--journal", str(path), "--deep"]) == 0
+    check_start(path)
+
+
+def test_an_index_does_not_outlive_what_was_cut_off(tmp_path: Path) -> None:
+    """The index of the damaged segment would fit it still, by its id, and hide later events."""
+    path = tmp_path / "journal"
+    make(path, compact=True)
+    damaged = segments(path)[0]
+    index = damaged.with_suffix(".idx")
+    damage(damaged, 1)
+    was_there = index.exists()
+    repair(path)
+
+    assert was_there
+    assert not index.exists()
+
+
+def contents(directory: Path) -> dict[Path, bytes]:
+    """All files but the lock, the archive's too."""
+    return {
+        path: path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file() and path.name != "LOCK"
+    }
+
+
+def spoil_newest_snapshot(directory: Path) -> None:
+    """Alter the only snapshot, so that the archive must be read."""
+    (snapshot,) = directory.glob("*.snap")
+    snapshot.write_bytes(flipped(snapshot.read_bytes(), 60))
+
+
+def test_damage_in_the_archive_is_not_repaired(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a snapshot a start does not read it; without one, only a backup helps."""
+    path = tmp_path / "journal"
+    make(path, compact=True)
+    (archived,) = (path / "archive").glob("*.zst")
+    archived.write_bytes(flipped(archived.read_bytes(), 60))
+    covered = repair(path)
+    spoil_newest_snapshot(path)
+    before = contents(path)
+
+    assert covered == 0
+    assert repair(path) == 1
+    assert before == contents(path)
+    assert f"restore {archived} from a backup" in capsys.readouterr().err
+
+
+def test_without_a_good_snapshot_the_archive_is_read(tmp_path: Path) -> None:
+    """A bad snapshot alone needs no repair, and hinders none."""
+    path = tmp_path / "data" / "journal"
+    path.parent.mkdir()
+    make(path, compact=True)
+    spoil_newest_snapshot(path)
+    before = contents(path)
+    nothing = repair(path)
+    after = contents(path)
+    damage(segments(path)[0], 1)
+    status = repair(path)
+
+    assert nothing == 0
+    assert before == after
+    assert status == 0
+    assert facts(6)[:3] == events_of(path)[:3]
+    assert len(events_of(path)) == 4
+    check_start(path)
+
+
+def test_nothing_to_repair(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A good journal is left as it is."""
+    before = image(directory)
+    status = repair(directory)
+
+    assert status == 0
+    assert f"there is nothing to repair in {directory}\n" == capsys.readouterr().out
+    assert before.items() <= image(directory).items()
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("answer", "status"), [("n\n", 1), ("\n", 1), ("", 1), ("y\n", 0)])
+def test_it_asks_at_a_terminal(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, answer: str, status: int
+) -> None:
+    """Anything but yes changes nothing."""
+    damage(segments(directory)[1], 0)
+    before = contents(directory)
+    monkeypatch.setattr("sys.stdin", _Terminal(answer))
+
+    assert main(["--truncate-tail", "--journal", str(directory)]) == status
+    assert (before == contents(directory)) == (status == 1)
+
+
+def test_without_a_terminal_it_needs_to_be_told(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A script that did not say --yes is not taken to have meant it."""
+    damage(segments(directory)[1], 0)
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+
+    assert main(["--truncate-tail", "--journal", str(directory)]) == 2
+    assert "--yes" in capsys.readouterr().err
+    assert len(segments(directory)) == 3
+
+
+def test_what_to_repair_must_be_said(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """There is no default that loses events."""
+    assert main(["--journal", str(directory)]) == 2
+    assert "--truncate-tail" in capsys.readouterr().err
+
+
+def test_it_refuses_while_a_daemon_runs(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    """The writer's lock is the daemon's."""
+    assert main(["--truncate-tail", "--yes", "--data-dir", str(daemon.data_dir)]) == 1
+    assert f"process {daemon.process.pid}" in capsys.readouterr().err
+
+
+def test_an_interrupted_repair_goes_on(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped after any rename: what is left is refused still or whole, and a rerun finishes."""
+    files = image(directory)
+    for stop in range(1, 4):
+        for path in directory.iterdir():
+            path.unlink()
+        for name, data in files.items():
+            (directory / name).write_bytes(data)
+        damage(segments(directory)[0], 0)
+        renames = 0
+
+        def rename(
+            source: Path, target: Path, stop: int = stop, original: Any = Path.rename
+        ) -> None:
+            nonlocal renames
+            renames += 1
+            if renames == stop:
+                raise OSError(5, "Input/output error")
+            original(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("journal.fs.OsFileSystem.rename", lambda _fs, a, b: rename(a, b))
+            status = repair(directory)
+
+        assert status == 1
+        with pytest.raises(JournalCorruptError):
+            events_of(directory)
+        assert repair(directory) == 0
+        assert len(events_of(directory)) == 1

@@ -1,0 +1,217 @@
+"""What every tool shares: where the journal is, how data, notices and errors come out."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+
+from coild import __version__
+from coild.config import default_data_dir
+from coild.settings import ConfigError
+from journal import JournalCorruptError, JournalError, JournalUnsupportedError
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+#: What a shell says of a program that SIGINT ended.
+EXIT_INTERRUPTED = 130
+
+#: A moment like -2h, which argparse would take for an option.
+_RELATIVE = re.compile(r"-\d")
+
+#: Shown on long work only.
+_PROGRESS_AFTER_SECONDS = 0.5
+
+
+class UsageError(Exception):
+    """What was asked for makes no sense; one line that says what would."""
+
+
+class ToolError(Exception):
+    """The tool cannot do what was asked; one line that says why and what to do."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def build_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """A parser with the options that all tools have."""
+    parser = _Parser(
+        prog=prog,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="the daemon's data directory, also COILD_DATA_DIR (default: as the daemon's)",
+    )
+    place.add_argument(
+        "--journal", metavar="DIR", help="the journal itself, like a bare copy of one"
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        metavar="SHELL",
+        choices=("bash", "zsh", "tcsh"),
+        help="print the script that completes this command in bash, zsh or tcsh, and exit",
+    )
+    return parser
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """The choice between a table for people and JSON lines for scripts."""
+    parser.add_argument(
+        "-o",
+        "--output",
+        choices=("table", "json"),
+        default="table",
+        help="a table for people, or JSON lines with times in UTC (default: table)",
+    )
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; prints the completion script and exits if that is asked for."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if "--print-completion" in arguments or any(
+        argument.startswith("--print-completion=") for argument in arguments
+    ):
+        # Before the rest is parsed: what else must be given, need not be for this.
+        finder = _Parser(prog=parser.prog, add_help=False, allow_abbrev=False)
+        finder.add_argument("--print-completion", choices=("bash", "zsh", "tcsh"), required=True)
+        shell = finder.parse_known_args(arguments)[0].print_completion
+        import shtab  # noqa: PLC0415 - 20 ms that no other call should pay
+
+        sys.stdout.write(shtab.complete(parser, shell=shell))
+        sys.stdout.flush()
+        sys.exit(0)
+    return parser.parse_args(_joined(arguments))
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """`--since -2h` as `--since=-2h`."""
+    joined: list[str] = []
+    for argument in arguments:
+        before = joined[-1] if joined else ""
+        if _RELATIVE.match(argument) and before.startswith("--") and "=" not in before:
+            joined[-1] = f"{before}={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def journal_directory(arguments: argparse.Namespace) -> Path:
+    """The journal that is meant. Raises ToolError if there is none."""
+    if arguments.journal is not None:
+        directory = Path(arguments.journal)
+    else:
+        data_dir = arguments.data_dir or os.environ.get("COILD_DATA_DIR")
+        try:
+            directory = Path(data_dir or default_data_dir(os.environ)).expanduser() / "journal"
+        except (ConfigError, RuntimeError) as error:
+            raise UsageError(str(error)) from None
+    try:
+        names = [entry.name for entry in directory.iterdir()]
+    except OSError as error:
+        raise ToolError(
+            f"cannot read the journal in {directory}: {error.strerror}; name another with "
+            "--data-dir DIR or --journal DIR"
+        ) from None
+    except ValueError as error:
+        raise UsageError(f"{str(directory)!r} is no path: {error}") from None
+    if not any(name.endswith((".seg", ".snap")) for name in names):
+        raise ToolError(
+            f"there is no journal in {directory}; name another with --data-dir DIR or --journal DIR"
+        )
+    return directory
+
+
+def run(prog: str, main: Callable[[], int], *, exit_unreadable: int = EXIT_FAILURE) -> int:  # noqa: PLR0911 - one for each way to end
+    """Call `main`, and make what it raises a line and an exit status; never a traceback.
+
+    `exit_unreadable` is the status for a journal that cannot be read at all.
+    """
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has what they wanted. Python would complain again when it exits.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except UsageError as error:
+        return fail(prog, EXIT_USAGE, f"{error}; see {prog} --help")
+    except (JournalCorruptError, JournalUnsupportedError) as error:
+        return fail(
+            prog, exit_unreadable, f"{error}; run: coild-verify --journal {error.file.parent}"
+        )
+    except (JournalError, ToolError) as error:
+        return fail(prog, exit_unreadable, str(error))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return fail(prog, exit_unreadable, f"{where}{error.strerror or error}")
+    return status
+
+
+def fail(prog: str, status: int, text: str) -> int:
+    """Say on stderr what is wrong; the exit status."""
+    notice(prog, text)
+    return status
+
+
+def notice(prog: str, text: str) -> None:
+    """Say something on stderr."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{prog}: {text}\n")
+        sys.stderr.flush()
+
+
+def emit(record: Any) -> None:
+    """One JSON line on stdout."""
+    sys.stdout.write(msgspec.json.encode(record).decode() + "\n")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Lines of columns that are as wide as they must be."""
+    everything = [header, *rows]
+    widths = [max(len(row[column]) for row in everything) for column in range(len(header))]
+    for row in everything:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+@contextlib.contextmanager
+def progress(what: str, unit: str = " segments") -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, if that is a terminal and the work is long.
+
+    Gives a function that takes what is done and what there is.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    import tqdm  # noqa: PLC0415 - only for who watches
+
+    tqdm.tqdm.monitor_interval = 0
+    with tqdm.tqdm(desc=what, unit=unit, leave=False, delay=_PROGRESS_AFTER_SECONDS) as bar:
+
+        def update(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield update

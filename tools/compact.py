@@ -1,0 +1,285 @@
+"""`coild-compact`: snapshot the state, and move what it covers into the archive."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import http.client
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from coild.clock import Clock
+from coild.compactor import Compaction, Compactor
+from coild.events import SCHEMA, Event, Folded
+from coild.orders import PRUNE_ORDER, describe, give_order
+from coild.replay import VOCABULARY, State, repaired
+from coild.units import parse_duration, parse_size
+from journal import (
+    Journal,
+    JournalLockedError,
+    OsFileSystem,
+    Policy,
+    Prepared,
+    index_sealed,
+    plan,
+    prepare,
+)
+from journal.archive import compress, open_segment
+from journal.codec import SEGMENT_HEADER_BYTES, decode_header
+from journal.pruning import archive_bytes
+from journal.segments import list_segments
+from tools import common
+
+PROG = "coild-compact"
+#: What a dry run compresses to tell how well the rest will.
+_SAMPLE_BYTES = 1 << 20
+
+_EPILOG = """\
+Beside a running daemon, the daemon is asked to do it (POST /compact); without one, it is done here.
+History is lost only by --keep-archive, --keep-size and --delete; what goes is said, and recorded in
+the journal before it goes.
+
+examples:
+  coild-compact                        snapshot now, move what it covers into archive/
+  coild-compact --dry-run              what it would do, and what it would free
+  coild-compact --keep-archive 90d     and lose what is older than 90 days
+  coild-compact --keep-size 2GiB       and lose the oldest until the archive has 2 GiB
+  coild-compact --delete               and lose all that is in the archive
+
+exit status: 0 done; 1 it failed, nothing is lost, and the next run finishes; 2 wrong usage.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `coild-compact`; the exit status."""
+    parser = common.build_parser(
+        PROG, "Snapshot the state of a journal, and archive the events that it covers.", _EPILOG
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, do nothing")
+    keep = parser.add_argument_group("losing history")
+    keep.add_argument("--keep-archive", metavar="DURATION", help="of the archive, keep so much")
+    keep.add_argument("--keep-size", metavar="SIZE", help="keep the newest, up to this size")
+    keep.add_argument("--delete", action="store_true", help="keep nothing of the archive")
+    common.add_output(parser)
+    arguments = common.parse(parser, argv)
+    return common.run(PROG, lambda: _compact(arguments))
+
+
+def _compact(arguments: argparse.Namespace) -> int:
+    policy = _policy(arguments)
+    directory = common.journal_directory(arguments)
+    as_json = arguments.output == "json"
+    if arguments.dry_run:
+        _show(_dry_run(directory, policy), as_json=as_json)
+        return 0
+    try:
+        done = asyncio.run(_compact_here(directory, policy, as_json=as_json))
+    except JournalLockedError as error:
+        done = _ask_daemon(directory, policy, error)
+    _show(msgspec.to_builtins(done), as_json=as_json)
+    return 0
+
+
+def _policy(arguments: argparse.Namespace) -> Policy | None:
+    """What is to be kept; None: everything."""
+    try:
+        policy = Policy(
+            keep_age=_parsed(arguments.keep_archive, parse_duration),
+            keep_bytes=_parsed(arguments.keep_size, parse_size),
+            delete=arguments.delete,
+        )
+    except ValueError as error:
+        raise common.UsageError(str(error)) from None
+    return None if policy == Policy() else policy
+
+
+def _parsed(text: str | None, parse: Callable[[str], int]) -> int | None:
+    return None if text is None else parse(text)
+
+
+def _show(done: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        common.emit(done)
+        return
+    for line in _lines(done):
+        sys.stdout.write(f"{line}\n")
+
+
+def _lines(done: dict[str, Any]) -> Iterator[str]:
+    """What was done, or would be, for people."""
+    would = "would be " if "dry-run" in done else ""
+    if not would:
+        yield (
+            f"snapshot of the state after event {done['sequence']}, "
+            f"{_size(done['snapshot-bytes'])}, digest {done['digest']}"
+        )
+    yield (
+        f"{done['segments']} segments {would}archived: {_size(done['segment-bytes'])} as "
+        f"{'about ' if would else ''}{_size(done['archive-bytes'])}"
+    )
+    if done.get("pruned-segments"):
+        yield (
+            f"{done['pruned-segments']} archived segments {would}removed by order, the events up "
+            f"to {done['pruned-through']}: {_size(done['pruned-bytes'])}"
+        )
+    elif "order" in done:
+        yield f"nothing that is in the archive now {would}removed by {done['order']}"
+
+
+def _size(size: int) -> str:
+    """A size as people read it."""
+    for unit, bytes_of_unit in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size >= bytes_of_unit:
+            return f"{size / bytes_of_unit:.1f} {unit}"
+    return f"{size} B"
+
+
+class _Here:
+    """The heavy part in this process. A `compactor.Worker`."""
+
+    def __init__(self, directory: Path, *, as_json: bool) -> None:
+        self._directory = directory
+        self._as_json = as_json
+        self._fs = OsFileSystem()
+
+    async def index(self) -> None:
+        """Write the indexes that sealed segments lack."""
+        await asyncio.to_thread(index_sealed, self._fs, self._directory, VOCABULARY)
+
+    async def prepare(self, through: int) -> Prepared:
+        """`journal.prepare`, with its progress on the terminal or as JSON lines."""
+        with common.progress("compacting") as bar:
+
+            def progress(step: str, done: int, total: int) -> None:
+                bar(done, total)
+                if self._as_json:
+                    common.emit({"step": step, "done": done, "total": total})
+
+            return await asyncio.to_thread(
+                lambda: prepare(
+                    self._fs,
+                    self._directory,
+                    through,
+                    VOCABULARY,
+                    State(),
+                    now=time.time_ns(),
+                    progress=progress,
+                )
+            )
+
+    def kill(self) -> None:
+        """It ends with this process."""
+
+
+async def _compact_here(directory: Path, policy: Policy | None, *, as_json: bool) -> Compaction:
+    """Be the journal's writer, and compact it. Raises JournalLockedError if there is a daemon."""
+    fs = OsFileSystem()
+    state = State()
+    journal = Journal.open(
+        directory,
+        Folded,
+        schema=SCHEMA,
+        replay=state.apply_all,
+        restore=state.restore,
+        segment_bytes=_segment_bytes(directory),
+    )
+    clock = Clock(state.time)
+    journal.start()
+    try:
+
+        async def record(event: Event) -> None:
+            await journal.durable(journal.append(event, essential=True))
+
+        if journal.recovered.torn is not None:
+            await record(repaired(journal.recovered.torn, clock()))
+        if policy is not None:
+            give_order(fs, directory, policy)
+        worker = _Here(directory, as_json=as_json)
+        compactor = Compactor(journal, record, worker, directory, clock=clock, compact_after=0)
+        return await compactor.compact()
+    finally:
+        await journal.close()
+
+
+def _segment_bytes(directory: Path) -> int:
+    """The size of the newest segment: that of the next ones."""
+    fs = OsFileSystem()
+    segment = open_segment(fs, list_segments(fs, directory)[-1])
+    try:
+        return decode_header(segment.read(SEGMENT_HEADER_BYTES, 0), SCHEMA).segment_bytes
+    except ValueError:
+        return 16 << 20  # opening the journal will say what is the matter
+    finally:
+        segment.close()
+
+
+def _ask_daemon(directory: Path, policy: Policy | None, locked: JournalLockedError) -> Compaction:
+    """Have the daemon compact its journal; returns when it is done."""
+    fs = OsFileSystem()
+    address_file = directory.parent / "http"
+    try:
+        address = address_file.read_text().strip()
+    except OSError as error:
+        raise common.ToolError(
+            f"{locked}, and where it listens cannot be read from {address_file}: {error.strerror}; "
+            "is it starting or stopping? try again"
+        ) from None
+    if policy is not None:
+        give_order(fs, directory, policy)
+    connection = http.client.HTTPConnection(address)
+    try:
+        connection.request("POST", "/compact", headers={"Content-Length": "0"})
+        answer = connection.getresponse()
+        body = answer.read()
+        if answer.status != http.client.OK:
+            if policy is not None:
+                (directory / PRUNE_ORDER).unlink(missing_ok=True)
+            raise common.ToolError(
+                f"the daemon at {address} refused: "
+                f"{msgspec.json.decode(body).get('error', answer.reason)}"
+            )
+        return msgspec.json.decode(body, type=Compaction)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise common.ToolError(
+            f"{locked}, but the daemon at {address} did not answer: {error}; "
+            "what it began, the next run finishes"
+        ) from None
+    finally:
+        connection.close()
+
+
+def _dry_run(directory: Path, policy: Policy | None) -> dict[str, Any]:
+    """What a compaction would do now. Sizes are in bytes; `archive-bytes` is an estimate."""
+    fs = OsFileSystem()
+    files = list_segments(fs, directory)
+    size = sum(file.path.stat().st_size for file in files)
+    going: dict[str, Any] = {
+        "dry-run": True,
+        "segments": len(files),
+        "segment-bytes": size,
+        "archive-bytes": round(size * _ratio(files[0].path) if files else 0),
+        "archive-bytes-now": archive_bytes(fs, directory),
+    }
+    if policy is not None:
+        pruning = plan(fs, directory, SCHEMA, policy, time.time_ns())
+        going["order"] = describe(policy)
+        going["pruned-through"] = pruning.through if pruning else 0
+        going["pruned-segments"] = pruning.segments if pruning else 0
+        going["pruned-bytes"] = pruning.bytes if pruning else 0
+    return going
+
+
+def _ratio(path: Path) -> float:
+    """How well the beginning of a segment compresses."""
+    with path.open("rb") as file:
+        sample = file.read(_SAMPLE_BYTES)
+    return len(compress(sample)) / max(1, len(sample))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

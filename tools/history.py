@@ -1,0 +1,256 @@
+"""`coild-history` says who had which address, from when to when."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import select
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from coild.addresses import BITS, Subnet
+from coild.events import SCHEMA, Event
+from coild.holders import Holder, Question
+from coild.moments import format_local, parse_moment
+from journal import Reader, follow
+from tools import common
+from tools.holdings import Asked, Output, complete, first_sequence, read_ledger
+
+PROG = "coild-history"
+
+_EPILOG = """\
+examples:
+  coild-history 10.64.0.7                           every holder of the address, the newest last
+  coild-history 10.64.0.7 --at '2026-11-22 14:03'   who held it then
+  coild-history --pod default/web-0 --since -2h     what a pod had in the last two hours
+  coild-history --block 10.64.0.0/27 -n 20 -o json  the 20 newest holders in a block, for scripts
+  coild-history -f                                  every allocation and release from now on
+
+times: '2026-11-22 14:03:07', 14:03, 2026-11-22T14:03:07Z, '2026-11-22 14:03 UTC', -2h, +1h30m,
+'2h ago', now, today, yesterday, tomorrow, @1795356180; local time if no zone is written.
+
+Reads the journal beside a running daemon, or a copy, archive included, and changes nothing in it
+but indexes that are missing. With -f it shows what is durable, and ends at --until or Ctrl-C.
+
+exit status: 0 answered, also if nobody held it; 1 the journal cannot be read, or does not reach
+back far enough; 2 wrong usage; 130 interrupted.
+"""
+#: With -f, before anything new; as `journalctl -f`.
+_FOLLOW_ROWS = 10
+_FOLLOW_PAUSE_SECONDS = 0.1
+
+
+class _Order(NamedTuple):
+    """The arguments, understood."""
+
+    asked: Asked
+    at: int | None
+    newest: int | None
+    follow: bool
+    json: bool
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `coild-history`; the exit status."""
+    return common.run(PROG, lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    arguments = common.parse(_parser(), argv)
+    order = _understand(arguments, time.time_ns())
+    reader = Reader(common.journal_directory(arguments), Event, schema=SCHEMA)
+    if order.follow:
+        _follow(reader, order)
+    elif order.at is not None:
+        _show_at(reader, order, order.at)
+    else:
+        rows = _newest(read_ledger(reader, order.asked, count=order.newest).rows(), order.newest)
+        Output(json=order.json).show(rows)
+        if not rows:
+            common.notice(PROG, "nobody, as far as the journal goes")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = common.build_parser(
+        PROG,
+        "Who had an address: one row for each time that a container held one.",
+        _EPILOG,
+    )
+    parser.add_argument("address", nargs="?", metavar="ADDRESS", help="holders of this address")
+    parser.add_argument("--pod", metavar="NAMESPACE/NAME", help="what this pod had")
+    parser.add_argument("--container", metavar="ID", help="what this container had")
+    parser.add_argument("--pool", metavar="NAME", help="holders of addresses of this pool")
+    parser.add_argument("--block", metavar="CIDR", help="holders of addresses in this block")
+    parser.add_argument("--at", metavar="TIME", help="who held it then")
+    parser.add_argument("--since", metavar="TIME", help="whoever held it at this time or later")
+    parser.add_argument("--until", metavar="TIME", help="whoever held it at this time or earlier")
+    parser.add_argument("-n", metavar="N", dest="count", help="the N newest only")
+    parser.add_argument(
+        "-f",
+        "--follow",
+        action="store_true",
+        help=f"go on: a row when an address is allocated, and again when it is released; begins "
+        f"with the {_FOLLOW_ROWS} newest unless -n or --since says otherwise",
+    )
+    common.add_output(parser)
+    return parser
+
+
+def _understand(arguments: argparse.Namespace, now: int) -> _Order:
+    """Check the arguments. Raises UsageError."""
+    try:
+        at, since, until = (
+            None if text is None else parse_moment(text, now)
+            for text in (arguments.at, arguments.since, arguments.until)
+        )
+        question = Question(
+            address=None if arguments.address is None else _parse_address(arguments.address),
+            block=None if arguments.block is None else Subnet.parse(arguments.block),
+            pool=arguments.pool,
+            pod=None if arguments.pod is None else _parse_pod(arguments.pod),
+            container_id=arguments.container,
+        )
+        count = None if arguments.count is None else _parse_count(arguments.count)
+    except ValueError as error:
+        raise common.UsageError(str(error)) from None
+    if at is not None:
+        for name, given in (
+            ("--since", since is not None),
+            ("--until", until is not None),
+            ("-f", arguments.follow),
+            ("-n", count is not None),
+        ):
+            if given:
+                raise common.UsageError(f"--at asks for one moment: leave {name} out")
+    if since is not None and until is not None and since > until:
+        raise common.UsageError(
+            f"--since {arguments.since} is after --until {arguments.until}: swap them"
+        )
+    if arguments.follow and count is None and since is None:
+        count = _FOLLOW_ROWS
+    return _Order(
+        Asked(PROG, question, since, until), at, count, arguments.follow, arguments.output == "json"
+    )
+
+
+def _parse_address(text: str) -> Subnet:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        address = None
+    if address is None or "%" in text:
+        raise ValueError(f"{text!r} is no address: write it like 10.64.0.7 or fd00:64::7")
+    return Subnet(address.version, int(address), BITS[address.version])
+
+
+def _parse_pod(text: str) -> tuple[str, str]:
+    namespace, slash, name = text.partition("/")
+    if not (namespace and slash and name) or "/" in name:
+        raise ValueError(f"{text!r} is no pod: write it like default/web-0")
+    return namespace, name
+
+
+def _parse_count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise ValueError(f"{text!r} is no number of rows: write -n 50")
+    return int(text)
+
+
+def _newest(rows: list[Holder], count: int | None) -> list[Holder]:
+    return rows if count is None else rows[max(0, len(rows) - count) :]
+
+
+def _show_at(reader: Reader, order: _Order, at: int) -> None:
+    """Answer who held it at one moment."""
+    address = order.asked.question.address
+    # Of one address, those before and after it are wanted too.
+    asked = order.asked if address else order.asked._replace(since=at, until=at)
+    rows = read_ledger(reader, asked).rows()
+    first = first_sequence(reader)
+    if first > 1:
+        oldest = next(reader.batches(None), None)
+        begin = oldest.events[0].time if oldest else at
+        if at < begin:
+            raise common.ToolError(
+                f"who held it at {format_local(at)} is not known: history before sequence "
+                f"{first}, of {format_local(begin)}, was pruned or is missing"
+            )
+    holders = [holder for holder in rows if holder.held_at(at)]
+    if holders or order.json:
+        Output(json=order.json).show(holders)
+    elif address is None:
+        sys.stdout.write("nobody\n")
+    else:
+        sys.stdout.write(_nobody(rows, at) + "\n")
+
+
+def _nobody(rows: list[Holder], at: int) -> str:
+    """Between whom it was that nobody held the address."""
+    before = [it for it in rows if it.released_at is not None and it.released_at <= at]
+    after = [it for it in rows if it.allocated_at is not None and it.allocated_at > at]
+    left = right = ""
+    if before and before[-1].released_at is not None:
+        left = f"{format_local(before[-1].released_at)} (released by {_who(before[-1])})"
+    if after and after[0].allocated_at is not None:
+        right = f"{format_local(after[0].allocated_at)} (allocated to {_who(after[0])})"
+    if left and right:
+        return f"nobody, between {left} and {right}"
+    if left:
+        return f"nobody, since {left}"
+    if right:
+        return f"nobody, before {right}"
+    return "nobody, ever, as far as the journal goes"
+
+
+def _who(holder: Holder) -> str:
+    return f"{holder.pod}, container {holder.container_id}"
+
+
+def _follow(reader: Reader, order: _Order) -> None:
+    """Show the newest rows, then each one that begins or ends, until --until."""
+    output = Output(json=order.json)
+    until = order.asked.until
+    pause = _pause()
+    files = reader.files()
+    # What is in the newest segment may not be durable yet: `follow` says what is.
+    start = files[-1].first_sequence if files else 1
+    ledger = read_ledger(reader, order.asked, count=order.newest, before=start)
+    past = True
+    for found in follow(reader, start):
+        for sequence, event in found:
+            row = ledger.feed(sequence, event)
+            # At once: the next event may end what this one began, and changes the row.
+            if row is not None and not past:
+                complete(reader, row)
+                output.show([row])
+        if past and not found:
+            output.show(_newest(ledger.rows(), order.newest))
+            past = False
+        sys.stdout.flush()
+        if not found:
+            if until is not None and time.time_ns() > until:
+                return
+            pause(_FOLLOW_PAUSE_SECONDS)
+
+
+def _pause() -> Callable[[float], None]:
+    """A sleep that ends with BrokenPipeError when nobody reads stdout any more."""
+    poll = select.poll()
+    try:
+        # No event is asked for: those that count are reported anyway.
+        poll.register(sys.stdout.fileno(), 0)
+    except (OSError, ValueError):
+        return time.sleep
+
+    def pause(seconds: float) -> None:
+        if poll.poll(seconds * 1000):
+            raise BrokenPipeError
+
+    return pause
+
+
+if __name__ == "__main__":
+    sys.exit(main())

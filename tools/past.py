@@ -1,0 +1,140 @@
+"""Past states, rebuilt from a journal by the daemon's own projection."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from coild.projection import InconsistentEventError
+from coild.replay import VOCABULARY, State
+from journal import Batch, Reader
+from journal.codec import MalformedError, UnsupportedError
+from journal.snapshot import list_snapshots, read_snapshot
+from tools.common import ToolError, progress
+
+Notice = Callable[[str], None]
+
+#: What the projection raises for events that do not go together, or whose bytes mean nothing.
+CONTRADICTIONS = (InconsistentEventError, ValueError, TypeError, LookupError, OverflowError)
+
+
+class Moment(NamedTuple):
+    """A place in the history: after the event `sequence`, or at a time in ns; neither: its end."""
+
+    sequence: int | None = None
+    time: int | None = None
+
+    def reach(self, batch: Batch) -> int:
+        """How many events of a batch belong to the state at this moment."""
+        if self.sequence is not None:
+            return max(0, min(len(batch.events), self.sequence - batch.first_sequence + 1))
+        if self.time is not None:
+            return bisect_right(batch.events, self.time, key=attrgetter("time"))
+        return len(batch.events)
+
+
+def open_reader(directory: Path, event_type: Any = VOCABULARY.folded_type) -> Reader:
+    """A reader of coild's events, those that state is made of unless said otherwise."""
+    return Reader(directory, event_type, schema=VOCABULARY.schema)
+
+
+def rebuild(
+    directory: Path, moment: Moment, notice: Notice, *, from_genesis: bool = False
+) -> State:
+    """The state at a moment. Raises ToolError if there is none, JournalError, OSError.
+
+    It begins at the nearest snapshot, or with the first event.
+    """
+    state = State()
+    if moment.sequence == 0:
+        return state
+    reader = open_reader(directory)
+    _begin(reader, state, moment, notice, from_genesis=from_genesis)
+    if state.sequence != moment.sequence:
+        with progress("replaying") as update:
+            for batch in reader.batches(state.sequence + 1, progress=update):
+                count = moment.reach(batch)
+                apply(state, batch.events[:count])
+                # What comes after the moment need not even be whole.
+                if count < len(batch.events) or state.sequence == moment.sequence:
+                    break
+    if moment.sequence is not None and state.sequence != moment.sequence:
+        raise ToolError(
+            f"there is no event {moment.sequence}: the journal ends with the sequence "
+            f"{state.sequence}; ask for that one or an earlier one"
+        )
+    return state
+
+
+def apply(state: State, events: Sequence[Any]) -> None:
+    """Apply the next events. Raises ToolError if they contradict what came before."""
+    first = state.sequence + 1
+    try:
+        state.apply_all(events)
+    except CONTRADICTIONS as error:
+        raise ToolError(
+            f"the events {first} to {first + len(events) - 1} make no state: {error}; "
+            "coild-replay --check names the first that is wrong"
+        ) from None
+
+
+def oldest_state(directory: Path, notice: Notice) -> State:
+    """The oldest state that there is: the empty one, or that of a snapshot if history was pruned.
+
+    Raises as `rebuild`.
+    """
+    reader = open_reader(directory)
+    state = State()
+    files = reader.files()
+    if not files or files[0].first_sequence == 1:
+        return state
+    for file in reversed(list_snapshots(reader.fs, directory)):
+        if file.sequence >= files[0].first_sequence - 1:
+            _, rejected = reader.restore(state.restore, file.sequence)
+            for path, reason in rejected:
+                notice(f"{path} cannot be used: {reason}")
+            if state.sequence:
+                return state
+    raise _pruned(files[0].first_sequence - 1, [])
+
+
+def _begin(
+    reader: Reader, state: State, moment: Moment, notice: Notice, *, from_genesis: bool
+) -> None:
+    """Make `state` one from which the moment can be reached."""
+    if not from_genesis:
+        until = moment.sequence if moment.time is None else _snapshot_at(reader, moment.time)
+        _, rejected = reader.restore(state.restore, until)
+        for path, reason in rejected:
+            notice(f"{path} cannot be used: {reason}")
+    files = reader.files()
+    first = files[0].first_sequence if files else 1
+    if state.sequence + 1 < first:
+        snapshots = list_snapshots(reader.fs, reader.directory)
+        raise _pruned(
+            first - 1, [file.sequence for file in snapshots if file.sequence >= first - 1]
+        )
+
+
+def _snapshot_at(reader: Reader, time: int) -> int:
+    """The sequence of the newest snapshot of a state at `time` or before, 0 if there is none."""
+    for file in list_snapshots(reader.fs, reader.directory):
+        try:
+            if read_snapshot(reader.fs, file.path, reader.schema).time <= time:
+                return file.sequence
+        except (MalformedError, UnsupportedError, FileNotFoundError):
+            # One that cannot be read is no place to begin; one that is gone was an old one.
+            continue
+    return 0
+
+
+def _pruned(through: int, snapshots: Sequence[int]) -> ToolError:
+    oldest = (
+        f"the oldest state that can be rebuilt is that after event {min(snapshots)}"
+        if snapshots
+        else "and no snapshot is left to begin with"
+    )
+    return ToolError(f"the events up to {through} were removed from the history; {oldest}")

@@ -1,0 +1,169 @@
+"""`coild-repair` cuts a journal off where its damage begins, when that is ordered."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from coild.events import OPERATOR, JournalRepaired
+from coild.projection import InconsistentEventError
+from coild.replay import VOCABULARY, State
+from journal import Journal, JournalCorruptError, JournalUnsupportedError, OsFileSystem
+from journal.repair import Truncation, plan, truncate
+from journal.segments import acquire_lock
+from tools import common
+
+EXIT_GOOD = 0
+
+_PROG = "coild-repair"
+_EPILOG = """\
+examples:
+  coild-repair --truncate-tail                  show what would go, and ask
+  coild-repair --truncate-tail --yes            the same without asking
+  coild-repair --truncate-tail --journal DIR    a copy: the place to try it first
+
+The daemon must be stopped. What goes is kept beside the journal's files, and the journal records
+that it went. Damage in the archive, or in what a snapshot covers, is not repaired: restore the file
+from a backup.
+
+exit status: 0 repaired, or nothing to repair; 1 refused, declined or failed, and if it failed, a
+second run goes on; 2 a wrong option.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `coild-repair`; the exit status."""
+    parser = common.build_parser(
+        _PROG, "Repair a journal that coild refuses to start with, or whose tail is torn.", _EPILOG
+    )
+    parser.add_argument(
+        "--truncate-tail",
+        action="store_true",
+        help="cut the journal off where the damage begins; all events behind it are lost to it",
+    )
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    arguments = common.parse(parser, argv)
+    return common.run(_PROG, lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if not arguments.truncate_tail:
+        raise common.UsageError("say what to repair: there is only --truncate-tail")
+    directory = common.journal_directory(arguments)
+    fs = OsFileSystem()
+    lock_fd = acquire_lock(fs, directory)
+    try:
+        now = time.time_ns()
+        truncation = _plan(directory, now)
+        if truncation is None:
+            sys.stdout.write(f"there is nothing to repair in {directory}\n")
+            return EXIT_GOOD
+        _show(truncation, now)
+        if not arguments.yes and not _confirmed():
+            return common.fail(_PROG, common.EXIT_FAILURE, "nothing was changed")
+        kept = truncate(fs, directory, truncation, now)
+    finally:
+        fs.close(lock_fd)
+    head = asyncio.run(_record(directory, truncation, kept))
+    sys.stdout.write(f"repaired, head {head}\n")
+    return EXIT_GOOD
+
+
+def _plan(directory: Path, now: int) -> Truncation | None:
+    """What has to go. Raises ToolError for what cannot be repaired like this."""
+    state = State()
+    try:
+        return plan(
+            OsFileSystem(),
+            directory,
+            VOCABULARY.schema,
+            VOCABULARY.folded_type,
+            state.restore,
+            state.apply_all,
+            now,
+        )
+    except JournalCorruptError as error:
+        raise common.ToolError(
+            f"this cannot be repaired by cutting off the tail: {error.file} at offset "
+            f"{error.offset}: {error.reason}; restore {error.file} from a backup, then run: "
+            f"coild-verify --journal {directory}; nothing was changed"
+        ) from None
+    except JournalUnsupportedError as error:
+        raise common.ToolError(
+            f"{error}; it is not damaged: use the version of coild that wrote it"
+        ) from None
+    except (InconsistentEventError, ValueError) as error:
+        raise common.ToolError(
+            f"the journal in {directory} is whole, but contradicts itself: {error}; nothing was "
+            f"changed; run: coild-replay --check --journal {directory}"
+        ) from None
+
+
+def _show(truncation: Truncation, now: int) -> None:
+    write = sys.stdout.write
+    write(f"damage: {truncation.reason}\n")
+    write(f"the journal would end with event {truncation.last_sequence}. What would go:\n")
+    for lost in truncation.lost:
+        intact = (
+            f"with {lost.frames} intact frames of {lost.events} events"
+            if lost.frames
+            else "without an intact frame"
+        )
+        write(f"  {lost.path} from offset {lost.offset}: {lost.size} bytes, {intact}\n")
+        write(f"    kept in {lost.path.name}.torn-{now}\n")
+    for path in truncation.snapshots:
+        write(f"  {path}: a snapshot of events that would go, kept in {path.name}.torn-{now}\n")
+    events = sum(lost.events for lost in truncation.lost)
+    write(
+        f"{events} events that were durable would be lost; what they allocated could be given "
+        "to someone else.\n"
+        if events
+        else "No event that can be read would be lost.\n"
+    )
+    sys.stdout.flush()
+
+
+def _confirmed() -> bool:
+    """Ask at a terminal. Raises UsageError if there is none to ask at."""
+    if not sys.stdin.isatty():
+        raise common.UsageError("there is no terminal to ask at: give --yes; nothing was changed")
+    sys.stderr.write("Cut the journal off there? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+async def _record(directory: Path, truncation: Truncation, kept: Path) -> str:
+    """Open the repaired journal and record what was done; its head."""
+    state = State()
+    journal = Journal.open(
+        directory,
+        VOCABULARY.folded_type,
+        schema=VOCABULARY.schema,
+        replay=state.apply_all,
+        restore=state.restore,
+        segment_bytes=truncation.segment_bytes,
+    )
+    journal.start()
+    try:
+        damaged = truncation.lost[0]
+        event = JournalRepaired(
+            time=max(time.time_ns(), state.time),
+            segment=damaged.path.name,
+            offset=damaged.offset,
+            size=damaged.size,
+            kept=kept.name,
+            reason=truncation.reason,
+            by=OPERATOR,
+        )
+        await journal.durable(journal.append(event, essential=True))
+    finally:
+        await journal.close()
+    return journal.head
+
+
+if __name__ == "__main__":
+    sys.exit(main())

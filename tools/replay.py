@@ -1,0 +1,240 @@
+"""`coild-replay` rebuilds any past state from the journal, for debugging."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from coild.difference import difference, view
+from coild.invariants import BrokenInvariantError
+from coild.moments import format_utc, parse_moment
+from coild.projection import Projection
+from tools.common import (
+    EXIT_FAILURE,
+    UsageError,
+    add_output,
+    build_parser,
+    emit,
+    journal_directory,
+    notice,
+    parse,
+    run,
+)
+from tools.past import Moment, oldest_state, rebuild
+from tools.replay_check import check_history
+from tools.replay_step import Timeline, interact, print_steps
+from tools.replay_text import change_text, event_record, event_text, summary, when
+
+_PROG = "coild-replay"
+_GENESIS = "genesis"
+_SEQUENCE_MAX = (1 << 64) - 1
+
+_EPILOG = """\
+examples:
+  coild-replay                              the state at the end of the journal
+  coild-replay --until-seq 1200 -o json     after the event 1200, as /status would have said it
+  coild-replay --until '2026-11-22 14:03'   at a time; also -2h, yesterday, 14:03 or RFC 3339
+  coild-replay --diff 1200 1300             what changed between two events
+  coild-replay --diff -2h now               or between two times
+  coild-replay --step --from 1200           one event at a time, forwards and backwards
+  coild-replay --check                      every invariant after every event
+  coild-replay --digest --from genesis      the digest of the state, from the first event on
+  coild-replay --journal /backup/journal    a copy: read-only, without configuration or daemon
+
+A replay begins at the nearest snapshot; --from genesis replays everything, to the same digest.
+--step at a terminal is moved by keys: n, space or enter forward, p or b back, g SEQ to an event,
+q to quit; otherwise all steps are printed.
+
+exit status: 0 good; 1 an invariant is broken, there is no such moment, or the journal cannot be
+read; 2 a wrong flag.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `coild-replay`; the exit status."""
+    return run(_PROG, lambda: _main(argv))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = build_parser(
+        _PROG, "Rebuild any past state from the journal. Changes nothing.", _EPILOG
+    )
+    # Without this, argparse takes -2h for an option.
+    parser._negative_number_matcher = re.compile(r"-\d")  # noqa: SLF001
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--diff",
+        nargs=2,
+        metavar=("A", "B"),
+        help="what changed between two moments; integers are sequences, all else is a time",
+    )
+    what.add_argument("--step", action="store_true", help="one event at a time, and its effect")
+    what.add_argument(
+        "--check", action="store_true", help="check all invariants; 1 if one is broken"
+    )
+    what.add_argument(
+        "--digest", action="store_true", help="one line that ends with the digest of the state"
+    )
+    until = parser.add_mutually_exclusive_group()
+    until.add_argument("--until-seq", metavar="N", help="the state after the event N; 0 is empty")
+    until.add_argument("--until", metavar="TIME", help="the state at a time")
+    parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="genesis|SEQ",
+        help="genesis: replay from the first event on; with --step, the first event to show",
+    )
+    parser.add_argument(
+        "-n", "--lines", metavar="N", help="with --step, print so many steps, and ask for no keys"
+    )
+    add_output(parser)
+    return parser
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    arguments = parse(_parser(), argv)
+    now = time.time_ns()
+    until = _until(arguments, now)
+    as_json = arguments.output == "json"
+    _check_combination(arguments)
+    from_genesis = arguments.start == _GENESIS
+    moments = [_moment(text, now) for text in arguments.diff or ()]
+    first = None if arguments.start in {None, _GENESIS} else _sequence("--from", arguments.start)
+    count = None if arguments.lines is None else _sequence("-n", arguments.lines)
+    directory = journal_directory(arguments)
+    if arguments.check:
+        return _check(directory, as_json=as_json)
+    if arguments.step:
+        first = 1 if from_genesis else first
+        _step(directory, first, until, count, as_json=as_json)
+    elif moments:
+        before, after = (
+            view(rebuild(directory, moment, _notice, from_genesis=from_genesis))
+            for moment in moments
+        )
+        for change in difference(before, after):
+            if as_json:
+                emit(change)
+            else:
+                sys.stdout.write(change_text(change) + "\n")
+    else:
+        state = rebuild(directory, until, _notice, from_genesis=from_genesis)
+        _show(state, as_json=as_json, digest_only=arguments.digest)
+    return 0
+
+
+def _check_combination(arguments: argparse.Namespace) -> None:
+    if arguments.start not in {None, _GENESIS} and not arguments.step:
+        raise UsageError("--from takes genesis, or with --step a sequence")
+    if arguments.lines is not None and not arguments.step:
+        raise UsageError("-n is for --step")
+    if (arguments.diff or arguments.check) and (arguments.until_seq or arguments.until):
+        raise UsageError("--diff and --check take no --until: they say themselves how far they go")
+
+
+def _until(arguments: argparse.Namespace, now: int) -> Moment:
+    if arguments.until_seq is not None:
+        return Moment(sequence=_sequence("--until-seq", arguments.until_seq))
+    if arguments.until is not None:
+        return Moment(time=_time(arguments.until, now))
+    return Moment()
+
+
+def _moment(text: str, now: int) -> Moment:
+    if text.isdecimal():
+        return Moment(sequence=_sequence("--diff", text))
+    return Moment(time=_time(text, now))
+
+
+def _sequence(flag: str, text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or len(text) > 20 or int(text) > _SEQUENCE_MAX:
+        raise UsageError(f"{flag} takes a number like 1200, not {text!r}")
+    return int(text)
+
+
+def _time(text: str, now: int) -> int:
+    try:
+        return parse_moment(text, now)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _notice(text: str) -> None:
+    notice(_PROG, text)
+
+
+def _record(state: Projection) -> dict[str, Any]:
+    return {
+        "sequence": state.sequence,
+        "time": format_utc(state.time) if state.sequence else None,
+        "digest": state.digest(),
+    }
+
+
+def _show(state: Projection, *, as_json: bool, digest_only: bool) -> None:
+    if digest_only:
+        if as_json:
+            emit(_record(state))
+        else:
+            sys.stdout.write(
+                f"state after event {state.sequence}, {when(state)}: {state.digest()}\n"
+            )
+        return
+    if not as_json:
+        sys.stdout.writelines(f"{line}\n" for line in summary(state))
+        return
+    blocks: dict[str, list[str]] = {}
+    for block in state.blocks.values():
+        blocks.setdefault(block.pool, []).append(str(block.subnet))
+    pods = {container_id: held.address for container_id, held in state.holdings.items()}
+    emit(_record(state) | {"address-blocks": blocks, "pods": pods})
+
+
+def _step(
+    directory: Path, first: int | None, until: Moment, count: int | None, *, as_json: bool
+) -> None:
+    before = oldest_state(directory, _notice).sequence if first is None else max(0, first - 1)
+    timeline = Timeline(directory, before, _notice)
+    at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if at_terminal and count is None and not as_json:
+        interact(timeline, _notice)
+    else:
+        print_steps(timeline, until, count, as_json=as_json)
+
+
+def _check(directory: Path, *, as_json: bool) -> int:
+    try:
+        checked = check_history(directory, _notice)
+    except BrokenInvariantError as broken:
+        if as_json:
+            emit(
+                {
+                    "sequence": broken.sequence,
+                    "broken": broken.invariant,
+                    "detail": broken.detail,
+                    "event": None if broken.event is None else event_record(broken.event),
+                }
+            )
+        else:
+            sys.stdout.write(f"{broken}\n")
+            if broken.event is not None:
+                sys.stdout.write(f"the event: {event_text(broken.event)}\n")
+        return EXIT_FAILURE
+    state = checked.state
+    if as_json:
+        emit(_record(state) | {"first-sequence": checked.first_sequence, "broken": None})
+    else:
+        sys.stdout.write(
+            f"{state.sequence - checked.first_sequence + 1} events checked, every invariant holds; "
+            f"state after event {state.sequence}, {when(state)}: {state.digest()}\n"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

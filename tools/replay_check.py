@@ -1,0 +1,85 @@
+"""`coild-replay --check`: every event against every invariant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from coild.events import SnapshotTaken
+from coild.invariants import BrokenInvariantError, Checker, Invariant
+from coild.replay import VOCABULARY, State
+from journal import JournalError
+from journal.snapshot import state_digest
+from tools.common import progress
+from tools.past import CONTRADICTIONS, Notice, oldest_state, open_reader
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """A history that breaks nothing: its first and last sequence, and the state it leads to."""
+
+    first_sequence: int
+    state: State
+
+
+def check_history(directory: Path, notice: Notice) -> Checked:
+    """Check all events that there are, in order.
+
+    Raises BrokenInvariantError for the first that breaks an invariant, JournalError, OSError,
+    ToolError.
+    """
+    state = oldest_state(directory, notice)
+    first = state.sequence + 1
+    if state.sequence:
+        notice(
+            f"older history was removed: begins with the snapshot after event {state.sequence}, "
+            "which is taken as it is"
+        )
+    snapshots, last = _snapshots(directory, first)
+    checker = Checker()
+    checker.begin(state)
+    if state.sequence in snapshots:
+        checker.digests[state.sequence] = state_digest(state.dump())
+    reader = open_reader(directory, VOCABULARY.event_type)
+    with progress("checking") as update:
+        for batch in reader.batches(first, progress=update):
+            for sequence, event in enumerate(batch.events, start=batch.first_sequence):
+                # A live daemon goes on; its snapshots from now on would not be known here.
+                if last is not None and sequence > last:
+                    break
+                checker.check(event)
+                _apply(state, event)
+                if sequence in snapshots:
+                    checker.digests[sequence] = state_digest(state.dump())
+    checker.compare(state)
+    return Checked(first, state)
+
+
+def _snapshots(directory: Path, first: int) -> tuple[set[int], int | None]:
+    """The sequences that snapshots are recorded of, and the last one of the journal.
+
+    A snapshot is recorded after more has happened, when its state is gone; so they are looked up
+    before. The last sequence is None if the journal is damaged: the check will find out where.
+    """
+    sequences: set[int] = set()
+    last = first - 1
+    try:
+        with progress("looking for snapshots") as update:
+            for batch in open_reader(directory).batches(first, progress=update):
+                sequences.update(
+                    event.sequence for event in batch.events if type(event) is SnapshotTaken
+                )
+                last = batch.first_sequence + len(batch.events) - 1
+    except JournalError:
+        return sequences, None
+    return sequences, last
+
+
+def _apply(state: State, event: Any) -> None:
+    try:
+        state.apply(event)
+    except CONTRADICTIONS as error:
+        raise BrokenInvariantError(
+            state.sequence + 1, event, Invariant.PROJECTION, f"it refuses the event: {error}"
+        ) from None

@@ -1,0 +1,258 @@
+"""`coild-replay --step`: one event at a time, and what it does to the state; back as well."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import termios
+import tty
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from coild.difference import Change, effect, undone
+from coild.moments import format_local, format_utc
+from coild.replay import VOCABULARY, State
+from journal import Batch
+from tools.common import ToolError, emit
+from tools.past import Moment, Notice, apply, open_reader, rebuild
+from tools.replay_text import change_text, event_record, event_text
+
+#: Events between two states that are kept to go back to, and how many of those.
+CHECKPOINT_EVENTS = 1000
+CHECKPOINTS_MAX = 64
+
+HELP = "n, space or enter: next event; p or b: back; g SEQ: go to an event; q: quit"
+
+_ARROWS = {b"[A": "p", b"[D": "p", b"[B": "n", b"[C": "n"}
+
+
+class Step(NamedTuple):
+    """An event, and what it did to the state; or what became of the state without it."""
+
+    sequence: int
+    event: Any
+    effect: list[Change]
+    back: bool = False
+
+
+class Timeline:
+    """A state that can be moved along the history, one event at a time or at once."""
+
+    def __init__(self, directory: Path, sequence: int, notice: Notice) -> None:
+        """Begin with the state after the event `sequence`. Raises as `rebuild`."""
+        self._directory = directory
+        self._notice = notice
+        self._reader = open_reader(directory, VOCABULARY.event_type)
+        self._batch = Batch(1, [])
+        self._checkpoints: dict[int, tuple[bytes, int]] = {}
+        self.state = rebuild(directory, Moment(sequence=sequence), notice)
+        self._keep()
+
+    def forward(self) -> Step | None:
+        """Apply the next event; None at the end of the journal."""
+        sequence = self.state.sequence + 1
+        event = self._event(sequence)
+        if event is None:
+            return None
+        step = Step(sequence, event, self._effect(event))
+        try:
+            apply(self.state, (event,))
+        except ToolError:
+            # What is left of the state is of no use.
+            self._move(sequence - 1)
+            raise
+        if sequence % CHECKPOINT_EVENTS == 0:
+            self._keep()
+        return step
+
+    def back(self) -> Step | None:
+        """Undo the last event; None at the beginning of what is left of the history."""
+        sequence = self.state.sequence
+        if sequence < self._first:
+            return None
+        event = self._last_event(sequence)
+        self._move(sequence - 1)
+        return Step(sequence, event, undone(self._effect(event)), back=True)
+
+    def go(self, sequence: int) -> Step:
+        """Be after the event `sequence`, wherever that is. Raises ToolError if it is nowhere."""
+        if sequence < 1:
+            raise ToolError("the first event has the sequence 1")
+        # What was removed is told better than that the event is not there.
+        event = self._event(sequence) if sequence >= self._first else None
+        if event is None and sequence >= self._first:
+            raise ToolError(f"there is no event {sequence}: the journal ends before it")
+        self._move(sequence - 1)
+        step = self.forward()
+        if step is None:
+            raise ToolError(f"event {sequence} is not in the journal any more")
+        return step
+
+    @property
+    def _first(self) -> int:
+        """The oldest event that there is."""
+        files = self._reader.files()
+        return files[0].first_sequence if files else 1
+
+    def _effect(self, event: Any) -> list[Change]:
+        try:
+            return effect(self.state, event)
+        except ValueError as error:
+            raise ToolError(f"event {self.state.sequence + 1} makes no sense: {error}") from None
+
+    def _last_event(self, sequence: int) -> Any:
+        event = self._event(sequence)
+        if event is None:
+            raise ToolError(f"event {sequence} is not in the journal any more")
+        return event
+
+    def _event(self, sequence: int) -> Any:
+        """The event `sequence`, None behind the end. Keeps the rest of its segment at hand."""
+        index = sequence - self._batch.first_sequence
+        if not 0 <= index < len(self._batch.events):
+            batch = next(self._reader.batches(sequence), None)
+            if batch is None:
+                return None
+            self._batch, index = batch, 0
+        return self._batch.events[index]
+
+    def _move(self, sequence: int) -> None:
+        """Make the state that after the event `sequence`. On failure it stays what it was."""
+        place = max((kept for kept in self._checkpoints if kept <= sequence), default=None)
+        if place is None or sequence - place > CHECKPOINT_EVENTS:
+            self.state = rebuild(self._directory, Moment(sequence=sequence), self._notice)
+            # Steps further back begin here, or where a snapshot is.
+            if sequence > CHECKPOINT_EVENTS:
+                with contextlib.suppress(ToolError):
+                    self._keep(
+                        rebuild(
+                            self._directory,
+                            Moment(sequence=sequence - CHECKPOINT_EVENTS),
+                            self._notice,
+                        )
+                    )
+            else:
+                self._keep(State())
+            return
+        state = State()
+        state.load(self._checkpoints[place][0], place, self._checkpoints[place][1])
+        while state.sequence < sequence:
+            apply(state, (self._last_event(state.sequence + 1),))
+        self.state = state
+
+    def _keep(self, state: State | None = None) -> None:
+        state = state or self.state
+        self._checkpoints.pop(state.sequence, None)
+        self._checkpoints[state.sequence] = (state.dump(), state.time)
+        while len(self._checkpoints) > CHECKPOINTS_MAX:
+            del self._checkpoints[next(iter(self._checkpoints))]
+
+
+def print_steps(timeline: Timeline, until: Moment, count: int | None, *, as_json: bool) -> None:
+    """All steps to the end, or up to a moment, or so many."""
+    for step in islice(_steps(timeline, until), count):
+        _show(step, as_json=as_json)
+
+
+def _steps(timeline: Timeline, until: Moment) -> Iterator[Step]:
+    while until.sequence is None or timeline.state.sequence < until.sequence:
+        step = timeline.forward()
+        if step is None or (until.time is not None and step.event.time > until.time):
+            return
+        yield step
+
+
+def interact(timeline: Timeline, notice: Notice) -> None:
+    """Step by the keys of the terminal that stdin is."""
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    try:
+        # What was typed ahead counts.
+        tty.setcbreak(descriptor, termios.TCSADRAIN)
+        notice(HELP)
+        while _obey(timeline, _key(descriptor), descriptor, notice):
+            sys.stdout.flush()
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+def _obey(timeline: Timeline, key: str, descriptor: int, notice: Notice) -> bool:
+    """Do what a key says; whether to go on."""
+    step: Step | None
+    try:
+        match key:
+            case "" | "q" | "\x04":
+                return False
+            case "n" | " " | "\n" | "\r":
+                step = timeline.forward()
+                missing = "this is the end of the journal"
+            case "p" | "b":
+                step = timeline.back()
+                missing = "this is the beginning of the journal"
+            case "g":
+                step = timeline.go(_number(descriptor))
+                missing = ""
+            case _:
+                notice(HELP)
+                return True
+    except ToolError as error:
+        notice(str(error))
+        return True
+    if step is None:
+        notice(missing)
+    else:
+        _show(step, as_json=False)
+    return True
+
+
+def _key(descriptor: int) -> str:
+    """The next key; the empty string at the end of input."""
+    key = os.read(descriptor, 1)
+    if key == b"\x1b":
+        return _ARROWS.get(os.read(descriptor, 2), "?")
+    return key.decode("latin-1")
+
+
+def _number(descriptor: int) -> int:
+    """The sequence that is typed up to Enter. Raises ToolError if it is none."""
+    typed = ""
+    _echo("g")
+    while (key := _key(descriptor)) not in {"", "\n", "\r"}:
+        if key not in {"\x7f", "\b"}:
+            typed += key
+            _echo(key if key.isprintable() else "?")
+        elif typed:
+            typed = typed[:-1]
+            _echo("\b \b")
+    _echo("\n")
+    if not typed.strip().isdecimal() or len(typed) > 20:
+        raise ToolError("write g, a sequence and Enter, like g 1200")
+    return int(typed)
+
+
+def _echo(text: str) -> None:
+    """Show what is typed: the terminal does not."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _show(step: Step, *, as_json: bool) -> None:
+    if as_json:
+        emit(
+            {
+                "sequence": step.sequence,
+                "time": format_utc(step.event.time),
+                "event": event_record(step.event),
+                "effect": step.effect,
+            }
+        )
+        return
+    mark = "undone " if step.back else ""
+    sys.stdout.write(
+        f"{mark}{step.sequence}  {format_local(step.event.time)}  {event_text(step.event)}\n"
+    )
+    for change in step.effect:
+        sys.stdout.write(f"    {change_text(change)}\n")

@@ -1,0 +1,93 @@
+"""What a fault of a journal means, and what to do next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from journal.findings import Fault, Kind, Verified
+from journal.snapshot import snapshot_path
+
+EXIT_GOOD, EXIT_TORN, EXIT_CORRUPT, EXIT_UNREADABLE = range(4)
+
+
+class Trouble(NamedTuple):
+    """A fault, what it means, and what to do next."""
+
+    fault: Fault
+    meaning: str
+    next: str
+
+    @property
+    def status(self) -> int:
+        """The exit status that this alone gives."""
+        return {Kind.TORN: EXIT_TORN, Kind.UNSUPPORTED: EXIT_UNREADABLE}.get(
+            self.fault.kind, EXIT_CORRUPT
+        )
+
+
+def explain(directory: Path, verified: Verified, fault: Fault) -> Trouble:
+    """What a fault means, and what to do next."""
+    journal = f"--journal {directory}"
+    if fault.kind is Kind.TORN:
+        return Trouble(
+            fault,
+            "an unfinished write that nobody was told was durable, or that a running daemon is "
+            "just making",
+            "nothing: the next start of coild sets it aside; without a start, run: "
+            f"coild-repair --truncate-tail {journal}",
+        )
+    if fault.kind is Kind.UNSUPPORTED:
+        return Trouble(
+            fault,
+            "it is not damaged, but a newer version wrote it",
+            "use the version of coild that wrote it",
+        )
+    if fault.kind is Kind.SNAPSHOT:
+        others = any(
+            snapshot.sequence >= verified.beginning.sequence
+            and snapshot_path(directory, snapshot.sequence) != fault.file
+            for snapshot in verified.snapshots
+        )
+        remedy = (
+            f"run: coild-compact {journal}; it makes another; then remove {fault.file.name}"
+            if others or not verified.beginning.sequence
+            else f"restore {fault.file} from a backup: no other snapshot covers what was pruned"
+        )
+        return Trouble(fault, "a start falls back to an older state, and takes longer", remedy)
+    if fault.kind is Kind.CONTRADICTION:
+        return Trouble(
+            fault,
+            "the files are whole, but the events in them contradict each other",
+            f"keep a copy of {directory} and report it: whatever wrote it has a bug; to see "
+            f"more, run: coild-replay --check {journal}",
+        )
+    return _explain_segment(directory, verified, fault)
+
+
+def _explain_segment(directory: Path, verified: Verified, fault: Fault) -> Trouble:
+    journal = f"--journal {directory}"
+    archived = fault.file.name.endswith(".zst")
+    if fault.kind is Kind.COPY:
+        return Trouble(
+            fault,
+            "the other copy of this segment is good, so nothing is lost",
+            f"remove it, and run: coild-compact {journal}"
+            if archived
+            else f"make it again, run: zstd -d -f "
+            f"{directory / 'archive' / fault.file.name}.zst -o {fault.file}",
+        )
+    newest = max((snapshot.sequence for snapshot in verified.snapshots), default=0)
+    if archived or fault.last_sequence < newest or fault.file.is_dir():
+        return Trouble(
+            fault,
+            "history was altered or lost there: events after that sequence cannot be trusted, "
+            "until the next good segment or snapshot",
+            f"restore {fault.file} from a backup of this journal",
+        )
+    return Trouble(
+        fault,
+        "events after that sequence cannot be trusted, and coild refuses to start with them",
+        f"restore {fault.file} from a backup, or lose all events after {fault.last_sequence}, "
+        f"run: coild-repair --truncate-tail {journal}",
+    )

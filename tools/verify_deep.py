@@ -1,0 +1,69 @@
+"""`coild-verify --deep`: what only a replay finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from coild.invariants import BrokenInvariantError, Checker
+from coild.projection import InconsistentEventError
+from coild.replay import VOCABULARY, State
+from journal import JournalCorruptError, Reader
+from journal.findings import Fault, Kind, Verified
+from journal.snapshot import snapshot_path
+from tools import common
+
+
+def fault_of(error: JournalCorruptError) -> Fault:
+    """The fault that an error tells of."""
+    return Fault(Kind.SEGMENT, error.file, error.offset, error.last_sequence, error.reason)
+
+
+def replay(directory: Path, verified: Verified) -> Iterator[Fault]:
+    """Replay from genesis, or from the oldest snapshot if history was pruned; what is wrong."""
+    state = State()
+    checker = Checker()
+    snapshots = {snapshot.sequence: snapshot for snapshot in verified.snapshots}
+    if verified.beginning.sequence:
+        if not snapshots:
+            return
+        oldest = snapshots.pop(min(snapshots))
+        try:
+            state.restore(oldest)
+        except ValueError as error:
+            path = snapshot_path(directory, oldest.sequence)
+            yield Fault(Kind.SNAPSHOT, path, 0, oldest.sequence, str(error))
+            return
+        checker.begin(state)
+    reader = Reader(directory, VOCABULARY.event_type, schema=VOCABULARY.schema)
+    try:
+        with common.progress("replaying") as progress:
+            for batch in reader.batches(state.sequence + 1, progress=progress):
+                if broken := _apply(state, checker, batch.events):
+                    # It is no damage to the bytes: no file is to blame.
+                    yield Fault(Kind.CONTRADICTION, directory, 0, checker.sequence - 1, broken)
+                    return
+                snapshot = snapshots.get(state.sequence)
+                if snapshot is not None and state.dump() != snapshot.state:
+                    yield Fault(
+                        Kind.SNAPSHOT,
+                        snapshot_path(directory, snapshot.sequence),
+                        0,
+                        snapshot.sequence,
+                        "its state is not the one that the events before it make",
+                    )
+    except JournalCorruptError as error:
+        yield fault_of(error)
+
+
+def _apply(state: State, checker: Checker, events: Sequence[Any]) -> str | None:
+    """Apply the events to the state and to the books; what is wrong, if something is."""
+    try:
+        for event in events:
+            checker.check(event)
+        state.apply_all(events)
+        checker.compare(state)
+    except (BrokenInvariantError, InconsistentEventError, ValueError) as error:
+        return str(error)
+    return None
