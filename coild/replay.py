@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from coild.addresses import BITS, Subnet
+from coild.addresses import BITS
 from coild.events import (
     SCHEMA,
     AddressAllocated,
@@ -28,11 +28,6 @@ _OF_ADDRESS = {AddressAllocated, AddressReleased}
 def address_key(version: int, address: int) -> bytes:
     """The key of an address's events in the indexes."""
     return b"a" + address.to_bytes(BITS[version] // 8, "big")
-
-
-def block_key(subnet: Subnet) -> bytes:
-    """The key of the events that say that a block was acquired or released."""
-    return b"b" + subnet.key
 
 
 def container_key(container_id: str) -> bytes:

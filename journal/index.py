@@ -153,10 +153,6 @@ class Index:
         for bucket in range(1 << self._bucket_bits):
             self._bucket(bucket)
 
-    def chunk_at(self, offset: int) -> int:
-        """The number of the first chunk whose frames begin at `offset` or later."""
-        return bisect_left(self.chunks, (offset,))
-
     def _bucket(self, bucket: int) -> array[int]:
         start = _BUCKET.unpack_from(self._buckets, (bucket - 1) * _BUCKET.size)[0] if bucket else 0
         end, crc = _BUCKET.unpack_from(self._buckets, bucket * _BUCKET.size)

@@ -68,11 +68,6 @@ class Log:
         self.digest = recovered.tail.digest
 
     @property
-    def journal_id(self) -> bytes:
-        """The same in all segments of a journal."""
-        return self._header.journal_id
-
-    @property
     def used_bytes(self) -> int:
         """The frames of the current segment."""
         return self._offset - SEGMENT_HEADER_BYTES
