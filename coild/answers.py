@@ -20,6 +20,7 @@ from coild.allocator import NoPoolError
 from coild.compactor import Compaction
 from coild.guard import ForbiddenError
 from coild.limits import BODY_BYTES_MAX, HEADER_BYTES_MAX
+from coild.orders import OrderError
 from coild.service import ConflictError, NoAddressError
 from journal import CompactionRunsError, JournalError, JournalFullError
 
@@ -54,6 +55,7 @@ _STATUS: dict[type[Exception], int] = {
     UnassignedError: 404,
     ConflictError: 409,
     CompactionRunsError: 409,
+    OrderError: 400,
     NoAddressError: 503,
     NoPoolError: 500,
 }

@@ -79,6 +79,22 @@ def decode_allocate(body: bytes) -> AllocateRequest:
         raise BadRequestError(f"the body is not valid JSON: {error}") from None
 
 
+class CompactRequest(msgspec.Struct, frozen=True):
+    """The body of POST /compact, which may be empty. `order` is the token of an order to prune."""
+
+    order: str = ""
+
+
+def decode_compact(body: bytes) -> str:
+    """The order that POST /compact names, or the empty string. Raises BadRequestError."""
+    if not body:
+        return ""
+    try:
+        return msgspec.json.decode(body, type=CompactRequest).order
+    except (ValueError, RecursionError) as error:
+        raise BadRequestError(f"the body must be empty or name an order: {error}") from None
+
+
 def _explain(text: str) -> str:
     """Msgspec's message with the rule of the field it names."""
     found = re.search(r"`\$\.([a-z-]+)`", text) or re.search(r"required field `([a-z-]+)`", text)
@@ -136,7 +152,7 @@ def build_app(service: Service, compactor: Compactor, guard: Guard) -> Sanic[Any
 
     async def post_compact(request: Request) -> Answer:
         guard.check(request)
-        return compaction_answer(await compactor.compact())
+        return compaction_answer(await compactor.compact(order=decode_compact(request.body)))
 
     def on_error(request: Request, error: Exception) -> Answer:
         # An unknown path is answered here, and it must not tell a web page anything either.

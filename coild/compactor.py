@@ -16,7 +16,7 @@ from typing import Protocol
 import msgspec
 
 from coild.events import Event, HistoryPruned, JournalCompacted, SnapshotTaken
-from coild.orders import PRUNE_ORDER, describe, read_order
+from coild.orders import describe, take_order
 from coild.replay import VOCABULARY
 from journal import (
     CompactionRunsError,
@@ -24,6 +24,7 @@ from journal import (
     JournalError,
     JournalFailedError,
     OsFileSystem,
+    Policy,
     Prepared,
     plan,
     prune,
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0
 #: After a failure: soon enough to heal by itself, seldom enough not to fill the log.
 _RETRY_SECONDS = 600.0
+_RUNS_SECONDS = 30.0
 
 
 class Compaction(msgspec.Struct, frozen=True, rename="kebab"):
@@ -94,17 +96,20 @@ class Compactor:
         self._working = asyncio.Lock()
         self._closed = False
 
-    async def compact(self) -> Compaction:
-        """Snapshot the state and archive what it covers; done on return.
+    async def compact(self, *, order: str = "", policy: Policy | None = None) -> Compaction:
+        """Snapshot the state and archive what it covers, then prune; done on return.
 
+        `order` is the token of an order that someone left, `policy` one that was given here.
         Whoever hangs up meanwhile does not end it. Raises CompactionRunsError if one is at work,
-        JournalError, OSError.
+        orders.OrderError, JournalError.
         """
         if self._closed:
             raise JournalFailedError("the daemon is stopping, so there is no compaction")
         if self._task is not None and not self._task.done():
             raise CompactionRunsError(self._directory)
-        self._task = asyncio.create_task(self._compact())
+        if order:
+            policy = take_order(self._directory, order)
+        self._task = asyncio.create_task(self._compact(policy))
         # Then nobody may be left to look at its error.
         self._task.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
@@ -137,11 +142,18 @@ class Compactor:
                         await self._worker.index()
                     indexed = sealed
             except CompactionRunsError:
-                pass  # one that was asked for: it does all of this
-            except (JournalError, OSError) as error:
+                # One that was asked for, which does all of this, or one of a daemon before this.
+                not_before = loop.time() + _RUNS_SECONDS
+            except Exception as error:
                 if self._closed:
                     return
-                logger.error("the upkeep of the journal failed, nothing is lost: %s", error)
+                known = isinstance(error, JournalError | OSError)
+                logger.log(
+                    logging.ERROR,
+                    "the upkeep of the journal failed, nothing is lost: %s",
+                    error,
+                    exc_info=None if known else error,
+                )
                 not_before = loop.time() + _RETRY_SECONDS
 
     async def close(self) -> None:
@@ -152,7 +164,17 @@ class Compactor:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _compact(self) -> Compaction:
+    async def _compact(self, policy: Policy | None) -> Compaction:
+        try:
+            return await self._steps(policy)
+        except OSError as error:
+            where = f" at {error.filename}" if error.filename else ""
+            raise JournalError(
+                f"the compaction failed{where}: {error.strerror or error}; nothing is lost, the "
+                "next one finishes it"
+            ) from error
+
+    async def _steps(self, policy: Policy | None) -> Compaction:
         through = await self._journal.seal()
         covered = self._journal.tail_bytes
         async with self._working:
@@ -178,13 +200,10 @@ class Compactor:
             segment_bytes=retired.bytes,
             archive_bytes=prepared.archive_bytes,
         )
-        return await self._prune(done)
+        return done if policy is None else await self._prune(policy, done)
 
-    async def _prune(self, done: Compaction) -> Compaction:
-        """Carry out the order to lose history, if someone left one."""
-        policy = await asyncio.to_thread(read_order, self._fs, self._directory)
-        if policy is None:
-            return done
+    async def _prune(self, policy: Policy, done: Compaction) -> Compaction:
+        """Lose history, after the journal says so."""
         going = await asyncio.to_thread(
             plan, self._fs, self._directory, VOCABULARY.schema, policy, self._clock()
         )
@@ -204,5 +223,4 @@ class Compactor:
                 pruned_segments=going.segments,
                 pruned_bytes=going.bytes,
             )
-        self._fs.remove(self._directory / PRUNE_ORDER)
         return done

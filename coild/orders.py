@@ -1,43 +1,79 @@
-"""The order to lose history, from the operator to the daemon."""
+"""The order to lose history, from the operator to the daemon.
+
+Anyone on the node can reach the API; only who may write beside the segments may have history
+removed. So the order is a file there, with a random name, and the request names it: one order, one
+request. The daemon takes the file away before it acts, so that an order is never carried out later.
+"""
 
 from __future__ import annotations
 
+import os
+import re
+import secrets
+import stat
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from coild.units import format_duration, format_size
-from journal import JournalError, OsFileSystem, Policy
+from journal import OsFileSystem, Policy
 
-#: The order to lose history: a file beside the segments. Whoever may write there may give it; the
-#: API, which anyone on the node can reach, only has it carried out.
-PRUNE_ORDER = "prune.order"
+_TOKEN = re.compile(r"[0-9a-f]{32}")
+_BYTES_MAX = 4096
 
 
-def give_order(fs: OsFileSystem, directory: Path, policy: Policy) -> None:
-    """Leave the order to prune for the daemon. Raises OSError."""
-    temporary = directory / f"{PRUNE_ORDER}.tmp"
-    fd = fs.create(temporary)
+class OrderError(Exception):
+    """There is no such order, or it is none."""
+
+
+class _Order(msgspec.Struct, forbid_unknown_fields=True):
+    keep_age: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    keep_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    delete: bool = False
+
+
+def order_path(directory: Path, token: str) -> Path:
+    """Where the order with this token is."""
+    return directory / f"prune-{token}.order"
+
+
+def give_order(directory: Path, policy: Policy) -> str:
+    """Leave an order to prune for the daemon; its token. Raises OSError."""
+    fs = OsFileSystem()
+    token = secrets.token_hex(16)
+    fd = fs.create(order_path(directory, token))
     try:
         fs.write(fd, msgspec.json.encode(policy), 0)
     finally:
         fs.close(fd)
-    fs.rename(temporary, directory / PRUNE_ORDER)
+    return token
 
 
-def read_order(fs: OsFileSystem, directory: Path) -> Policy | None:
-    """The order that someone left, or None. Raises OSError, JournalError for one that is none."""
-    path = directory / PRUNE_ORDER
+def take_order(directory: Path, token: str) -> Policy:
+    """Read an order, and take it away. Raises OrderError."""
+    if not _TOKEN.fullmatch(token):
+        raise OrderError("an order is named by 32 hexadecimal digits")
+    path = order_path(directory, token)
     try:
-        fd = fs.open(path)
-    except FileNotFoundError:
-        return None
-    try:
-        return msgspec.json.decode(fs.read(fd, fs.size(fd), 0), type=Policy)
-    except ValueError as error:
-        raise JournalError(f"{path} is no order to prune, remove it: {error}") from None
-    finally:
-        fs.close(fd)
+        # Neither a link nor a pipe that somebody put there may mislead or hold up the daemon.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OrderError(f"{path} is no file")
+            data = os.read(fd, _BYTES_MAX)
+        finally:
+            os.close(fd)
+        path.unlink()
+        order = msgspec.json.decode(data, type=_Order)
+    except OSError as error:
+        raise OrderError(f"cannot read the order {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise OrderError(f"{path} is no order to prune: {error}") from None
+    policy = Policy(order.keep_age, order.keep_bytes, order.delete)
+    if policy == Policy():
+        raise OrderError(f"{path} orders nothing")
+    return policy
 
 
 def describe(policy: Policy) -> str:

@@ -119,7 +119,9 @@ def main(arguments: list[str]) -> int:
         message = Message(error=str(error), runs=True)
     except (JournalError, InconsistentEventError, OSError, ValueError) as error:
         message = Message(error=str(error))
-    sys.stdout.write(msgspec.json.encode(message).decode() + "\n")
+    # A daemon that was killed does not listen any more.
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, msgspec.json.encode(message) + b"\n")
     return 1 if message.error else 0
 
 

@@ -73,7 +73,7 @@ class OsFileSystem:
             path.mkdir(mode=DIRECTORY_MODE)
             if os.geteuid() == 0:
                 owner = path.parent.stat()
-                os.chown(path, owner.st_uid, owner.st_gid)
+                os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
     def list_directory(self, path: Path) -> list[str]:
         return os.listdir(path)
@@ -86,12 +86,11 @@ class OsFileSystem:
             os.close(fd)
 
     def create(self, path: Path) -> int:
-        return _adopt(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, FILE_MODE), path)
+        return _create(path, os.O_RDWR | os.O_TRUNC)
 
     def open(self, path: Path, *, write: bool = False, create: bool = False) -> int:
-        flags = (os.O_RDWR if write else os.O_RDONLY) | (os.O_CREAT if create else 0)
-        fd = os.open(path, flags, FILE_MODE)
-        return _adopt(fd, path) if create else fd
+        flags = os.O_RDWR if write else os.O_RDONLY
+        return _create(path, flags) if create else os.open(path, flags)
 
     def close(self, fd: int) -> None:
         os.close(fd)
@@ -139,8 +138,16 @@ class OsFileSystem:
         return True
 
 
-def _adopt(fd: int, path: Path) -> int:
-    """Give a file that root made to the directory's owner: a daemon that is not root needs it."""
+def _create(path: Path, flags: int) -> int:
+    """Open `path`, made if it is not there; what root makes is the directory's owner's.
+
+    A daemon that is not root needs what a tool made as root. But only what was made here is given
+    away, and no link is followed: else the owner could have root give away any file.
+    """
+    try:
+        fd = os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, FILE_MODE)
+    except FileExistsError:
+        return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, FILE_MODE)
     if os.geteuid() == 0:
         try:
             owner = os.stat(path.parent)

@@ -16,7 +16,8 @@ import msgspec
 import pytest
 
 from coild.events import HistoryPruned, JournalCompacted, SnapshotTaken
-from journal import Policy
+from coild.orders import give_order, order_path
+from journal import OsFileSystem, Policy
 from journal.archive import decompress
 from tests.daemon_kit import PATIENCE_SECONDS, Daemon, environment, fold, status_of, wait_for
 
@@ -264,7 +265,7 @@ def test_history_is_lost_only_by_order_and_on_record(tmp_path: Path) -> None:
         assert [(done["pruned-through"], "--delete")] == [
             (event.through, event.policy) for event in found
         ]
-        assert not (daemon.data_dir / "journal/prune.order").exists()
+        assert not list((daemon.data_dir / "journal").glob("*.order"))
         daemon.kill()
         daemon.start()
         assert before == daemon.status()
@@ -295,6 +296,67 @@ def test_an_order_over_http_is_no_order(tmp_path: Path) -> None:
         assert 200 == answer.status_code
         assert 0 == answer.json()["pruned-segments"]
         assert 1 == len(archived(daemon))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "null", "{}", '{"delte": true}', '{"keep_age": -1}', '{"keep_bytes": -5}', '{"x":' * 9999],
+)
+def test_what_is_no_order_removes_nothing(tmp_path: Path, text: str) -> None:
+    """A file that does not say what to keep is refused with 400."""
+    with Daemon(tmp_path / "data", *SMALL) as daemon:
+        daemon.allocate("c")
+        token = "0" * 32
+        order_path(daemon.data_dir / "journal", token).write_text(text)
+
+        answer = daemon.client.post("/compact", json={"order": token})
+
+        assert 400 == answer.status_code
+        assert "order" in answer.json()["error"]
+        assert not archived(daemon)
+
+
+@pytest.mark.parametrize("token", ["f" * 32, "../http", "x"])
+def test_an_order_that_is_not_there(tmp_path: Path, token: str) -> None:
+    """Only a file beside the segments is an order, and only by its token."""
+    with Daemon(tmp_path / "data", *SMALL) as daemon:
+        assert 400 == daemon.client.post("/compact", json={"order": token}).status_code
+
+
+def test_a_pipe_in_place_of_an_order_holds_up_nothing(tmp_path: Path) -> None:
+    """The daemon refuses it, and goes on."""
+    with Daemon(tmp_path / "data", *SMALL) as daemon:
+        token = "1" * 32
+        os.mkfifo(order_path(daemon.data_dir / "journal", token))
+
+        assert 400 == daemon.client.post("/compact", json={"order": token}).status_code
+        assert 0 == daemon.stop()
+
+
+def test_an_order_that_was_not_taken_is_not_carried_out_later(tmp_path: Path) -> None:
+    """Left by a tool that was killed, it waits in vain: a compaction takes only what it names."""
+    with Daemon(tmp_path / "data", *SMALL) as daemon:
+        give_order(daemon.data_dir / "journal", Policy(delete=True))
+        daemon.allocate("c")
+
+        done = compacted("--data-dir", str(daemon.data_dir))
+
+        assert 0 == done["pruned-segments"]
+        assert 1 == len(archived(daemon))
+
+
+def test_root_gives_away_only_what_it_made(tmp_path: Path) -> None:
+    """A link in place of a file of the journal is not followed: its target may be anybody's."""
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "link").symlink_to(victim)
+    fs = OsFileSystem()
+
+    with pytest.raises(OSError, match="symbolic links"):
+        fs.create(tmp_path / "link")
+    with pytest.raises(OSError, match="symbolic links"):
+        fs.open(tmp_path / "link", write=True, create=True)
+    assert "mine" == victim.read_text()
 
 
 def test_a_dry_run_changes_nothing(tmp_path: Path) -> None:

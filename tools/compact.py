@@ -16,7 +16,7 @@ import msgspec
 from coild.clock import Clock
 from coild.compactor import Compaction, Compactor
 from coild.events import SCHEMA, Event, Folded
-from coild.orders import PRUNE_ORDER, describe, give_order
+from coild.orders import describe, give_order, order_path
 from coild.replay import VOCABULARY, State, repaired
 from coild.units import parse_duration, parse_size
 from journal import (
@@ -178,7 +178,6 @@ class _Here:
 
 async def _compact_here(directory: Path, policy: Policy | None, *, as_json: bool) -> Compaction:
     """Be the journal's writer, and compact it. Raises JournalLockedError if there is a daemon."""
-    fs = OsFileSystem()
     state = State()
     journal = Journal.open(
         directory,
@@ -197,11 +196,9 @@ async def _compact_here(directory: Path, policy: Policy | None, *, as_json: bool
 
         if journal.recovered.torn is not None:
             await record(repaired(journal.recovered.torn, clock()))
-        if policy is not None:
-            give_order(fs, directory, policy)
         worker = _Here(directory, as_json=as_json)
         compactor = Compactor(journal, record, worker, directory, clock=clock, compact_after=0)
-        return await compactor.compact()
+        return await compactor.compact(policy=policy)
     finally:
         await journal.close()
 
@@ -220,7 +217,6 @@ def _segment_bytes(directory: Path) -> int:
 
 def _ask_daemon(directory: Path, policy: Policy | None, locked: JournalLockedError) -> Compaction:
     """Have the daemon compact its journal; returns when it is done."""
-    fs = OsFileSystem()
     address_file = directory.parent / "http"
     try:
         address = address_file.read_text().strip()
@@ -229,16 +225,13 @@ def _ask_daemon(directory: Path, policy: Policy | None, locked: JournalLockedErr
             f"{locked}, and where it listens cannot be read from {address_file}: {error.strerror}; "
             "is it starting or stopping? try again"
         ) from None
-    if policy is not None:
-        give_order(fs, directory, policy)
+    token = "" if policy is None else give_order(directory, policy)
     connection = http.client.HTTPConnection(address)
     try:
-        connection.request("POST", "/compact", headers={"Content-Length": "0"})
+        connection.request("POST", "/compact", msgspec.json.encode({"order": token}))
         answer = connection.getresponse()
         body = answer.read()
         if answer.status != http.client.OK:
-            if policy is not None:
-                (directory / PRUNE_ORDER).unlink(missing_ok=True)
             raise common.ToolError(
                 f"the daemon at {address} refused: "
                 f"{msgspec.json.decode(body).get('error', answer.reason)}"
@@ -251,6 +244,9 @@ def _ask_daemon(directory: Path, policy: Policy | None, locked: JournalLockedErr
         ) from None
     finally:
         connection.close()
+        if token:
+            # Whatever happened: an order that was not taken must not wait for another request.
+            order_path(directory, token).unlink(missing_ok=True)
 
 
 def _dry_run(directory: Path, policy: Policy | None) -> dict[str, Any]:
