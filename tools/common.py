@@ -18,6 +18,7 @@ from coild import __version__
 from coild.config import default_data_dir
 from coild.settings import ConfigError
 from journal import JournalCorruptError, JournalError, JournalUnsupportedError
+from journal.segments import ARCHIVE_NAME
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -26,6 +27,8 @@ EXIT_INTERRUPTED = 130
 
 #: A moment like -2h, which argparse would take for an option.
 _RELATIVE = re.compile(r"-\d")
+#: An option that may have one value; --diff has two.
+_TAKES_ONE = re.compile(r"--(?!diff$)[^=]+")
 
 #: Shown on long work only.
 _PROGRESS_AFTER_SECONDS = 0.5
@@ -87,6 +90,7 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments; prints the completion script and exits if that is asked for."""
+    _open_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "--print-completion" in arguments or any(
         argument.startswith("--print-completion=") for argument in arguments
@@ -104,11 +108,11 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
-    """`--since -2h` as `--since=-2h`."""
+    """`--since -2h` as `--since=-2h`; an option of two values cannot be written so."""
     joined: list[str] = []
     for argument in arguments:
         before = joined[-1] if joined else ""
-        if _RELATIVE.match(argument) and before.startswith("--") and "=" not in before:
+        if _RELATIVE.match(argument) and _TAKES_ONE.fullmatch(before):
             joined[-1] = f"{before}={argument}"
         else:
             joined.append(argument)
@@ -117,6 +121,8 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 
 def journal_directory(arguments: argparse.Namespace) -> Path:
     """The journal that is meant. Raises ToolError if there is none."""
+    if arguments.journal == "" or arguments.data_dir == "":
+        raise UsageError("an empty directory name is none")
     if arguments.journal is not None:
         directory = Path(arguments.journal)
     else:
@@ -160,7 +166,7 @@ def run(prog: str, main: Callable[[], int], *, exit_unreadable: int = EXIT_FAILU
         return fail(prog, EXIT_USAGE, f"{error}; see {prog} --help")
     except (JournalCorruptError, JournalUnsupportedError) as error:
         return fail(
-            prog, exit_unreadable, f"{error}; run: coild-verify --journal {error.file.parent}"
+            prog, exit_unreadable, f"{error}; run: coild-verify --journal {_journal_of(error.file)}"
         )
     except (JournalError, ToolError) as error:
         return fail(prog, exit_unreadable, str(error))
@@ -168,6 +174,18 @@ def run(prog: str, main: Callable[[], int], *, exit_unreadable: int = EXIT_FAILU
         where = f"{error.filename}: " if error.filename else ""
         return fail(prog, exit_unreadable, f"{where}{error.strerror or error}")
     return status
+
+
+def _journal_of(file: Path) -> Path:
+    """The journal that a file is of, archived or not."""
+    return file.parent.parent if file.parent.name == ARCHIVE_NAME else file.parent
+
+
+def _open_streams() -> None:
+    """Give whoever closed stdin, stdout or stderr an empty one: writing to it is no error."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - for good
 
 
 def fail(prog: str, status: int, text: str) -> int:

@@ -16,9 +16,10 @@ import msgspec
 from coild.clock import Clock
 from coild.compactor import Compaction, Compactor
 from coild.events import SCHEMA, Event, Folded
+from coild.moments import parse_span
 from coild.orders import describe, give_order, order_path
 from coild.replay import VOCABULARY, State, repaired
-from coild.units import parse_duration, parse_size
+from coild.units import parse_size
 from journal import (
     Journal,
     JournalLockedError,
@@ -89,7 +90,7 @@ def _policy(arguments: argparse.Namespace) -> Policy | None:
     """What is to be kept; None: everything."""
     try:
         policy = Policy(
-            keep_age=_parsed(arguments.keep_archive, parse_duration),
+            keep_age=_parsed(arguments.keep_archive, parse_span),
             keep_bytes=_parsed(arguments.keep_size, parse_size),
             delete=arguments.delete,
         )
