@@ -19,14 +19,25 @@ Trailer, integers little-endian, the last bytes of the file:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import struct
 import sys
 import zlib
+from collections.abc import Iterator
 from itertools import accumulate
 from typing import Protocol, Self
 
-from journal.codec import DIGEST_BYTES, SEGMENT_BYTES_MAX, MalformedError, UnsupportedError
+from journal.codec import (
+    DIGEST_BYTES,
+    SEGMENT_BYTES_MAX,
+    SEGMENT_HEADER_BYTES,
+    MalformedError,
+    SegmentHeader,
+    UnsupportedError,
+    decode_header,
+)
+from journal.errors import JournalCorruptError, JournalUnsupportedError
 from journal.fs import FileSystem
 from journal.segments import SegmentFile, read_file
 
@@ -239,3 +250,26 @@ def read_segment(fs: FileSystem, file: SegmentFile) -> bytes:
     """
     data = read_file(fs, file.path)
     return decompress(data) if file.archived else data
+
+
+def read_header(fs: FileSystem, file: SegmentFile, schema: int) -> SegmentHeader:
+    """The header of a segment, archived or not, and nothing else of it.
+
+    Raises OSError, MalformedError, UnsupportedError.
+    """
+    segment = open_segment(fs, file)
+    try:
+        return decode_header(segment.read(SEGMENT_HEADER_BYTES, 0), schema)
+    finally:
+        segment.close()
+
+
+@contextlib.contextmanager
+def errors_of(file: SegmentFile) -> Iterator[None]:
+    """Make what is wrong with the bytes of a segment an error that names its file."""
+    try:
+        yield
+    except MalformedError as error:
+        raise JournalCorruptError(file.path, 0, file.first_sequence - 1, str(error)) from None
+    except UnsupportedError as error:
+        raise JournalUnsupportedError(file.path, str(error)) from None

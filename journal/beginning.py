@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from journal.archive import open_segment
+from journal.archive import read_header
 from journal.chain import GENESIS, Position
-from journal.codec import SEGMENT_HEADER_BYTES, UnsupportedError, decode_header
+from journal.codec import UnsupportedError
 from journal.errors import JournalCorruptError, JournalUnsupportedError
 from journal.fs import FileSystem
 from journal.segments import SegmentFile, list_history
@@ -80,11 +80,7 @@ def find_beginning(
 
 def _check_fit(fs: FileSystem, snapshot: Snapshot, following: SegmentFile, schema: int) -> None:
     """Raise ValueError if a whole segment behind the snapshot says that it continues another."""
-    reader = open_segment(fs, following)
-    try:
-        header = decode_header(reader.read(SEGMENT_HEADER_BYTES, 0), schema)
-    finally:
-        reader.close()
+    header = read_header(fs, following, schema)
     expected = (snapshot.journal_id, snapshot.sequence, snapshot.chain_digest)
     if expected != (header.journal_id, header.previous_sequence, header.previous_digest):
         raise ValueError(f"{following.path.name} does not continue it: it is of another journal")

@@ -23,16 +23,15 @@ from typing import Any, Protocol
 
 import msgspec
 
-from journal.archive import compress, decompress, open_segment, read_segment
+from journal.archive import compress, decompress, errors_of, read_header, read_segment
 from journal.beginning import find_beginning
 from journal.chain import check_end, walk
 from journal.codec import (
-    SEGMENT_HEADER_BYTES,
     MalformedError,
     UnsupportedError,
     decode_header,
 )
-from journal.errors import CompactionRunsError, JournalCorruptError, JournalUnsupportedError
+from journal.errors import CompactionRunsError, JournalCorruptError
 from journal.fs import FileSystem
 from journal.history import opened_index, write_index
 from journal.index import Keys, build_index
@@ -148,12 +147,8 @@ def index_sealed(fs: FileSystem, directory: Path, vocabulary: Vocabulary) -> int
     decoder = list_decoder(vocabulary.event_type)
     written = 0
     for file in sealed_segments(fs, directory):
-        with _errors_of(file):
-            segment = open_segment(fs, file)
-            try:
-                header = decode_header(segment.read(SEGMENT_HEADER_BYTES, 0), vocabulary.schema)
-            finally:
-                segment.close()
+        with errors_of(file):
+            header = read_header(fs, file, vocabulary.schema)
             with opened_index(fs, file, header, vocabulary.keys) as index:
                 if index is not None:
                     continue
@@ -187,7 +182,7 @@ def prepare(
         there = {file.first_sequence for file in list_archive(fs, directory)}
         archived = segment_bytes = archive_bytes = 0
         for done, file in enumerate(sealed, start=1):
-            with _errors_of(file):
+            with errors_of(file):
                 data = read_file(fs, file.path)
                 if file.first_sequence not in there or not _has_copy(fs, directory, file, data):
                     # One that an older snapshot covers was not read above, and what is in the
@@ -366,14 +361,3 @@ def retire(fs: FileSystem, directory: Path, schema: int) -> Retired:
                 good += 1
         fs.sync_directory(directory)
     return Retired(segments, freed, removed)
-
-
-@contextlib.contextmanager
-def _errors_of(file: SegmentFile) -> Iterator[None]:
-    """Name the segment that is the matter."""
-    try:
-        yield
-    except MalformedError as error:
-        raise JournalCorruptError(file.path, 0, file.first_sequence - 1, str(error)) from None
-    except UnsupportedError as error:
-        raise JournalUnsupportedError(file.path, str(error)) from None

@@ -12,10 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from journal.archive import open_segment
-from journal.codec import SEGMENT_HEADER_BYTES, MalformedError, UnsupportedError, decode_header
+from journal.archive import errors_of, read_header
 from journal.compaction import archive_lock
-from journal.errors import JournalCorruptError, JournalUnsupportedError
 from journal.fs import FileSystem
 from journal.segments import SegmentFile, list_archive, list_history
 from journal.snapshot import list_snapshots
@@ -100,13 +98,5 @@ def archive_bytes(fs: FileSystem, directory: Path) -> int:
 
 def _created(fs: FileSystem, file: SegmentFile, schema: int) -> int:
     """When a segment was made: no event before it is younger."""
-    try:
-        segment = open_segment(fs, file)
-        try:
-            return decode_header(segment.read(SEGMENT_HEADER_BYTES, 0), schema).created
-        finally:
-            segment.close()
-    except MalformedError as error:
-        raise JournalCorruptError(file.path, 0, file.first_sequence - 1, str(error)) from None
-    except UnsupportedError as error:
-        raise JournalUnsupportedError(file.path, str(error)) from None
+    with errors_of(file):
+        return read_header(fs, file, schema).created

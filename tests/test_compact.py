@@ -413,3 +413,20 @@ def test_no_journal_is_one_line(tmp_path: Path) -> None:
     assert 1 == done.returncode
     assert f"cannot read the journal in {tmp_path}/journal" in done.stderr
     assert "--data-dir DIR or --journal DIR" in done.stderr
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_a_journal_without_its_segments_is_one_line(tmp_path: Path, dry: tuple[str, ...]) -> None:
+    """A snapshot alone is no journal: the tool says what is missing, without a traceback."""
+    with Daemon(tmp_path / "data", *SMALL) as daemon:
+        daemon.allocate("c")
+        compacted("--data-dir", str(daemon.data_dir))
+        daemon.stop()
+    for path in (tmp_path / "data/journal").glob("*.seg"):
+        path.unlink()
+
+    done = compact("--data-dir", str(tmp_path / "data"), *dry)
+
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (0 if dry else 1)
+    assert dry or "is missing: the events after it are nowhere" in done.stderr

@@ -21,6 +21,7 @@ from coild.orders import describe, give_order, order_path
 from coild.replay import VOCABULARY, State, repaired
 from coild.units import parse_size
 from journal import (
+    DEFAULT_SEGMENT_BYTES,
     Journal,
     JournalLockedError,
     OsFileSystem,
@@ -30,8 +31,7 @@ from journal import (
     plan,
     prepare,
 )
-from journal.archive import compress, open_segment
-from journal.codec import SEGMENT_HEADER_BYTES, decode_header
+from journal.archive import compress, read_header
 from journal.pruning import archive_bytes
 from journal.segments import list_segments
 from tools import common
@@ -207,13 +207,11 @@ async def _compact_here(directory: Path, policy: Policy | None, *, as_json: bool
 def _segment_bytes(directory: Path) -> int:
     """The size of the newest segment: that of the next ones."""
     fs = OsFileSystem()
-    segment = open_segment(fs, list_segments(fs, directory)[-1])
+    files = list_segments(fs, directory)
     try:
-        return decode_header(segment.read(SEGMENT_HEADER_BYTES, 0), SCHEMA).segment_bytes
-    except ValueError:
-        return 16 << 20  # opening the journal will say what is the matter
-    finally:
-        segment.close()
+        return read_header(fs, files[-1], SCHEMA).segment_bytes
+    except (IndexError, ValueError):
+        return DEFAULT_SEGMENT_BYTES  # opening the journal will say what is the matter
 
 
 def _ask_daemon(directory: Path, policy: Policy | None, locked: JournalLockedError) -> Compaction:
