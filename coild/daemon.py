@@ -158,12 +158,12 @@ async def _serve(config: Config, state: State, journal: Journal) -> int:
         compact_after=config.compact_after,
     )
     guard = Guard(config.allowed_hosts, remote=config.allow_remote)
-    server = Server(build_app(service, compactor, guard))
+    server = Server(build_app(service, compactor, guard), config.max_connections)
     address_file = AddressFile(config.data_dir / "http")
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(journal.close)
         # First of all: whatever keeps this start from serving, the journal must tell of the repair.
-        await _record_repair(journal, service, clock)
+        await _record_repairs(journal, service, clock)
         tcp = bind_tcp(config.http)
         stack.callback(tcp.close)
         sockets = [tcp]
@@ -207,18 +207,21 @@ async def _serve(config: Config, state: State, journal: Journal) -> int:
     return 0
 
 
-async def _record_repair(journal: Journal, service: Service, clock: Clock) -> None:
-    """Say and journal what recovery set aside."""
-    torn = journal.recovered.torn
-    if torn is not None:
+async def _record_repairs(journal: Journal, service: Service, clock: Clock) -> None:
+    """Say and journal what was set aside, by recovery now or by a repair that was cut short."""
+    for aside in journal.recovered.set_aside:
         logger.warning(
-            "the journal ended in %d bytes of an unfinished write (%s), which nobody was told "
-            "was durable; they are kept in %s",
-            torn.size,
-            torn.reason,
-            torn.kept,
+            "%s ended in %d bytes of an unfinished write (%s), which nobody was told was durable; "
+            "they are kept in %s"
+            if not aside.ordered
+            else "an operator had %s cut off by %d bytes (%s); they are kept in %s",
+            aside.file,
+            aside.size,
+            aside.reason,
+            journal.path.with_name(aside.kept),
         )
-        await service.record(repaired(torn, clock()))
+        await service.record(repaired(aside, clock()))
+    journal.repairs_recorded()
 
 
 async def _record_start(config: Config, state: State, service: Service, clock: Clock) -> None:

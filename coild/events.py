@@ -112,11 +112,11 @@ class DaemonStopped(msgspec.Struct, tag=7, array_like=True, frozen=True, gc=Fals
 
 
 class JournalRepaired(msgspec.Struct, tag=8, array_like=True, frozen=True, gc=False):
-    """Recovery set the unacknowledged end of a segment aside.
+    """A part of a file was set aside; by recovery, the unacknowledged end of a segment.
 
     `size` bytes from `offset` of the file `segment` are kept in the file `kept` beside it. `reason`
-    is what was found to be the matter; `by` is OPERATOR if someone ordered it, and more than an
-    unfinished write may have gone then.
+    is what was found to be the matter; `by` is OPERATOR if someone ordered it: then more than an
+    unfinished write may have gone, whole segments and snapshots too, with one event for each.
     """
 
     time: int

@@ -10,6 +10,8 @@ from typing import Any
 
 from coild.addresses import BITS
 from coild.events import (
+    OPERATOR,
+    RECOVERY,
     SCHEMA,
     AddressAllocated,
     AddressReleased,
@@ -20,7 +22,7 @@ from coild.events import (
     JournalRepaired,
 )
 from coild.projection import Projection
-from journal import Keys, Snapshot, TornTail, Vocabulary
+from journal import Keys, SetAside, Snapshot, Vocabulary
 
 _OF_ADDRESS = {AddressAllocated, AddressReleased}
 
@@ -81,11 +83,10 @@ KEYS = Keys(_keys_of, version=1, matcher=_matcher)
 VOCABULARY = Vocabulary(schema=SCHEMA, event_type=Event, folded_type=Folded, keys=KEYS)
 
 
-def repaired(torn: TornTail, time: int) -> JournalRepaired:
-    """The event that says what recovery set aside."""
-    return JournalRepaired(
-        time, torn.segment.name, torn.offset, torn.size, torn.kept.name, torn.reason
-    )
+def repaired(aside: SetAside, time: int) -> JournalRepaired:
+    """The event that says what a repair set aside."""
+    by = OPERATOR if aside.ordered else RECOVERY
+    return JournalRepaired(time, aside.file, aside.offset, aside.size, aside.kept, aside.reason, by)
 
 
 class State(Projection):

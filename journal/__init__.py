@@ -23,7 +23,8 @@ from journal.history import Found, find
 from journal.index import Keys
 from journal.pruning import Policy, Pruning, plan, prune
 from journal.reader import Batch, Reader, read_events
-from journal.recovery import Recovered, TornTail
+from journal.recovery import Recovered
+from journal.set_aside import SetAside
 from journal.snapshot import Snapshot
 from journal.writer import DEFAULT_SEGMENT_BYTES, Journal
 
@@ -50,8 +51,8 @@ __all__ = [
     "Recovered",
     "RejectedSnapshot",
     "Retired",
+    "SetAside",
     "Snapshot",
-    "TornTail",
     "Vocabulary",
     "find",
     "follow",

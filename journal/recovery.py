@@ -37,22 +37,16 @@ from journal.errors import JournalCorruptError
 from journal.fs import FileSystem
 from journal.scan import Deliver, End, Scan
 from journal.segments import (
+    NOTE_TEMPORARY_NAME,
     RECOVERED_NAME,
     SPARE_NAME,
+    give_up,
     publish,
     read_file,
+    write_durably,
     zero_fill,
 )
-
-
-class TornTail(msgspec.Struct, frozen=True):
-    """What recovery set aside: `size` bytes from `offset` of `segment`, kept in `kept`."""
-
-    segment: Path
-    offset: int
-    size: int
-    kept: Path
-    reason: str
+from journal.set_aside import SetAside, announce, fingerprint, forget, unrecorded
 
 
 class Recovered(msgspec.Struct, frozen=True):
@@ -65,7 +59,8 @@ class Recovered(msgspec.Struct, frozen=True):
     #: How many segments were read, and the bytes of the frames in them.
     segments: int
     tail_bytes: int
-    torn: TornTail | None
+    #: What was set aside, now or by a repair that was interrupted, and is to be recorded.
+    set_aside: tuple[SetAside, ...]
     #: The sequence of the snapshot that the state began with; 0 if there was none.
     snapshot_sequence: int = 0
     rejected: tuple[RejectedSnapshot, ...] = ()
@@ -122,7 +117,11 @@ def recover(
     if not walked:
         return _begin(fs, directory, schema, segment_bytes, now)
     file, header, tail = walked[-1]
-    torn = _set_tail_aside(fs, file.path, header, tail, now) if tail.end is End.TORN else None
+    set_aside = unrecorded(fs, directory, tail.next_sequence - 1)
+    if tail.end is End.TORN:
+        set_aside = _set_tail_aside(fs, file.path, header, tail, now, set_aside)
+    elif not set_aside:
+        forget(fs, directory)
     if header.schema < schema:
         # What is appended from here on is of the new vocabulary, and an older program must not
         # take it for its own. The identity stays, and with it every checksum and digest.
@@ -146,7 +145,7 @@ def recover(
         tail=tail,
         segments=len(walked),
         tail_bytes=sum(found.offset - SEGMENT_HEADER_BYTES for _, _, found in walked),
-        torn=torn,
+        set_aside=set_aside,
         snapshot_sequence=beginning.position.sequence,
         rejected=beginning.rejected,
     )
@@ -155,7 +154,7 @@ def recover(
 def _clean_up(fs: FileSystem, directory: Path) -> None:
     """Remove what an interrupted preparation left: files of ours that never got their name."""
     for name in fs.list_directory(directory):
-        if name in {SPARE_NAME, RECOVERED_NAME}:
+        if name in {SPARE_NAME, RECOVERED_NAME, NOTE_TEMPORARY_NAME}:
             fs.remove(directory / name)
 
 
@@ -180,39 +179,49 @@ def _begin(fs: FileSystem, directory: Path, schema: int, segment_bytes: int, now
         # The directory may be new as well, and its name is its parent's to keep.
         fs.sync_directory(directory.parent)
     except BaseException:
-        _give_up(fs, fd, temporary)
+        give_up(fs, fd, temporary)
         raise
     tail = Scan.at_start(header)
     return Recovered(
-        path=path, fd=fd, header=header, tail=tail, segments=1, tail_bytes=0, torn=None
+        path=path, fd=fd, header=header, tail=tail, segments=1, tail_bytes=0, set_aside=()
     )
 
 
 def _set_tail_aside(
-    fs: FileSystem, path: Path, header: SegmentHeader, tail: Scan, now: int
-) -> TornTail:
+    fs: FileSystem,
+    path: Path,
+    header: SegmentHeader,
+    tail: Scan,
+    now: int,
+    earlier: tuple[SetAside, ...],
+) -> tuple[SetAside, ...]:
     """Keep the torn bytes beside the segment, then replace it by a copy of its good part.
 
     By copy, not in place: a crash at any point leaves the segment as it was or as it shall be.
+    Returns what is to be recorded, after what was set aside `earlier`.
     """
     data = read_file(fs, path)
-    kept = path.with_name(f"{path.name}.torn-{now}")
-    write_durably(fs, kept, data[tail.offset : tail.data_end], tail.data_end - tail.offset)
+    torn = SetAside(
+        file=path.name,
+        offset=tail.offset,
+        size=tail.data_end - tail.offset,
+        kept=f"{path.name}.torn-{now}",
+        reason=tail.reason,
+        before=fingerprint(data),
+    )
+    set_aside = (*earlier, torn)
+    kept = path.with_name(torn.kept)
+    write_durably(fs, kept, data[tail.offset : tail.data_end], torn.size)
     try:
         copy = copy_segment(fs, path, data[: tail.offset], header.segment_bytes)
+        announce(fs, path.parent, tail.next_sequence - 1, set_aside)
     except BaseException:
         # The next try keeps the bytes again; on a full disk there may be many.
         with contextlib.suppress(OSError):
             fs.remove(kept)
         raise
     replace_segment(fs, copy, path)
-    return TornTail(
-        segment=path,
-        offset=tail.offset,
-        size=tail.data_end - tail.offset,
-        kept=kept,
-        reason=tail.reason,
-    )
+    return set_aside
 
 
 def copy_segment(fs: FileSystem, path: Path, data: bytes, size: int) -> Path:
@@ -228,24 +237,3 @@ def replace_segment(fs: FileSystem, copy: Path, path: Path) -> None:
     fs.sync_directory(path.parent)
     fs.rename(copy, path)
     fs.sync_directory(path.parent)
-
-
-def write_durably(fs: FileSystem, path: Path, data: bytes, size: int) -> None:
-    """Make `path` of `data` and zeros up to `size`, durable but for its name."""
-    fd = fs.create(path)
-    try:
-        fs.write(fd, data, 0)
-        zero_fill(fs, fd, len(data), size)
-        fs.sync(fd)
-    except BaseException:
-        _give_up(fs, fd, path)
-        raise
-    fs.close(fd)
-
-
-def _give_up(fs: FileSystem, fd: int, path: Path) -> None:
-    """Close and remove a file that did not come to be: it may hold the very space that is short."""
-    with contextlib.suppress(OSError):
-        fs.close(fd)
-    with contextlib.suppress(OSError):
-        fs.remove(path)

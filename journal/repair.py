@@ -32,9 +32,10 @@ from journal.codec import (
 )
 from journal.errors import JournalCorruptError, JournalUnsupportedError
 from journal.fs import FileSystem
-from journal.recovery import copy_segment, replace_segment, write_durably
+from journal.recovery import copy_segment, replace_segment
 from journal.scan import Deliver, Scan, find_frame, list_decoder, scan
-from journal.segments import SegmentFile, list_archive, list_history, read_file
+from journal.segments import SegmentFile, list_archive, list_history, read_file, write_durably
+from journal.set_aside import SetAside, announce, fingerprint, unrecorded
 from journal.snapshot import list_snapshots, read_snapshot
 from journal.writer import DEFAULT_SEGMENT_BYTES
 
@@ -195,28 +196,56 @@ def _cut(
     return _Cut(0, last, None, size)
 
 
-def truncate(fs: FileSystem, directory: Path, truncation: Truncation, now: int) -> Path:
-    """Do it; the file with the damaged segment's bytes. `now` ends the names of what is kept.
+def truncate(fs: FileSystem, directory: Path, truncation: Truncation, now: int) -> None:
+    """Do it. `now` ends the names of what is kept.
 
-    On return it is durable. The caller holds the writer's lock. Raises OSError; then the next run
-    goes on.
+    On return it is durable, and noted: whoever opens the journal next is to record it. The caller
+    holds the writer's lock. Raises OSError; then the next run goes on.
     """
     damaged, *later = truncation.lost
+    data = read_file(fs, damaged.path)
+    if truncation.replacement is not None:
+        torn = data[damaged.offset :][: damaged.size]
+        write_durably(fs, _kept(damaged.path, now), torn, len(torn))
+    # What an interrupted run did is in no record yet, and this note takes the place of its note.
+    last = truncation.last_sequence
+    earlier = unrecorded(fs, directory, last)
+    announce(fs, directory, last, (*earlier, *_set_asides(fs, truncation, now)))
     for path in truncation.snapshots:
-        _set_aside(fs, path, now)
+        _move_aside(fs, path, now)
     for lost in reversed(later):
         _forget_index(fs, lost.path)
-        _set_aside(fs, lost.path, now)
+        _move_aside(fs, lost.path, now)
     _forget_index(fs, damaged.path)
     if truncation.replacement is None:
-        return _set_aside(fs, damaged.path, now)
-    kept = _kept(damaged.path, now)
-    data = read_file(fs, damaged.path)[damaged.offset :][: damaged.size]
-    write_durably(fs, kept, data, len(data))
-    copy = copy_segment(fs, damaged.path, truncation.replacement, truncation.segment_bytes)
-    replace_segment(fs, copy, damaged.path)
-    fs.sync_directory(directory)
-    return kept
+        _move_aside(fs, damaged.path, now)
+    else:
+        copy = copy_segment(fs, damaged.path, truncation.replacement, truncation.segment_bytes)
+        replace_segment(fs, copy, damaged.path)
+
+
+def _set_asides(fs: FileSystem, truncation: Truncation, now: int) -> list[SetAside]:
+    """What is to be recorded, one entry a file, the damaged segment first."""
+    damaged, *later = truncation.lost
+    follows = f"it follows what was cut off {damaged.path.name}"
+    entries = [(damaged.path, damaged.offset, damaged.size, truncation.reason)]
+    entries += [(lost.path, lost.offset, lost.size, follows) for lost in later]
+    entries += [
+        (path, 0, len(read_file(fs, path)), "a snapshot of events that were cut off")
+        for path in truncation.snapshots
+    ]
+    return [
+        SetAside(
+            file=path.name,
+            offset=offset,
+            size=size,
+            kept=_kept(path, now).name,
+            reason=reason,
+            before=fingerprint(read_file(fs, path)),
+            ordered=True,
+        )
+        for path, offset, size, reason in entries
+    ]
 
 
 def _find_start(fs: FileSystem, directory: Path, schema: int, restore: Restore) -> _Start:
@@ -313,12 +342,10 @@ def _kept(path: Path, now: int) -> Path:
     return path.with_name(f"{path.name}.torn-{now}")
 
 
-def _set_aside(fs: FileSystem, path: Path, now: int) -> Path:
+def _move_aside(fs: FileSystem, path: Path, now: int) -> None:
     """Give a whole file a name that is no part of the journal; on return that is durable."""
-    kept = _kept(path, now)
-    fs.rename(path, kept)
+    fs.rename(path, _kept(path, now))
     fs.sync_directory(path.parent)
-    return kept
 
 
 def _forget_index(fs: FileSystem, path: Path) -> None:

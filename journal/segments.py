@@ -3,7 +3,8 @@
     <first sequence, 20 digits>.seg     a segment
     spare.tmp                           the next one, zero-filled ahead of time, without a name yet
     recovered.tmp                       a torn segment's good part, while it is being copied
-    <segment>.torn-<time>               the torn bytes that recovery set aside
+    <file>.torn-<time>                  what a repair took out of a file, or the whole file
+    repairs.json                        repairs that the journal has yet to tell of: see `set_aside`
     <last sequence, 20 digits>.snap     the state after that event: see `snapshot`
     <first sequence, 20 digits>.idx     the index of a sealed segment: see `index`
     archive/<first sequence>.seg.zst    a sealed segment, compressed; its index lies beside it
@@ -16,6 +17,7 @@ Anything else in the directory is left alone.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -28,6 +30,8 @@ from journal.fs import FileSystem
 LOCK_NAME = "LOCK"
 SPARE_NAME = "spare.tmp"
 RECOVERED_NAME = "recovered.tmp"
+NOTE_NAME = "repairs.json"
+NOTE_TEMPORARY_NAME = "repairs.tmp"
 
 ARCHIVE_NAME = "archive"
 
@@ -125,6 +129,27 @@ def zero_fill(fs: FileSystem, fd: int, start: int, size: int) -> None:
     """
     for offset in range(start, size, len(_ZEROS)):
         fs.write(fd, memoryview(_ZEROS)[: size - offset], offset)
+
+
+def write_durably(fs: FileSystem, path: Path, data: bytes, size: int) -> None:
+    """Make `path` of `data` and zeros up to `size`, durable but for its name. Raises OSError."""
+    fd = fs.create(path)
+    try:
+        fs.write(fd, data, 0)
+        zero_fill(fs, fd, len(data), size)
+        fs.sync(fd)
+    except BaseException:
+        give_up(fs, fd, path)
+        raise
+    fs.close(fd)
+
+
+def give_up(fs: FileSystem, fd: int, path: Path) -> None:
+    """Close and remove a file that did not come to be: it may hold the very space that is short."""
+    with contextlib.suppress(OSError):
+        fs.close(fd)
+    with contextlib.suppress(OSError):
+        fs.remove(path)
 
 
 def publish(fs: FileSystem, fd: int, temporary: Path, header: SegmentHeader) -> Path:

@@ -8,6 +8,7 @@ whoever appended it acts on it at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -30,6 +31,7 @@ from journal.log import FRAME_OVERHEAD_BYTES, Log
 from journal.recovery import Recovered, recover
 from journal.scan import Deliver, list_decoder
 from journal.segments import acquire_lock
+from journal.set_aside import forget
 from journal.spare import Spare, SpareKeeper
 
 DEFAULT_SEGMENT_BYTES = 16 * 1024 * 1024
@@ -76,13 +78,15 @@ class Journal:
         progress: Progress | None = None,
         fs: FileSystem | None = None,
         clock: Callable[[], int] = time.time_ns,
+        lock_fd: int | None = None,
     ) -> Self:
         """Become the writer of `directory`, recover it, and hand all its events to `replay`.
 
         `event_type` is what msgspec decodes one event to (a tagged struct or a union of them),
         `schema` the number of that vocabulary: a journal with a higher one is refused. `replay` is
         called with lists of events in order; before that, `restore` with the snapshot to begin
-        with, or with None if all events follow. `clock` gives ns since the epoch.
+        with, or with None if all events follow. `clock` gives ns since the epoch. `lock_fd` is
+        the writer's lock of a caller who has it already, and who gives it away with this call.
 
         Raises JournalLockedError, JournalCorruptError, JournalUnsupportedError, OSError; nothing
         has been changed then. ValueError for a segment size out of bounds.
@@ -94,7 +98,7 @@ class Journal:
             )
         fs = fs or OsFileSystem()
         fs.make_directory(directory)
-        lock_fd = acquire_lock(fs, directory)
+        lock_fd = acquire_lock(fs, directory) if lock_fd is None else lock_fd
         try:
             recovered = recover(
                 fs,
@@ -146,6 +150,15 @@ class Journal:
     def covered(self, frame_bytes: int) -> None:
         """Take note of a snapshot that covers so many bytes of what `tail_bytes` counts."""
         self._covered_bytes += frame_bytes
+
+    def repairs_recorded(self) -> None:
+        """Take note that what `recovered.set_aside` says is in the journal, durably.
+
+        The records must be the first events that are appended, one for each entry, in order: that
+        is how one is known that a crash kept from being noted here.
+        """
+        with contextlib.suppress(OSError):
+            forget(self._fs, self.path.parent)
 
     def start(self, on_failure: OnFailure | None = None) -> None:
         """Start writing; to be called in the event loop that will append.

@@ -34,6 +34,7 @@ from journal.fs import FileSystem, OsFileSystem
 from journal.log import Log
 from journal.recovery import recover
 from journal.segments import LOCK_NAME, publish, segment_path, zero_fill
+from journal.set_aside import forget
 from journal.spare import Spare
 
 _P = ParamSpec("_P")
@@ -248,6 +249,8 @@ def opened(
         decoder=DECODER,
         deliver=events.extend,
     )
+    # As a program does that has recorded what was set aside.
+    forget(fs, directory)
     spare = Spare(fs, directory, segment_bytes)
     log = Log(fs, recovered, spare, schema, clock)
     try:

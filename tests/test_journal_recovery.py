@@ -128,12 +128,11 @@ def assert_torn(directory: Path, data: bytes, frame: Frame, good: list[Any]) -> 
     """
     torn = data[frame.offset :].rstrip(b"\0")
     with opened(directory) as journal:
-        found = journal.recovered.torn
-        assert found is not None
+        (found,) = journal.recovered.set_aside
         assert good == journal.events
         assert (frame.offset, len(torn)) == (found.offset, found.size)
-        assert torn == found.kept.read_bytes()
-        assert found.kept.name.startswith(f"{found.segment.name}.torn-")
+        assert torn == (directory / found.kept).read_bytes()
+        assert found.kept.startswith(f"{found.file}.torn-")
         assert found.reason
     after = segments(directory)[-1].read_bytes()
     assert data[: frame.offset] == after[: frame.offset]
@@ -146,12 +145,12 @@ def assert_lives(directory: Path, good: list[Any]) -> None:
     """Opening finds `good` and nothing torn, twice, and what is appended in between."""
     more = puts(1, start=1000)
     with opened(directory) as journal:
-        assert journal.recovered.torn is None
+        assert not journal.recovered.set_aside
         assert good == journal.events
         journal.append(more)
 
     with opened(directory) as journal:
-        assert journal.recovered.torn is None
+        assert not journal.recovered.set_aside
         assert [*good, *more] == journal.events
     walk(FS, list_segments(FS, directory), SCHEMA, verify_chain=True)
 
@@ -578,8 +577,8 @@ def test_data_beyond_the_largest_frame(directory: Path) -> None:
     )
     path.write_bytes(within)
     with opened(directory) as journal:
-        assert journal.recovered.torn is not None
-        assert (end, LARGEST_FRAME) == (journal.recovered.torn.offset, journal.recovered.torn.size)
+        (torn,) = journal.recovered.set_aside
+        assert (end, LARGEST_FRAME) == (torn.offset, torn.size)
 
 
 @pytest.mark.parametrize(("number", "sequence"), [(1, 4), (1, 2), (2, 5), (2, 3)])
@@ -821,8 +820,8 @@ def test_torn_bytes_have_a_durable_name_before_the_segment_loses_them(directory:
     fs = FaultyFileSystem()
 
     with opened(directory, fs=fs) as journal:
-        assert journal.recovered.torn is not None
-        kept = journal.recovered.torn.kept.name
+        (torn,) = journal.recovered.set_aside
+        kept = torn.kept
 
     order = [
         ("sync", kept),
@@ -991,9 +990,9 @@ def test_a_crash_keeps_what_was_acknowledged(
 
         with opened(directory) as journal:
             good = journal.events
-            torn = journal.recovered.torn
+            torn = journal.recovered.set_aside
         assert flat(batches) + (last if crashed == write else []) == good
-        assert (crashed == write or not any(crashed)) == (torn is None)
+        assert (crashed == write or not any(crashed)) == (not torn)
         assert_lives(directory, good)
 
 

@@ -402,7 +402,7 @@ async def test_a_failed_disk_poisons_the_journal(
         # A failed flush leaves open whether the frame got to the disk: here it did.
         expected = [Put("good"), Put("in flight"), *(puts(3) if call == "sync_data" else [])]
         assert expected == again.events
-        assert again.recovered.torn is None
+        assert not again.recovered.set_aside
         assert SPARE_NAME not in names(directory)
 
 

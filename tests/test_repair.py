@@ -10,13 +10,30 @@ from typing import Any
 import pytest
 
 from coild.events import OPERATOR, SCHEMA, Event, JournalRepaired
-from coild.replay import VOCABULARY, State
-from journal import JournalCorruptError, prepare, read_events, retire
+from coild.replay import VOCABULARY, State, repaired
+from journal import prepare, read_events, retire
 from journal.codec import SEGMENT_HEADER_BYTES
+from journal.fs import FileSystem
+from journal.log import Log
+from journal.recovery import recover
+from journal.repair import plan, truncate
+from journal.segments import NOTE_NAME
+from journal.set_aside import forget
+from journal.spare import Spare
+from tests.compaction_kit import crash_images
 from tests.daemon_kit import Daemon
 from tests.daemon_kit import run as run_coild
-from tests.journal_kit import FastFileSystem, flipped, frames_of, image, opened, segments
-from tests.test_verify import NOW, facts
+from tests.journal_kit import (
+    SEGMENT_BYTES,
+    FastFileSystem,
+    encode,
+    flipped,
+    frames_of,
+    image,
+    opened,
+    segments,
+)
+from tests.verify_kit import NOW, facts
 from tools import verify
 from tools.repair import main
 
@@ -111,14 +128,17 @@ def test_a_refused_start_is_cut_off_where_the_damage_begins(
     damage(path, 0)
     refused = run_coild("--data-dir", str(directory.parent), "--http", "127.0.0.1:0")
     status = repair(directory)
-    record = events_of(directory)[-1]
     shown = capsys.readouterr().out
     good = [0, 2, 5][segment]
-    stamp = record.kept.rpartition("-")[2]
+    records = events_of(directory)[good:]
+    stamp = records[0].kept.rpartition("-")[2]
 
     assert refused.returncode != 0
     assert status == 0
-    assert [*facts(6)[:good], record] == events_of(directory)
+    assert facts(6)[:good] == events_of(directory)[:good]
+    assert [(file.name, f"{file.name}.torn-{stamp}", OPERATOR) for file in (path, *later)] == [
+        (record.segment, record.kept, record.by) for record in records
+    ]
     assert originals == [file.with_name(f"{file.name}.torn-{stamp}").read_bytes() for file in later]
     assert f"{8 - good - 1} events that were durable would be lost" in shown
     assert verify.main(["--journal", str(directory), "--deep"]) == 0
@@ -154,8 +174,10 @@ def test_a_segment_that_cannot_be_read_goes_as_a_whole(
 
     assert status == 0
     assert facts(6)[:2] == events[:2]
-    assert isinstance(events[2], JournalRepaired)
-    assert len(events) == 3
+    assert all(isinstance(event, JournalRepaired) for event in events[2:])
+    assert sorted(kept.name for kept in path.glob("*.torn-*")) == sorted(
+        event.kept for event in events[2:]
+    )
     assert verify.main(["--journal", str(path), "--deep"]) == 0
     check_start(path)
 
@@ -223,7 +245,9 @@ def test_without_a_good_snapshot_the_archive_is_read(tmp_path: Path) -> None:
     assert before == after
     assert status == 0
     assert facts(6)[:3] == events_of(path)[:3]
-    assert len(events_of(path)) == 4
+    assert ["00000000000000000003.seg", "00000000000000000006.seg"] == [
+        event.segment for event in events_of(path)[3:]
+    ]
     check_start(path)
 
 
@@ -279,32 +303,66 @@ def test_it_refuses_while_a_daemon_runs(daemon: Daemon, capsys: pytest.CaptureFi
     assert f"process {daemon.process.pid}" in capsys.readouterr().err
 
 
-def test_an_interrupted_repair_goes_on(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped after any rename: what is left is refused still or whole, and a rerun finishes."""
-    files = image(directory)
-    for stop in range(1, 4):
-        for path in directory.iterdir():
-            path.unlink()
-        for name, data in files.items():
-            (directory / name).write_bytes(data)
-        damage(segments(directory)[0], 0)
-        renames = 0
+def repaired_and_recorded(directory: Path, fs: FileSystem) -> None:
+    """What the tool does, on a disk of the test's choice."""
+    state = State()
+    vocabulary = (VOCABULARY.schema, VOCABULARY.folded_type)
+    truncation = plan(fs, directory, *vocabulary, state.restore, state.apply_all, NOW)
+    assert truncation is not None
+    truncate(fs, directory, truncation, NOW)
+    recovered = recover(fs, directory, schema=SCHEMA, segment_bytes=SEGMENT_BYTES, now=NOW)
+    spare = Spare(fs, directory, SEGMENT_BYTES)
+    log = Log(fs, recovered, spare, SCHEMA, lambda: NOW)
+    for aside in recovered.set_aside:
+        log.append([encode(repaired(aside, NOW))])
+    forget(fs, directory)
+    log.close()
 
-        def rename(
-            source: Path, target: Path, stop: int = stop, original: Any = Path.rename
-        ) -> None:
-            nonlocal renames
-            renames += 1
-            if renames == stop:
-                raise OSError(5, "Input/output error")
-            original(source, target)
 
-        with monkeypatch.context() as patch:
-            patch.setattr("journal.fs.OsFileSystem.rename", lambda _fs, a, b: rename(a, b))
-            status = repair(directory)
+@pytest.mark.parametrize("segment", [0, 1, 2])
+@pytest.mark.parametrize("spoil", ["frame", "header"])
+def test_an_interrupted_repair_is_finished_and_recorded_once(
+    directory: Path, segment: int, spoil: str
+) -> None:
+    """Whatever ends it where, by kill -9 or power cut: a rerun finishes, and each file is told."""
+    path, *later = segments(directory)[segment:]
+    if spoil == "frame":
+        damage(path, 0)
+    else:
+        path.write_bytes(flipped(path.read_bytes(), 20))
+    good = [0, 2, 5][segment]
+    images = crash_images(directory, repaired_and_recorded)
+    for left in images:
+        status = repair(left)
+        events = events_of(left)
+        records = events[good:]
 
-        assert status == 1
-        with pytest.raises(JournalCorruptError):
-            events_of(directory)
-        assert repair(directory) == 0
-        assert len(events_of(directory)) == 1
+        assert status == 0
+        assert facts(6)[:good] == events[:good]
+        assert {path.name, *(file.name for file in later)} == {record.segment for record in records}
+        # Half a record is set aside like any torn frame, and told of too.
+        assert len(records) in {1 + len(later), 2 + len(later)}
+        assert len(records) == len({record.kept for record in records})
+        assert all((left / record.kept).exists() for record in records)
+        assert not (left / NOTE_NAME).exists()
+    assert len(images) > 2 * (8 + 2 * len(later))
+
+
+def test_a_repair_that_was_cut_short_is_recorded_by_the_daemon(directory: Path) -> None:
+    """Should the next writer not be the tool, it says and records what the tool did."""
+    path, *later = segments(directory)[1:]
+    damage(path, 0)
+    state = State()
+    truncation = plan(FS, directory, SCHEMA, Event, state.restore, state.apply_all, NOW)
+    assert truncation is not None
+    truncate(FS, directory, truncation, NOW)
+    with Daemon(directory.parent) as daemon:
+        daemon.stop()
+        log = daemon.log
+    with Daemon(directory.parent) as daemon:
+        daemon.stop()
+    records = [event for event in events_of(directory) if isinstance(event, JournalRepaired)]
+
+    assert [path.name, *(file.name for file in later)] == [record.segment for record in records]
+    assert {OPERATOR} == {record.by for record in records}
+    assert f"an operator had {path.name} cut off" in log

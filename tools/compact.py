@@ -13,16 +13,13 @@ from typing import Any
 
 import msgspec
 
-from coild.clock import Clock
 from coild.compactor import Compaction, Compactor
-from coild.events import SCHEMA, Event, Folded
+from coild.events import SCHEMA
 from coild.moments import parse_span
 from coild.orders import describe, give_order, order_path
-from coild.replay import VOCABULARY, State, repaired
+from coild.replay import VOCABULARY, State
 from coild.units import parse_size
 from journal import (
-    DEFAULT_SEGMENT_BYTES,
-    Journal,
     JournalLockedError,
     OsFileSystem,
     Policy,
@@ -31,10 +28,11 @@ from journal import (
     plan,
     prepare,
 )
-from journal.archive import compress, read_header
+from journal.archive import compress
 from journal.pruning import archive_bytes
 from journal.segments import list_segments
 from tools import common
+from tools.writing import writing
 
 PROG = "coild-compact"
 #: What a dry run compresses to tell how well the rest will.
@@ -179,39 +177,12 @@ class _Here:
 
 async def _compact_here(directory: Path, policy: Policy | None, *, as_json: bool) -> Compaction:
     """Be the journal's writer, and compact it. Raises JournalLockedError if there is a daemon."""
-    state = State()
-    journal = Journal.open(
-        directory,
-        Folded,
-        schema=SCHEMA,
-        replay=state.apply_all,
-        restore=state.restore,
-        segment_bytes=_segment_bytes(directory),
-    )
-    clock = Clock(state.time)
-    journal.start()
-    try:
-
-        async def record(event: Event) -> None:
-            await journal.durable(journal.append(event, essential=True))
-
-        if journal.recovered.torn is not None:
-            await record(repaired(journal.recovered.torn, clock()))
+    async with writing(directory) as writer:
         worker = _Here(directory, as_json=as_json)
-        compactor = Compactor(journal, record, worker, directory, clock=clock, compact_after=0)
+        compactor = Compactor(
+            writer.journal, writer.record, worker, directory, clock=writer.clock, compact_after=0
+        )
         return await compactor.compact(policy=policy)
-    finally:
-        await journal.close()
-
-
-def _segment_bytes(directory: Path) -> int:
-    """The size of the newest segment: that of the next ones."""
-    fs = OsFileSystem()
-    files = list_segments(fs, directory)
-    try:
-        return read_header(fs, files[-1], SCHEMA).segment_bytes
-    except (IndexError, ValueError):
-        return DEFAULT_SEGMENT_BYTES  # opening the journal will say what is the matter
 
 
 def _ask_daemon(directory: Path, policy: Policy | None, locked: JournalLockedError) -> Compaction:

@@ -9,13 +9,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from coild.events import OPERATOR, JournalRepaired
 from coild.projection import InconsistentEventError
 from coild.replay import VOCABULARY, State
-from journal import Journal, JournalCorruptError, JournalUnsupportedError, OsFileSystem
+from journal import JournalCorruptError, JournalUnsupportedError, OsFileSystem
 from journal.repair import Truncation, plan, truncate
 from journal.segments import acquire_lock
+from journal.set_aside import unrecorded
 from tools import common
+from tools.writing import writing
 
 EXIT_GOOD = 0
 
@@ -59,16 +60,22 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         now = time.time_ns()
         truncation = _plan(directory, now)
-        if truncation is None:
+        if truncation is not None:
+            _show(truncation, now)
+            if not arguments.yes and not _confirmed():
+                return common.fail(_PROG, common.EXIT_FAILURE, "nothing was changed")
+            truncate(fs, directory, truncation, now)
+        elif unrecorded(fs, directory):
+            sys.stdout.write("an earlier repair was cut short: what is left of it is its record\n")
+        else:
             sys.stdout.write(f"there is nothing to repair in {directory}\n")
             return EXIT_GOOD
-        _show(truncation, now)
-        if not arguments.yes and not _confirmed():
-            return common.fail(_PROG, common.EXIT_FAILURE, "nothing was changed")
-        kept = truncate(fs, directory, truncation, now)
+        # Nobody comes in between: the lock goes to the journal that is opened now.
+        lock_fd, held = -1, lock_fd
+        head = asyncio.run(_record(directory, held))
     finally:
-        fs.close(lock_fd)
-    head = asyncio.run(_record(directory, truncation, kept))
+        if lock_fd >= 0:
+            fs.close(lock_fd)
     sys.stdout.write(f"repaired, head {head}\n")
     return EXIT_GOOD
 
@@ -136,33 +143,11 @@ def _confirmed() -> bool:
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
-async def _record(directory: Path, truncation: Truncation, kept: Path) -> str:
-    """Open the repaired journal and record what was done; its head."""
-    state = State()
-    journal = Journal.open(
-        directory,
-        VOCABULARY.folded_type,
-        schema=VOCABULARY.schema,
-        replay=state.apply_all,
-        restore=state.restore,
-        segment_bytes=truncation.segment_bytes,
-    )
-    journal.start()
-    try:
-        damaged = truncation.lost[0]
-        event = JournalRepaired(
-            time=max(time.time_ns(), state.time),
-            segment=damaged.path.name,
-            offset=damaged.offset,
-            size=damaged.size,
-            kept=kept.name,
-            reason=truncation.reason,
-            by=OPERATOR,
-        )
-        await journal.durable(journal.append(event, essential=True))
-    finally:
-        await journal.close()
-    return journal.head
+async def _record(directory: Path, lock_fd: int) -> str:
+    """Open the repaired journal, which records what was done; its head."""
+    async with writing(directory, lock_fd) as writer:
+        pass
+    return writer.journal.head
 
 
 if __name__ == "__main__":

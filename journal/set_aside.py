@@ -1,0 +1,93 @@
+"""What a repair took out of a journal, and the note that keeps it from being forgotten.
+
+The journal tells of its repairs itself, so the record of one can only come after it, and a crash
+may come in between. Hence this order: copies of what goes are durable first, then the note, then
+the change. Whoever opens the journal next is told what was changed and is not recorded yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+import msgspec
+
+from journal.fs import FileSystem
+from journal.segments import NOTE_NAME, NOTE_TEMPORARY_NAME, read_file, write_durably
+
+
+class SetAside(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True):
+    """`size` bytes from `offset` of `file` that are no part of the journal any more.
+
+    They are in the file `kept` beside it. `reason` is what was the matter with the journal;
+    `ordered` is whether an operator decided, and not recovery.
+    """
+
+    file: str
+    offset: int
+    size: int
+    kept: str
+    reason: str
+    #: Names the whole file as it was before: one that is still like that was not changed.
+    before: str
+    ordered: bool = False
+
+
+class _Note(msgspec.Struct, frozen=True, rename="kebab"):
+    #: The last event of the repaired journal: those that follow are the records, in order.
+    last_sequence: int
+    set_aside: tuple[SetAside, ...]
+
+
+def fingerprint(data: bytes) -> str:
+    """Names the content of a file."""
+    return blake2b(data, digest_size=16).hexdigest()
+
+
+def announce(
+    fs: FileSystem, directory: Path, last_sequence: int, set_aside: Sequence[SetAside]
+) -> None:
+    """Note what is about to go from a journal that will end with `last_sequence`.
+
+    On return the note is durable, and so is every name in `directory`. Raises OSError.
+    """
+    data = msgspec.json.encode(_Note(last_sequence, tuple(set_aside)))
+    temporary = directory / NOTE_TEMPORARY_NAME
+    write_durably(fs, temporary, data, len(data))
+    fs.rename(temporary, directory / NOTE_NAME)
+    fs.sync_directory(directory)
+
+
+def unrecorded(
+    fs: FileSystem, directory: Path, last_sequence: int | None = None
+) -> tuple[SetAside, ...]:
+    """What the note tells of that was done, and that the journal does not tell of.
+
+    `last_sequence` is that of the journal's last event; without it, nothing counts as recorded.
+    Raises OSError.
+    """
+    names = set(fs.list_directory(directory))
+    if NOTE_NAME not in names:
+        return ()
+    try:
+        note = msgspec.json.decode(read_file(fs, directory / NOTE_NAME), type=_Note)
+    except ValueError:
+        return ()  # it was whole when it got its name, so whoever changed it wants it gone
+    done = [
+        aside
+        for aside in note.set_aside
+        if aside.file not in names
+        or fingerprint(read_file(fs, directory / aside.file)) != aside.before
+    ]
+    recorded = 0 if last_sequence is None else max(0, last_sequence - note.last_sequence)
+    return tuple(done[recorded:])
+
+
+def forget(fs: FileSystem, directory: Path) -> None:
+    """Remove the note, if there is one. Raises OSError.
+
+    Not flushed: should it come back, it is known by the journal's length that it was recorded.
+    """
+    if NOTE_NAME in fs.list_directory(directory):
+        fs.remove(directory / NOTE_NAME)

@@ -1,0 +1,64 @@
+"""A tool as the journal's writer, where there is no daemon."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from coild.clock import Clock
+from coild.events import SCHEMA, Event, Folded
+from coild.replay import State, repaired
+from journal import DEFAULT_SEGMENT_BYTES, Journal, OsFileSystem
+from journal.archive import read_header
+from journal.segments import list_segments
+
+
+class Writer:
+    """An open journal, its state's clock, and a way to record a fact."""
+
+    def __init__(self, journal: Journal, clock: Clock) -> None:
+        self.journal = journal
+        self.clock = clock
+
+    async def record(self, event: Event) -> None:
+        """Journal a fact; durable on return. Raises the journal's errors."""
+        await self.journal.durable(self.journal.append(event, essential=True))
+
+
+@contextlib.asynccontextmanager
+async def writing(directory: Path, lock_fd: int | None = None) -> AsyncIterator[Writer]:
+    """Open the journal, and record what repairs it has to tell of.
+
+    Raises JournalLockedError if a daemon runs and `lock_fd` does not hold the lock, and what
+    `Journal.open` raises.
+    """
+    state = State()
+    journal = Journal.open(
+        directory,
+        Folded,
+        schema=SCHEMA,
+        replay=state.apply_all,
+        restore=state.restore,
+        segment_bytes=_segment_bytes(directory),
+        lock_fd=lock_fd,
+    )
+    journal.start()
+    try:
+        writer = Writer(journal, Clock(state.time))
+        for aside in journal.recovered.set_aside:
+            await writer.record(repaired(aside, writer.clock()))
+        journal.repairs_recorded()
+        yield writer
+    finally:
+        await journal.close()
+
+
+def _segment_bytes(directory: Path) -> int:
+    """The size of the newest segment: that of the next ones."""
+    fs = OsFileSystem()
+    files = list_segments(fs, directory)
+    try:
+        return read_header(fs, files[-1], SCHEMA).segment_bytes
+    except (IndexError, ValueError):
+        return DEFAULT_SEGMENT_BYTES  # opening the journal will say what is the matter
