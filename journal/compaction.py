@@ -351,13 +351,13 @@ def retire(fs: FileSystem, directory: Path, schema: int) -> Retired:
             segments += 1
         good = removed = 0
         for snapshot in snapshots:
-            if good == SNAPSHOTS_KEPT:
-                fs.remove(snapshot.path)
-                removed += 1
-                continue
-            # A damaged one is nothing to fall back to, so it does not count.
-            with contextlib.suppress(MalformedError):
-                read_snapshot(fs, snapshot.path, schema)
-                good += 1
+            if good < SNAPSHOTS_KEPT:
+                # A damaged one is nothing to fall back to.
+                with contextlib.suppress(MalformedError):
+                    read_snapshot(fs, snapshot.path, schema)
+                    good += 1
+                    continue
+            fs.remove(snapshot.path)
+            removed += 1
         fs.sync_directory(directory)
     return Retired(segments, freed, removed)

@@ -268,6 +268,20 @@ def test_a_damaged_snapshot_falls_back_to_the_one_before(directory: Path, offset
     assert opened.recovered.rejected[0].reason
 
 
+def test_a_damaged_snapshot_goes_when_there_is_a_newer_good_one(directory: Path) -> None:
+    """Nothing can fall back to it, and it would be reported for ever; the one before it stays."""
+    events = fall_back(directory)
+    damaged, older = snapshots(directory)
+    damaged.write_bytes(flipped(damaged.read_bytes(), 60))
+    more = puts(20, start=5000)
+    _, retired = compact(directory, write_sealed(directory, more))
+
+    assert 1 == retired.snapshots
+    assert not damaged.exists()
+    assert [older] == snapshots(directory)[1:]
+    assert state_of([*events, *more]).digest == reopen(directory).state.digest
+
+
 def test_without_a_good_snapshot_everything_is_replayed(directory: Path) -> None:
     """With both snapshots damaged, the archive from the first event on gives the same state."""
     events = fall_back(directory)

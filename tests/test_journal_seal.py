@@ -141,7 +141,8 @@ async def test_a_disk_that_fills_up_after_a_seal(
 ) -> None:
     """Every event that was taken before, while and after a seal took the spare has its room."""
     monkeypatch.setattr(journal.spare, "RETRY_SECONDS", 0.01)
-    async with running(directory, fs=fs) as journal_:
+    # Large enough that a segment's rest is more than what a roll-over may waste.
+    async with running(directory, fs=fs, segment_bytes=1 << 18) as journal_:
         await take(journal_, puts(1)[0])
         while not journal_._log.spare.ready:
             await asyncio.sleep(0.001)
@@ -151,7 +152,7 @@ async def test_a_disk_that_fills_up_after_a_seal(
         await asyncio.sleep(0)
         taken = 1 + fill(journal_, 10)
         assert 1 <= await sealing <= taken
-        taken += fill(journal_, 1000)
+        taken += fill(journal_, 10_000)
         await journal_.durable(journal_.last_sequence)
         assert taken == journal_.last_sequence
         assert taken > 15
