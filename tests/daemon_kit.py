@@ -26,9 +26,9 @@ PATIENCE_SECONDS = 30.0
 _LISTENING = re.compile(r"listening on http://([^\s\"]+)")
 
 
-def command(*arguments: str) -> list[str]:
+def command(*arguments: str, module: str = "coild") -> list[str]:
     """The command line of `coild` in this environment."""
-    return [sys.executable, "-W", "error", "-m", "coild", *arguments]
+    return [sys.executable, "-W", "error", "-m", module, *arguments]
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -78,6 +78,9 @@ def status_of(state: Projection) -> dict[str, Any]:
 class Daemon:
     """One coild on a data directory and a free port of loopback; a context manager that ends it."""
 
+    #: What is run.
+    module = "coild"
+
     def __init__(self, data_dir: Path, *arguments: str, **variables: str) -> None:
         self.data_dir = data_dir
         self.log_path = data_dir.with_name(f"{data_dir.name}.log")
@@ -101,7 +104,12 @@ class Daemon:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 command(
-                    "--data-dir", str(self.data_dir), "--http", "127.0.0.1:0", *self._arguments
+                    "--data-dir",
+                    str(self.data_dir),
+                    "--http",
+                    "127.0.0.1:0",
+                    *self._arguments,
+                    module=self.module,
                 ),
                 env=environment(**self._variables),
                 stderr=log,

@@ -13,13 +13,16 @@ from typing import Any, NamedTuple
 import pytest
 
 from coild.events import AddressAllocated, AddressReleased, DaemonStarted, DaemonStopped
+from tests.crash import stepped_clock
+from tests.crash.scale import rounds
 from tests.daemon_kit import Daemon, fold, status_of
 from tests.wire_kit import AsyncConnection, allocate_body, request_bytes, target_of
 
-ROUNDS = 20
+ROUNDS = rounds(20, 300)
 #: Far less than the daemon's grace for requests that never end.
 STOP_SECONDS_MAX = 2.0
 CLIENTS = 16
+DAY_NS = 86_400 * 10**9
 #: Long names make long events, so that a short round fills a segment of the smallest size.
 LONG = "\N{LINEAR B SYLLABLE B008 A}" * 253
 SMALL = ("--segment-size=1MiB", "--reuse-after=0", "--compact-after=2MiB")
@@ -161,7 +164,7 @@ def small_daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 
 def test_nothing_that_was_answered_is_lost(small_daemon: Daemon) -> None:
-    """After each of 20 kills under load, every answered change is there, and none is half there."""
+    """After each of many kills under load, every answered change is there, none is half there."""
     daemon = small_daemon
     clients = [Client(number) for number in range(CLIENTS)]
     for count in range(ROUNDS):
@@ -177,6 +180,51 @@ def test_nothing_that_was_answered_is_lost(small_daemon: Daemon) -> None:
     # There was something to lose, and segments were rolled over on the way.
     assert sum(client.answers() for client in clients) > 20 * ROUNDS
     assert len(list((daemon.data_dir / "journal").glob("*.seg"))) > 4
+
+
+class SteppedDaemon(Daemon):
+    """A coild whose wall clock is the test's."""
+
+    module = stepped_clock.__name__
+
+
+async def trouble(daemon: Daemon, clock: Path, choice: random.Random) -> None:
+    """Stop the process and let it go on, and step its clock back and forth, for a while."""
+    for _ in range(rounds(12, 100)):
+        stepped_clock.set_clock(clock, choice.randrange(-DAY_NS, DAY_NS))
+        await asyncio.sleep(choice.random() / 20)
+        if choice.random() < 0.5:
+            daemon.process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(choice.random() / 5)
+            daemon.process.send_signal(signal.SIGCONT)
+    daemon.process.kill()
+
+
+def test_a_stopped_process_and_a_stepped_clock_lose_nothing(tmp_path: Path) -> None:
+    """What was answered is there in order, and the journal's time never runs backwards."""
+    clock = tmp_path / "clock"
+    stepped_clock.make_clock(clock)
+    clients = [Client(number) for number in range(CLIENTS)]
+    choice = random.Random()  # noqa: S311
+    with SteppedDaemon(tmp_path / "data", *SMALL, **{stepped_clock.VARIABLE: str(clock)}) as daemon:
+        for _ in range(3):
+
+            async def load() -> None:
+                address = (daemon.host, daemon.port)
+                running = [client.run(address, choice, lambda: None) for client in clients]
+                await asyncio.gather(trouble(daemon, clock, choice), *running)
+
+            asyncio.run(load())
+            daemon.process.wait()
+            daemon.client.close()
+            # The next start is in the past of this journal, or in its future.
+            stepped_clock.set_clock(clock, choice.randrange(-DAY_NS, DAY_NS))
+            daemon.start()
+            check(daemon, clients)
+        times = [event.time for _, event in daemon.events()]
+
+    assert sorted(times) == times
+    assert sum(client.answers() for client in clients) > 100
 
 
 @pytest.mark.parametrize("answers", [100, 300, 500])
