@@ -1,0 +1,57 @@
+"""Every call to the disk fails in turn, in each way it can: no false success, and nothing lost."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from pathlib import Path
+
+import pytest
+
+import journal.commit
+import journal.spare
+from tests.crash.errors import (
+    ERRORS,
+    SHORT_WRITE,
+    WORKLOADS,
+    Fault,
+    Workload,
+    calls_of,
+    try_fault,
+)
+from tests.crash.scale import LONG
+
+#: Of all faults of a workload, so many are tried in CI.
+SAMPLE = 60
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spare is tried again at once; a slow machine does not fall idle."""
+    monkeypatch.setattr(journal.spare, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(journal.commit, "IDLE_SECONDS", 3600.0)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
+def test_no_error_is_taken_for_a_success(workload: Workload, tmp_path: Path) -> None:
+    """What was confirmed is there, what failed was said, and a healthy disk is a good start."""
+    calls = calls_of(workload, tmp_path / "healthy")
+    faults = [
+        Fault(number, error, forever)
+        for number, error, forever in itertools.product(
+            range(1, calls + 1), [*ERRORS, SHORT_WRITE], [False, True]
+        )
+    ]
+    if not LONG:
+        faults = random.sample(faults, min(SAMPLE, len(faults)))
+    came = 0
+    for number, fault in enumerate(faults):
+        try:
+            came += try_fault(workload, tmp_path / str(number), fault)
+        except BaseException as error:
+            error.add_note(f"{workload.name}: {fault}, in {tmp_path / str(number)}")
+            raise
+    print(f"\n{workload.name}: {calls} calls, {came} of {len(faults)} faults came")  # noqa: T201
+
+    assert came > len(faults) // 2
