@@ -105,9 +105,8 @@ class ErrorDisk:
                 raise OSError(number, os.strerror(number), name)
             if call == "write":
                 data, offset = args
-                lost = self._real.read(cast("int", first), len(data), offset).ljust(
-                    len(data), b"\0"
-                )
+                fd = cast("int", first)
+                lost = self._real.read(fd, len(data), offset).ljust(len(data), b"\0")
                 self._before.setdefault(fd, []).append((offset, lost))
             result = real(first, *args, **kwargs)
             if call in {"sync", "sync_data", "close"}:
