@@ -265,11 +265,15 @@ def read_header(fs: FileSystem, file: SegmentFile, schema: int) -> SegmentHeader
 
 
 @contextlib.contextmanager
-def errors_of(file: SegmentFile) -> Iterator[None]:
-    """Make what is wrong with the bytes of a segment an error that names its file."""
+def errors_of(file: SegmentFile, last: int | None = None) -> Iterator[None]:
+    """Make what is wrong with the bytes of a segment an error that names its file.
+
+    `last` is the last event known to be good; None: that before the segment.
+    """
     try:
         yield
     except MalformedError as error:
-        raise JournalCorruptError(file.path, 0, file.first_sequence - 1, str(error)) from None
+        good = file.first_sequence - 1 if last is None else last
+        raise JournalCorruptError(file.path, 0, good, str(error)) from None
     except UnsupportedError as error:
         raise JournalUnsupportedError(file.path, str(error)) from None

@@ -12,7 +12,7 @@ from journal.codec import UnsupportedError
 from journal.errors import JournalCorruptError, JournalUnsupportedError
 from journal.fs import FileSystem
 from journal.segments import SegmentFile, list_history
-from journal.snapshot import Snapshot, list_snapshots, read_snapshot
+from journal.snapshot import Snapshot, SnapshotFile, list_snapshots, read_snapshot
 
 #: Makes the caller's state that of a snapshot, or the empty one. Raises ValueError for a snapshot
 #: that it cannot use.
@@ -45,7 +45,8 @@ def find_beginning(
 ) -> Beginning:
     """Restore the newest good snapshot, of a sequence up to `until`, and say what follows it.
 
-    A damaged one falls back to the one before, and that to genesis: then the archive is read.
+    One that is damaged or cannot be read falls back to the one before, and that to genesis: then
+    the archive is read.
     Raises JournalCorruptError, JournalUnsupportedError, OSError.
     """
     files = list_history(fs, directory)
@@ -57,7 +58,7 @@ def find_beginning(
             continue
         following = [segment for segment in files if segment.first_sequence > file.sequence]
         try:
-            snapshot = read_snapshot(fs, file.path, schema)
+            snapshot = _read(fs, file, schema)
             if not following:
                 raise JournalCorruptError(
                     file.path,
@@ -70,12 +71,23 @@ def find_beginning(
             restore(snapshot)
         except UnsupportedError as error:
             raise JournalUnsupportedError(file.path, str(error)) from None
-        except ValueError as error:
+        except (ValueError, _UnreadableError) as error:
             rejected.append(RejectedSnapshot(file.path, str(error)))
         else:
             return Beginning(Position.behind(snapshot), snapshot, following, tuple(rejected))
     restore(None)
     return Beginning(GENESIS, None, files, tuple(rejected))
+
+
+class _UnreadableError(Exception):
+    """A snapshot is no file, or the disk does not give it."""
+
+
+def _read(fs: FileSystem, file: SnapshotFile, schema: int) -> Snapshot:
+    try:
+        return read_snapshot(fs, file.path, schema)
+    except OSError as error:
+        raise _UnreadableError(f"it cannot be read: {error.strerror}") from None
 
 
 def _check_fit(fs: FileSystem, snapshot: Snapshot, following: SegmentFile, schema: int) -> None:

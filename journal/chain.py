@@ -42,6 +42,13 @@ class Position(NamedTuple):
 GENESIS = Position(0, GENESIS_DIGEST, None)
 
 
+def as_written(header: SegmentHeader) -> Position:
+    """Where a segment says that it begins; the first one of all must begin at genesis."""
+    if header.first_sequence == 1:
+        return GENESIS
+    return Position(header.previous_sequence, header.previous_digest, header.journal_id)
+
+
 class Walked(NamedTuple):
     """A segment that was read whole."""
 

@@ -18,8 +18,10 @@ class Kind(Enum):
 
     #: The remains of an unfinished write at the end.
     TORN = auto()
-    #: A segment is not what it was, or missing.
+    #: A segment is not what it was.
     SEGMENT = auto()
+    #: A segment is nowhere: `file` is where it should be.
+    MISSING = auto()
     #: One of two copies of a segment is not what it was.
     COPY = auto()
     SNAPSHOT = auto()
@@ -27,6 +29,15 @@ class Kind(Enum):
     CONTRADICTION = auto()
     #: Written by a newer version.
     UNSUPPORTED = auto()
+    #: The file is there, but the system does not give its bytes.
+    UNREADABLE = auto()
+
+
+class Gap(NamedTuple):
+    """The events that are nowhere: the sequences `first` to `last`; None is not known."""
+
+    first: int
+    last: int | None
 
 
 class Fault(NamedTuple):
@@ -37,6 +48,8 @@ class Fault(NamedTuple):
     offset: int
     last_sequence: int
     reason: str
+    #: What a missing segment takes with it.
+    gap: Gap | None = None
 
 
 class BadIndex(NamedTuple):
@@ -61,6 +74,8 @@ class Verified(msgspec.Struct):
     #: The end of the last segment that could be read.
     head: Position = GENESIS
     segments: int = 0
+    #: How many events could be read.
+    count: int = 0
     #: Good snapshots, oldest first.
     snapshots: list[Snapshot] = []
     faults: list[Fault] = []

@@ -9,16 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from journal.archive import open_segment
-from journal.codec import (
-    SEGMENT_HEADER_BYTES,
-    Frame,
-    MalformedError,
-    SegmentHeader,
-    UnsupportedError,
-    decode_header,
-)
-from journal.errors import JournalCorruptError, JournalUnsupportedError
+from journal.archive import errors_of, open_segment, read_header
+from journal.codec import SEGMENT_HEADER_BYTES, Frame, MalformedError, SegmentHeader
+from journal.errors import JournalCorruptError
 from journal.history import Found, read_frames
 from journal.reader import Reader
 from journal.segments import SegmentFile
@@ -54,14 +47,11 @@ class _Follower:
         if file is None:
             return []
         try:
-            return self._read(file)
+            with errors_of(file, self._next - 1):
+                return self._read(file)
         except FileNotFoundError:
             # A compaction moved it; the next call finds it.
             return []
-        except MalformedError as error:
-            raise JournalCorruptError(file.path, 0, self._next - 1, str(error)) from None
-        except UnsupportedError as error:
-            raise JournalUnsupportedError(file.path, str(error)) from None
 
     def _locate(self) -> SegmentFile | None:
         """The segment to read on in, wherever it is by now."""
@@ -98,9 +88,9 @@ class _Follower:
             (other for other in self._reader.files() if other.first_sequence > file.first_sequence),
             None,
         )
+        header = read_header(self._reader.fs, file, self._reader.schema)
         segment = open_segment(self._reader.fs, file)
         try:
-            header = decode_header(segment.read(SEGMENT_HEADER_BYTES, 0), self._reader.schema)
             data = segment.read(_PIECE_BYTES, self._offset)
         finally:
             segment.close()

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 from pathlib import Path
 from typing import Protocol
 
@@ -90,7 +91,12 @@ class OsFileSystem:
 
     def open(self, path: Path, *, write: bool = False, create: bool = False) -> int:
         flags = os.O_RDWR if write else os.O_RDONLY
-        return _create(path, flags) if create else os.open(path, flags)
+        fd = _create(path, flags) if create else os.open(path, flags)
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            # Reading it would fail as well, with an error that does not name it.
+            os.close(fd)
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        return fd
 
     def close(self, fd: int) -> None:
         os.close(fd)

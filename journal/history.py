@@ -10,26 +10,28 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from journal.archive import SegmentReader, open_segment, read_segment
+from journal.archive import SegmentReader, errors_of, open_segment, read_header, read_segment
+from journal.chain import Position, check_succession
 from journal.codec import (
     EVENTS,
     FRAME_HEADER_BYTES,
-    SEGMENT_HEADER_BYTES,
     Frame,
     MalformedError,
     SegmentHeader,
     UnsupportedError,
     decode_frame,
-    decode_header,
 )
-from journal.errors import JournalCorruptError, JournalUnsupportedError
+from journal.errors import JournalCorruptError
 from journal.fs import FileSystem
 from journal.index import Index, Keys, build_index
 from journal.reader import Reader, SegmentProgress
 from journal.segments import SegmentFile
+
+_T = TypeVar("_T")
 
 
 class Found(NamedTuple):
@@ -40,10 +42,10 @@ class Found(NamedTuple):
 
 
 class _InSegment(NamedTuple):
-    """What was found in a segment, and the last sequence in it."""
+    """What was found in a segment, and where it ends."""
 
     events: list[Found]
-    last_sequence: int
+    end: Position
 
 
 def find(
@@ -51,46 +53,60 @@ def find(
     keys: Keys,
     wanted: bytes,
     *,
+    start: int | None = None,
     progress: SegmentProgress | None = None,
 ) -> Iterator[Found]:
-    """All events that have the key `wanted`, oldest first.
+    """All events from the sequence `start` on that have the key `wanted`, oldest first.
 
-    Raises JournalCorruptError, JournalUnsupportedError, OSError.
+    None begins with the oldest event there is: not the first one ever, if history was pruned.
+    Raises JournalCorruptError, also if `start` is nowhere, JournalUnsupportedError, OSError.
     """
     files = reader.files()
-    last = files[0].first_sequence - 1 if files else 0
-    for number, file in enumerate(files, start=1):
-        if file.first_sequence != last + 1:
-            raise JournalCorruptError(
-                file.path,
-                0,
-                last,
-                f"a segment is missing before it: the events {last + 1} to "
-                f"{file.first_sequence - 1} are nowhere",
-            )
-        if number == len(files):
-            yield from _find_in_tail(reader, keys, wanted, file)
-        else:
-            expected = files[number].first_sequence - 1
-            look = partial(_find_sealed, reader, keys, wanted, expected)
-            events, last = _retry_moved(reader, file, look)
-            yield from events
+    if start is None:
+        start = files[0].first_sequence if files else 1
+    if files and files[0].first_sequence > start:
+        raise JournalCorruptError(
+            files[0].path,
+            0,
+            start - 1,
+            f"a segment is missing before it: the events {start} to "
+            f"{files[0].first_sequence - 1} are nowhere",
+        )
+    skipped = max((i for i, file in enumerate(files) if file.first_sequence <= start), default=0)
+    del files[:skipped]
+    headed = ((file, _header_of(reader, file)) for file in files)
+    for number, ((file, header), (successor, following)) in enumerate(pairwise(headed), start=1):
+        look = partial(_find_sealed, reader, keys, wanted, header, following)
+        events, end = _retry_moved(reader, file, look)
+        # What is good before a gap was worth telling.
+        yield from (found for found in events if found.sequence >= start)
+        check_succession(successor, following, end)
         if progress is not None:
             progress(number, len(files))
+    if files:
+        yield from _find_in_tail(reader, keys, wanted, max(start, files[-1].first_sequence))
+        if progress is not None:
+            progress(len(files), len(files))
 
 
-def _find_in_tail(reader: Reader, keys: Keys, wanted: bytes, file: SegmentFile) -> Iterator[Found]:
+def _find_in_tail(reader: Reader, keys: Keys, wanted: bytes, start: int) -> Iterator[Found]:
     """Search the segment that is being written, which has no index."""
     matches = keys.matching(wanted)
-    for batch in reader.batches(file.first_sequence):
+    for batch in reader.batches(start):
         for sequence, event in enumerate(batch.events, start=batch.first_sequence):
             if matches(event):
                 yield Found(sequence, event)
 
 
-def _retry_moved(
-    reader: Reader, file: SegmentFile, look: Callable[[SegmentFile], _InSegment]
-) -> _InSegment:
+def _header_of(reader: Reader, file: SegmentFile) -> SegmentHeader:
+    def look(file: SegmentFile) -> SegmentHeader:
+        with errors_of(file):
+            return read_header(reader.fs, file, reader.schema)
+
+    return _retry_moved(reader, file, look)
+
+
+def _retry_moved(reader: Reader, file: SegmentFile, look: Callable[[SegmentFile], _T]) -> _T:
     """What `look` finds in a segment, wherever it is; a compaction may move it meanwhile."""
     try:
         return look(file)
@@ -102,35 +118,32 @@ def _retry_moved(
 
 
 def _find_sealed(
-    reader: Reader, keys: Keys, wanted: bytes, last: int, file: SegmentFile
+    reader: Reader,
+    keys: Keys,
+    wanted: bytes,
+    header: SegmentHeader,
+    following: SegmentHeader,
+    file: SegmentFile,
 ) -> _InSegment:
-    """Search a segment whose successor begins behind the sequence `last`."""
-    try:
-        matches = keys.matching(wanted)
-        segment = open_segment(reader.fs, file)
-        try:
-            header = decode_header(segment.read(SEGMENT_HEADER_BYTES, 0), reader.schema)
-            with opened_index(reader.fs, file, header, keys) as index:
-                # One that ends elsewhere is of an older copy of the segment.
-                if index is not None and index.last_sequence == last:
-                    # What is damaged, the index or the segment, shows when all of it is read.
-                    with contextlib.suppress(MalformedError):
-                        found = [
+    """Search a segment by its header and that of its successor."""
+    matches = keys.matching(wanted)
+    end = Position(following.previous_sequence, following.previous_digest, header.journal_id)
+    with errors_of(file):
+        with opened_index(reader.fs, file, header, keys) as index:
+            # One that ends elsewhere is of an older or another copy of the segment.
+            if index is not None and (index.last_sequence, index.last_digest) == end[:2]:
+                # What is damaged, the index or the segment, shows when all of it is read.
+                with contextlib.suppress(MalformedError):
+                    return _InSegment(
+                        [
                             found
-                            for chunk in index.find(wanted)
-                            for found in _read_chunk(reader, segment, header, index, chunk)
+                            for found in _lead(reader, file, header, index, wanted)
                             if matches(found.event)
-                        ]
-                        return _InSegment(found, index.last_sequence)
-        finally:
-            segment.close()
-        everything = _index_anew(reader, keys, file, header)
-    except MalformedError as error:
-        raise JournalCorruptError(file.path, 0, file.first_sequence - 1, str(error)) from None
-    except UnsupportedError as error:
-        raise JournalUnsupportedError(file.path, str(error)) from None
-    found = [found for found in everything if matches(found.event)]
-    return _InSegment(found, everything[-1].sequence if everything else header.previous_sequence)
+                        ],
+                        end,
+                    )
+        everything, end = _index_anew(reader, keys, file, header)
+    return _InSegment([found for found in everything if matches(found.event)], end)
 
 
 @contextlib.contextmanager
@@ -151,6 +164,21 @@ def opened_index(
         yield index
     finally:
         fs.close(fd)
+
+
+def _lead(
+    reader: Reader, file: SegmentFile, header: SegmentHeader, index: Index, wanted: bytes
+) -> Iterator[Found]:
+    """The events of the frames to which an index leads. Raises MalformedError, OSError."""
+    chunks = index.find(wanted)
+    if not chunks:
+        return
+    segment = open_segment(reader.fs, file)
+    try:
+        for chunk in chunks:
+            yield from _read_chunk(reader, segment, header, index, chunk)
+    finally:
+        segment.close()
 
 
 def _read_chunk(
@@ -193,16 +221,16 @@ def read_frames(
         offset += body
 
 
-def _index_anew(
-    reader: Reader, keys: Keys, file: SegmentFile, header: SegmentHeader
-) -> list[Found]:
+def _index_anew(reader: Reader, keys: Keys, file: SegmentFile, header: SegmentHeader) -> _InSegment:
     """Read a sealed segment whole, keep an index of it if that can be, and give its events."""
     data = read_segment(reader.fs, file)
     events: list[Any] = []
-    index = build_index(data, header, reader.decoder, keys, events.extend)
+    built = build_index(data, header, reader.decoder, keys, events.extend)
     with contextlib.suppress(OSError):
-        write_index(reader.fs, file.index_path, index)
-    return list(map(Found._make, enumerate(events, start=header.first_sequence)))
+        write_index(reader.fs, file.index_path, built)
+    index = Index(lambda size, offset: built[offset : offset + size], header, keys)
+    found = list(map(Found._make, enumerate(events, start=header.first_sequence)))
+    return _InSegment(found, Position(index.last_sequence, index.last_digest, header.journal_id))
 
 
 def write_index(fs: FileSystem, path: Path, data: bytes) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from journal.archive import read_segment
 from journal.beginning import RejectedSnapshot, Restore, find_beginning
-from journal.chain import GENESIS, Position, Walked, check_end, check_succession
+from journal.chain import Position, Walked, as_written, check_end, check_succession
 from journal.codec import MalformedError, SegmentHeader, UnsupportedError, decode_header
 from journal.errors import JournalCorruptError, JournalUnsupportedError
 from journal.fs import FileSystem, OsFileSystem
@@ -154,7 +154,7 @@ class Reader:
                 header, found = self._scan(file, events)
                 if found.offset == offset:
                     break
-            check_succession(file, header, before or _as_written(header))
+            check_succession(file, header, before or as_written(header))
         except MalformedError as error:
             raise JournalCorruptError(file.path, 0, last, str(error)) from None
         except UnsupportedError as error:
@@ -166,13 +166,6 @@ class Reader:
         data = read_segment(self.fs, file)
         header = decode_header(data, self.schema)
         return header, scan(data, header, self.decoder, events.extend)
-
-
-def _as_written(header: SegmentHeader) -> Position:
-    """Where a segment says that it begins; the first one of all must begin at genesis."""
-    if header.first_sequence == 1:
-        return GENESIS
-    return Position(header.previous_sequence, header.previous_digest, header.journal_id)
 
 
 def read_events(

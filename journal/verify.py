@@ -6,12 +6,14 @@ found to be wrong is looked at again before it is told; files that moved are lis
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from journal.archive import read_segment
-from journal.chain import GENESIS, Position, Progress, check_end, check_succession
+from journal.chain import Position, Progress, as_written, check_end, check_succession
 from journal.codec import (
+    GENESIS_DIGEST,
     SEGMENT_HEADER_BYTES,
     MalformedError,
     SegmentHeader,
@@ -20,13 +22,13 @@ from journal.codec import (
     decode_header,
 )
 from journal.errors import JournalCorruptError
-from journal.findings import Anchor, BadIndex, Fault, Kind, Verified
+from journal.findings import Anchor, Fault, Gap, Kind, Verified
 from journal.fs import FileSystem
 from journal.history import Found
-from journal.index import Index, Keys
+from journal.index import Keys
 from journal.scan import End, Scan, list_decoder, scan
-from journal.segments import SegmentFile, list_archive, list_segments, read_file
-from journal.snapshot import Snapshot, list_snapshots, read_snapshot
+from journal.segments import SegmentFile, list_archive, list_segments
+from journal.verify_files import check_index, check_snapshots, missing, read_snapshots, unreadable
 
 #: Whoever finds files moved away again and again looks at no journal.
 _LOOKS = 20
@@ -92,23 +94,41 @@ class _Pass:
         self._wanted = wanted
         self._anchor = anchor
         self._result = Verified()
+        #: How many events could be read of each segment, by its first sequence.
+        self._counts: dict[int, int] = {}
 
     def run(self, progress: Progress | None) -> Verified:
         """Look. Raises as `verify`, and _MovedError."""
         # Before the segments are listed: those that a snapshot covers are there by then.
-        candidates = self._read_snapshots()
+        candidates = read_snapshots(self._fs, self._directory, self._schema)
         files = self._list()
+        order = sorted(files)
+        if order:
+            self._result.beginning = Position(max(0, order[0] - 1), GENESIS_DIGEST, None)
         position: Position | None = None
-        done = 0
-        while done < len(files):
-            first = sorted(files)[done]
-            copies, sealed = files[first], done < len(files) - 1
-            position = self._check(copies, position, sealed=sealed)
-            done += 1
+        for done, first in enumerate(order, start=1):
+            if position is not None and first > position.sequence + 1:
+                self._miss(position.sequence, order[done - 2], first)
+                position = None
+            position = self._check(files[first], position, sealed=done < len(files))
             if progress is not None:
                 progress(done, len(files))
-        self._check_snapshots(candidates)
+        self._result.count = sum(self._counts.values())
+        if position is not None and all(file.archived for file in files[order[-1]]):
+            # The segment that is being written is never archived.
+            last = position.sequence
+            fault = missing(self._fs, self._directory, Gap(last + 1, None), last)
+            self._result.faults.append(fault)
+        check_snapshots(self._fs, self._directory, candidates, self._result)
         return self._result
+
+    def _miss(self, last: int, before: int, behind: int) -> None:
+        """Tell of a gap between two segments. Raises _MovedError if they are not neighbours now."""
+        now = sorted(self._list())
+        if (before, behind) not in pairwise(now):
+            raise _MovedError
+        gap = Gap(last + 1, behind - 1)
+        self._result.faults.append(missing(self._fs, self._directory, gap, last))
 
     def _list(self) -> dict[int, list[SegmentFile]]:
         """The copies of each segment by its first sequence, the live one first."""
@@ -159,13 +179,16 @@ class _Pass:
     ) -> _Copy | Fault | None:
         """The segment at its new place, or None if it is checked there anyway."""
         now = self._list().get(file.first_sequence)
-        if not now or file in now:
-            # Pruned, or back again: then nothing that was listed is to be relied on.
+        if not now:
+            # Pruned: then nothing that was listed is to be relied on.
             raise _MovedError
         try:
-            return self._check_copy(now[0], before, sealed=sealed)
-        except FileNotFoundError:
-            raise _MovedError from None
+            return self._check_copy(file if file in now else now[0], before, sealed=sealed)
+        except FileNotFoundError as error:
+            if file not in now:
+                raise _MovedError from None
+            # Who moves a segment takes its name away for good.
+            return unreadable(Kind.SEGMENT, file.path, _last_before(file, before), error)
 
     def _check_copy(
         self, file: SegmentFile, before: Position | None, *, sealed: bool
@@ -190,7 +213,7 @@ class _Pass:
             seen = fault
 
     def _read(self, file: SegmentFile, before: Position | None, *, sealed: bool) -> _Copy | Fault:
-        last = before.sequence if before else max(0, file.first_sequence - 1)
+        last = _last_before(file, before)
         events: list[Found] = []
         sequence = file.first_sequence
 
@@ -211,12 +234,17 @@ class _Pass:
             return Fault(Kind.SEGMENT, file.path, 0, last, str(error))
         except UnsupportedError as error:
             return Fault(Kind.UNSUPPORTED, file.path, 0, last, str(error))
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            return unreadable(Kind.SEGMENT, file.path, last, error)
         except JournalCorruptError as error:
             if error.offset:
                 # What is good before the damage counts as far as it goes.
                 end = Position(found.next_sequence - 1, found.digest, header.journal_id)
                 self._find_anchor(data, header, end)
                 self._result.head = end
+                self._count(header, end)
             return Fault(Kind.SEGMENT, file.path, error.offset, error.last_sequence, error.reason)
         return _Copy(file, header, found, data, events)
 
@@ -227,18 +255,22 @@ class _Pass:
         if not result.segments and not result.faults:
             result.beginning = as_written(header)
         result.segments += 1
+        self._count(header, end)
         result.events += copy.events
         result.head = end
         result.boundaries[header.previous_sequence] = header.previous_digest
         result.boundaries[end.sequence] = end.digest
         self._find_anchor(copy.data, header, end)
         if sealed:
-            for file in {copy.file, *self._list_copies(copy.file)}:
-                self._check_index(file, header, found)
+            for file in {copy.file, *self._list().get(copy.file.first_sequence, [])}:
+                if bad := check_index(self._fs, file, header, found, self._keys):
+                    result.bad_indexes.append(bad)
         return end
 
-    def _list_copies(self, file: SegmentFile) -> list[SegmentFile]:
-        return self._list().get(file.first_sequence, [])
+    def _count(self, header: SegmentHeader, end: Position) -> None:
+        """Note how many events a segment gave, of whichever copy gave more."""
+        first = header.first_sequence
+        self._counts[first] = max(self._counts.get(first, 0), end.sequence - first + 1)
 
     def _find_anchor(self, data: bytes, header: SegmentHeader, end: Position) -> None:
         """Look for the anchor's digest at the header and behind each frame."""
@@ -259,70 +291,7 @@ class _Pass:
             if (sequence, digest) == anchor:
                 self._result.anchored = True
 
-    def _check_index(self, file: SegmentFile, header: SegmentHeader, found: Scan) -> None:
-        path = file.index_path
-        try:
-            data = read_file(self._fs, path)
-        except FileNotFoundError:
-            return
-        try:
-            index = Index(lambda size, at: data[at : at + size], header, self._keys)
-            index.check()
-            if len(data) != index.file_bytes:
-                raise MalformedError("the index has another length than it says")
-            told = index.last_sequence, index.last_time, index.end, index.last_digest
-            if told != (found.next_sequence - 1, found.time, found.offset, found.digest):
-                raise MalformedError("the index tells of another end of the segment")
-        except MalformedError as error:
-            self._result.bad_indexes.append(BadIndex(path, str(error)))
 
-    def _read_snapshots(self) -> list[Snapshot | Fault]:
-        found: list[Snapshot | Fault] = []
-        for file in reversed(list_snapshots(self._fs, self._directory)):
-            before = max(0, file.sequence)
-            try:
-                found.append(read_snapshot(self._fs, file.path, self._schema))
-            except MalformedError as error:
-                found.append(Fault(Kind.SNAPSHOT, file.path, 0, before, str(error)))
-            except UnsupportedError as error:
-                found.append(Fault(Kind.UNSUPPORTED, file.path, 0, before, str(error)))
-            except FileNotFoundError:
-                # A compaction keeps the newest ones only.
-                continue
-        return found
-
-    def _check_snapshots(self, candidates: list[Snapshot | Fault]) -> None:
-        result = self._result
-        paths = {file.sequence: file.path for file in list_snapshots(self._fs, self._directory)}
-        for candidate in candidates:
-            if isinstance(candidate, Fault):
-                if candidate.file in paths.values():
-                    result.faults.append(candidate)
-                continue
-            path = paths.get(candidate.sequence)
-            if path is None:
-                continue
-            digest = result.boundaries.get(candidate.sequence)
-            if digest == candidate.chain_digest and (
-                candidate.journal_id == result.head.journal_id
-            ):
-                result.snapshots.append(candidate)
-                continue
-            if digest is None and any(fault.kind is not Kind.TORN for fault in result.faults):
-                # The damage beside it is told; what the chain was there, nobody knows.
-                result.snapshots.append(candidate)
-                continue
-            reason = (
-                "no segment ends with its sequence"
-                if digest is None
-                else "its digest of the chain is not the one of the segments: it is of another "
-                "journal, or was altered"
-            )
-            result.faults.append(Fault(Kind.SNAPSHOT, path, 0, candidate.sequence, reason))
-
-
-def as_written(header: SegmentHeader) -> Position:
-    """Where a segment says that it begins; the first one of all must begin at genesis."""
-    if header.first_sequence == 1:
-        return GENESIS
-    return Position(header.previous_sequence, header.previous_digest, header.journal_id)
+def _last_before(file: SegmentFile, before: Position | None) -> int:
+    """The last sequence that is known to come before a segment."""
+    return before.sequence if before else max(0, file.first_sequence - 1)

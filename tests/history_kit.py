@@ -7,6 +7,7 @@ import io
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,11 @@ from coild.events import (
 from coild.replay import VOCABULARY, State
 from journal import prepare, retire
 from journal.compaction import sealed_segments
+from journal.log import Log
+from journal.recovery import recover
+from journal.spare import Spare
 from tests.daemon_kit import PATIENCE_SECONDS, environment
-from tests.journal_kit import FastFileSystem, Opened, opened
+from tests.journal_kit import SEGMENT_BYTES, FastFileSystem, Opened
 from tools.history import main
 
 KEYS = [
@@ -113,9 +117,23 @@ def histories(draw: st.DrawFn) -> list[Any]:
 
 @contextlib.contextmanager
 def writing(directory: Path) -> Iterator[Opened]:
-    """A journal of small segments that is being written."""
-    with opened(directory, fs=FS, schema=SCHEMA) as journal:
-        yield journal
+    """A journal of small segments that is being written, from its snapshot on if it has one."""
+    FS.make_directory(directory)
+    recovered = recover(
+        FS,
+        directory,
+        schema=SCHEMA,
+        segment_bytes=SEGMENT_BYTES,
+        now=EPOCH,
+        restore=State().restore,
+    )
+    spare = Spare(FS, directory, SEGMENT_BYTES)
+    log = Log(FS, recovered, spare, SCHEMA, time.time_ns)
+    try:
+        yield Opened(log, recovered, [])
+    finally:
+        log.close()
+        spare.discard()
 
 
 def write(directory: Path, events: Sequence[Any]) -> None:

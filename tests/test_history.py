@@ -167,6 +167,69 @@ def test_nobody_is_told_with_who_came_before_and_after(tmp_path: Path) -> None:
     assert at(3 * hour).split()[1:3] == ["default/b", "c2"]
 
 
+def test_that_nobody_held_it_then_is_told_to_scripts_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No rows are no JSON, and a line on stderr; a table has the line itself."""
+    directory = tmp_path / "journal"
+    write(directory, [*beginning(), *cycles(2)])
+    moment = EPOCH + 75
+    at = ("--at", format_utc(moment))
+    questions = [
+        *(["--container", "c0"], ["--pod", f"default/{NAME}"], ["--pool", "default"]),
+        *(["--block", "10.64.0.0/31"], []),
+    ]
+    for question in questions:
+        said = f"nobody, at {format_local(moment)}\n"
+        assert said == table(directory, *question, *at)
+        capsys.readouterr()
+        assert [] == ask(directory, *question, *at)
+        assert f"coild-history: {said}" == capsys.readouterr().err
+    assert [] == ask(directory, "10.64.0.1", *at)
+    assert "coild-history: nobody, between " in capsys.readouterr().err
+
+
+def test_no_rows_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`-n 0` shows none, and does not say that nobody held it."""
+    directory = tmp_path / "journal"
+    write(directory, [*beginning(), *cycles(2)])
+    for question in ([], ["10.64.0.1"], ["--pool", "other"], ["-f", "--until", "now"]):
+        capsys.readouterr()
+
+        assert [] == ask(directory, *question, "-n", "0")
+        assert capsys.readouterr().err == ""
+    assert [] == ask(directory, "--pool", "other")
+    assert "nobody" in capsys.readouterr().err
+
+
+def test_an_ipv4_address_as_ipv6_is_understood(tmp_path: Path) -> None:
+    """What a socket of both families shows is the IPv4 address, or block, that it stands for."""
+    directory = tmp_path / "journal"
+    write(directory, [*beginning(), *cycles(2), allocated(900, "six", 1, pool="web")])
+    expected = ask(directory, "10.64.0.1")
+
+    assert ["c0", "c1"] == [row["container-id"] for row in expected]
+    for mapped in ("::ffff:10.64.0.1", "::FFFF:a40:1"):
+        assert expected == ask(directory, mapped)
+    for block in ("::ffff:10.64.0.0/126", "::ffff:0:0/96", "0.0.0.0/0"):
+        assert expected == ask(directory, "--block", block)
+    # More than what is mapped is a block of IPv6.
+    assert ["six"] == [row["container-id"] for row in ask(directory, "--block", "::/0")]
+
+
+def test_a_value_may_begin_with_a_dash(tmp_path: Path) -> None:
+    """A pod, pool or container ID like -x is no option, as long as there is none like it."""
+    directory = tmp_path / "journal"
+    event = allocated(0, "-x", 1, pod="-y")
+    write(directory, [*beginning(), event])
+    rows = ask(directory, "--container=-x")
+
+    assert len(rows) == 1
+    assert rows == ask(directory, "--container", "-x")
+    assert rows == ask(directory, "--pod", "default/-y", "--container", "-x", "-n", "1")
+    assert [] == ask(directory, "--pool", "-x")
+
+
 def test_a_window_has_the_holdings_that_overlap_it(tmp_path: Path) -> None:
     """What ended before it or began after it is left out; what holds on is in."""
     directory = tmp_path / "journal"
@@ -202,6 +265,11 @@ def test_a_window_has_the_holdings_that_overlap_it(tmp_path: Path) -> None:
         (["--at", "now", "--since", "-2h"], "leave --since out"),
         (["-n", "x"], "'x' is no number of rows"),
         (["-n", "-1"], "'-1' is no number of rows"),
+        (["--container", "-f"], "if it begins with a dash, write --container=VALUE"),
+        (["--pod", "--at"], "if it begins with a dash, write --pod=VALUE"),
+        (["--pod", "-x"], "'-x' is no pod"),
+        (["--block", "-1.2.3.4/5"], "'-1.2.3.4/5' is no subnet"),
+        (["--block", "::ffff:10.64.0.1/120"], "has host bits set"),
         (["-o", "xml"], "invalid choice"),
         (["--nonsense"], "unrecognized arguments"),
         (["10.64.0.1", "10.64.0.2"], "unrecognized arguments"),

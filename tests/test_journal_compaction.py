@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +281,24 @@ def test_a_damaged_snapshot_goes_when_there_is_a_newer_good_one(directory: Path)
     assert not damaged.exists()
     assert [older] == snapshots(directory)[1:]
     assert state_of([*events, *more]).digest == reopen(directory).state.digest
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("nowhere")])
+def test_a_snapshot_that_is_no_file_falls_back(
+    directory: Path, make: Callable[[Path], object]
+) -> None:
+    """What cannot be read is no reason not to start: the one before and the archive are there."""
+    events = fall_back(directory)
+    newest, older = snapshots(directory)
+    newest.unlink()
+    make(newest)
+    opened = reopen(directory)
+
+    assert state_of(events).digest == opened.state.digest
+    assert int(older.stem) == opened.recovered.snapshot_sequence
+    ((path, reason),) = opened.recovered.rejected
+    assert newest == path
+    assert "it cannot be read" in reason
 
 
 def test_without_a_good_snapshot_everything_is_replayed(directory: Path) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from itertools import pairwise
@@ -22,6 +23,7 @@ from journal import (
     Reader,
     find,
     index_sealed,
+    prune,
 )
 from journal.archive import CHUNK_BYTES, decompress, read_segment
 from journal.codec import MalformedError, SegmentHeader, decode_header
@@ -334,6 +336,65 @@ def test_a_stale_index_that_ends_early_is_made_again(tmp_path: Path) -> None:
 
     assert_answers(directory)
     assert good == file.index_path.read_bytes()
+
+
+def diverged(tmp_path: Path) -> tuple[Path, Path]:
+    """A journal and a copy that went on with other events, as many: the segment is the same one."""
+    directory, other = tmp_path / "journal", tmp_path / "other"
+    build(directory, [[event] for event in many(200, 40)], segment_bytes=LARGE)
+    shutil.copytree(directory, other)
+    for place in (directory, other):
+        events = [Put(f"{place.name}-{n}", bytes(200)) for n in range(200)]
+        write_sealed(place, events, segment_bytes=LARGE)
+        build(place, [puts(1), []], segment_bytes=LARGE)
+        index_sealed(FS, place, VOCABULARY)
+    (file,), (its,) = (list_history(FS, place)[:-1] for place in (directory, other))
+    assert header_of(file) == header_of(its)
+    return file.path, its.path
+
+
+def test_the_index_of_another_copy_of_the_segment_is_made_again(tmp_path: Path) -> None:
+    """An index of the same segment and length, but of other events, is not believed."""
+    path, other = diverged(tmp_path)
+    index = path.with_suffix(".idx")
+    good = index.read_bytes()
+    shutil.copy(other.with_suffix(".idx"), index)
+
+    assert_answers(path.parent)
+    assert good == index.read_bytes()
+
+
+def test_another_copy_of_a_segment_is_an_error(tmp_path: Path) -> None:
+    """A segment that its successor does not continue is told, as by reading everything."""
+    path, other = diverged(tmp_path)
+    shutil.copy(other, path)
+    path.with_suffix(".idx").unlink()
+    for answer in (asked, by_reading):
+        with pytest.raises(JournalCorruptError, match="does not continue the chain of digests"):
+            answer(path.parent, b"kjournal-1")
+
+
+@pytest.mark.parametrize("start", [1, 2, 499, 500, 501, 1200, 1500, 1501])
+def test_beginning_anywhere(tmp_path: Path, start: int) -> None:
+    """What is before the start is not found, be it in a segment, between two or in the newest."""
+    directory = tmp_path / "journal"
+    write(directory, many(1500, 10), 7, 300)
+    expected = [found for found in by_reading(directory, b"kkey-1") if found.sequence >= start]
+
+    assert expected == list(find(reader_of(directory), KEYS, b"kkey-1", start=start))
+
+
+def test_beginning_with_what_is_nowhere(tmp_path: Path) -> None:
+    """A start before the oldest event is an error; no start at all is that event."""
+    directory = tmp_path / "journal"
+    files = sealed(directory)
+    compact(directory, 1500)
+    prune(FS, directory, files[1].first_sequence - 1)
+    expected = by_reading(directory, b"kkey-1")
+
+    assert expected == asked(directory, b"kkey-1")
+    with pytest.raises(JournalCorruptError, match=f"the events 2 to {files[1][0] - 1} are nowhere"):
+        list(find(reader_of(directory), KEYS, b"kkey-1", start=2))
 
 
 def test_without_room_for_an_index_the_answer_is_right(tmp_path: Path) -> None:

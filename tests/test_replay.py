@@ -27,7 +27,13 @@ from hypothesis import strategies as st
 from coild.addresses import Subnet
 from coild.clock import Clock
 from coild.difference import Change, View, difference, effect, patch, undone, view
-from coild.events import AddressAllocated, AddressReleased, BlockAcquired, SnapshotTaken
+from coild.events import (
+    AddressAllocated,
+    AddressReleased,
+    BlockAcquired,
+    HistoryPruned,
+    SnapshotTaken,
+)
 from coild.moments import format_utc
 from coild.replay import State
 from tests.daemon_kit import PATIENCE_SECONDS, ROOT, Daemon, environment
@@ -252,7 +258,11 @@ def test_a_difference_can_be_between_times(journal: Path) -> None:
         (("--until-seq", "1", "--until", "now"), 2, "not allowed with"),
         (("--check", "--until-seq", "0"), 2, "--check take no --until"),
         (("-n", "3"), 2, "-n is for --step"),
-        (("--step", "--from", str(END + 5)), 1, f"there is no event {END + 4}"),
+        (("--step", "--from", str(END + 5)), 1, f"no event {END + 5}: the journal ends with"),
+        (("--step", "--from", str(END + 1)), 1, f"no event {END + 1}: the journal ends with"),
+        (("--step", "--from", "0"), 2, "--from 0 is no event"),
+        (("--step", "--from", "31", "--until-seq", "30"), 2, "--from 31 comes after"),
+        (("--step", "--from", "61", "--until", format_utc(BEGAN)), 2, "is after --until"),
         (("--nonsense",), 2, "--nonsense"),
     ],
 )
@@ -266,19 +276,36 @@ def test_what_cannot_be_is_said_in_one_line(
     assert text in done.stderr
 
 
-def test_history_that_was_pruned_is_said_to_be(journal: Path, tmp_path: Path) -> None:
+def test_history_that_is_gone_is_said_to_be_pruned_or_missing(
+    journal: Path, tmp_path: Path
+) -> None:
     """What a snapshot still has can be rebuilt and checked; what is older cannot."""
-    copy = tmp_path / "journal"
+    pruned, copy = tmp_path / "pruned", tmp_path / "journal"
+    ordered = HistoryPruned(EVENTS[-1].time, 40, 1, 1, "delete")
+    write(pruned, [*EVENTS, ordered], {40, 90})
+    compact(pruned, 40)
     shutil.copytree(journal, copy)
-    for path in (copy / "archive").iterdir():
-        path.unlink()
+    for path in ((pruned / "archive").iterdir(), (copy / "archive").iterdir()):
+        for file in path:
+            file.unlink()
+    early_ones = (("--until-seq", "39"), ("--check",))
+    early_steps = [("--step", "--from", start) for start in ("genesis", "1", "3")]
+    for directory, told in (
+        (pruned, "the events up to 40 were pruned; "),
+        (copy, f"the events 1 to 40 are missing, .* run: coild-verify --journal {copy}; "),
+    ):
+        for arguments in (*early_ones, *early_steps):
+            said = replay("--journal", str(directory), *arguments).stderr
+
+            assert 1 == said.count("\n")
+            assert re.search(told, said), said
     early = replay("--journal", str(copy), "--until-seq", "39")
     anew = replay("--journal", str(copy), "--from", "genesis")
     check = replay("--journal", str(copy), "--check")
     steps = replay("--journal", str(copy), "--step", "-n", "1")
 
     assert (1, 1) == (early.returncode, anew.returncode)
-    assert "the events up to 40 were removed" in early.stderr
+    assert "the oldest state that can be rebuilt is that after event 40" in early.stderr
     assert "the oldest state that can be rebuilt is that after event 40" in anew.stderr
     assert fold(EVENTS[:40]).digest() == lines(copy, "--until-seq", "40")[0]["digest"]
     assert (0, fold(EVENTS).digest()) == (check.returncode, check.stdout.split()[-1])
@@ -489,7 +516,7 @@ def test_steps_go_forwards_and_backwards_by_keys(terminal: Terminal) -> None:
 
 
 def test_steps_go_back_as_far_as_history_goes(journal: Path, tmp_path: Path) -> None:
-    """Where it was removed is the beginning, and the keys go on working."""
+    """Where it is missing is the beginning, and the keys go on working."""
     copy = tmp_path / "journal"
     shutil.copytree(journal, copy)
     for path in (copy / "archive").iterdir():
@@ -498,7 +525,7 @@ def test_steps_go_back_as_far_as_history_goes(journal: Path, tmp_path: Path) -> 
         opened.press("n", r"(?m)^41 ")
         opened.press("p", r"(?m)^undone 41 ")
         opened.press("p", r"the beginning of the journal\r\n")
-        opened.press("g 3\n", r"the events up to 40 were removed")
+        opened.press("g 3\n", r"the events 1 to 40 are missing")
         opened.press("n", r"(?m)^41 ")
 
 

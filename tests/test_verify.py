@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coild.addresses import Subnet
 from coild.events import (
     SCHEMA,
     AddressAllocated,
-    BlockAcquired,
     HistoryPruned,
-    PoolsChanged,
-    PoolSpec,
-    SnapshotTaken,
 )
 from coild.replay import VOCABULARY, State
 from journal import prepare, prune, retire
@@ -28,76 +22,15 @@ from journal.codec import SEGMENT_HEADER_BYTES
 from journal.snapshot import encode_snapshot, read_snapshot
 from tests.daemon_kit import Daemon
 from tests.journal_kit import (
-    FastFileSystem,
     Put,
     flipped,
     forged,
     frames_of,
-    opened,
     patched,
     segments,
 )
+from tests.verify_kit import BLOCK, FS, NOW, Made, facts, opened_plain, records, write
 from tools.verify import main
-
-FS = FastFileSystem()
-NOW = 1_800_000_000_000_000_000
-SUBNET = Subnet.parse("10.64.0.0/24").key
-BLOCK = Subnet.parse("10.64.0.0/27").key
-
-
-def facts(count: int = 8) -> list[Any]:
-    """A pool, a block, and allocations of it."""
-    return [
-        PoolsChanged(NOW, {"default": PoolSpec([SUBNET], 5)}),
-        BlockAcquired(NOW, BLOCK, "default"),
-        *(
-            AddressAllocated(NOW + n, BLOCK, n, f"c{n}", "default", f"web-{n}", "default")
-            for n in range(count)
-        ),
-    ]
-
-
-class Made:
-    """A journal of coild's events: with a snapshot, archived segments, sealed ones and an open one.
-
-    Its heads are those behind each frame, marks included.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.heads: list[str] = []
-        events = facts()
-        with opened(directory, schema=SCHEMA, clock=lambda: NOW) as journal:
-
-            def note(event: Any | None = None) -> None:
-                journal.append([event] if event is not None else [])
-                self.heads.append(f"{journal.log.next_sequence - 1}:{journal.log.digest.hex()}")
-
-            for event in events[:3]:
-                note(event)
-            note()
-            journal.log.seal()
-            for event in events[3:5]:
-                note(event)
-            self.through = journal.log.seal()
-            done = prepare(FS, directory, self.through, VOCABULARY, State(), now=NOW)
-            self.digest = bytes.fromhex(done.digest)
-            retire(FS, directory, SCHEMA)
-            note(SnapshotTaken(NOW + 50, self.through, self.digest, 1))
-            note(msgspec.structs.replace(events[5], time=NOW + 50))
-            journal.log.seal()
-            prepare(FS, directory, self.through, VOCABULARY, State(), now=NOW)
-            note(msgspec.structs.replace(events[6], time=NOW + 50))
-            note(msgspec.structs.replace(events[7], time=NOW + 50))
-
-    @property
-    def files(self) -> list[Path]:
-        """All that must be as it was."""
-        return sorted(
-            path
-            for path in self.directory.rglob("*")
-            if path.suffix in {".seg", ".zst", ".snap", ".idx"}
-        )
 
 
 @pytest.fixture
@@ -114,27 +47,10 @@ def directory(tmp_path: Path) -> Path:
     return path
 
 
-def write(directory: Path, events: Iterable[Any]) -> None:
-    """Append each event as one frame."""
-    with opened_plain(directory) as journal:
-        for event in events:
-            journal.append([event])
-
-
-def opened_plain(directory: Path) -> Any:
-    """A new journal of coild's schema, which is not replayed."""
-    return opened(directory, schema=SCHEMA, clock=lambda: NOW)
-
-
 def segment_of(directory: Path) -> tuple[Path, bytes]:
     """The only segment, and its bytes."""
     (path,) = segments(directory)
     return path, path.read_bytes()
-
-
-def records(text: str) -> list[dict[str, Any]]:
-    """JSON lines."""
-    return [msgspec.json.decode(line) for line in text.splitlines()]
 
 
 def test_a_whole_journal_is_good(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:

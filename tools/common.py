@@ -25,10 +25,10 @@ EXIT_USAGE = 2
 #: What a shell says of a program that SIGINT ended.
 EXIT_INTERRUPTED = 130
 
-#: A moment like -2h, which argparse would take for an option.
-_RELATIVE = re.compile(r"-\d")
-#: An option that may have one value; --diff has two.
-_TAKES_ONE = re.compile(r"--(?!diff$)[^=]+")
+#: A value like -2h, which argparse would take for an option.
+_DASHED = re.compile(r"-[^-]")
+#: What argparse says then of a long option that takes one.
+_WITHOUT_VALUE = re.compile(r"argument (?:-\w/)?(--[\w-]+): expected one argument")
 
 #: Shown on long work only.
 _PROGRESS_AFTER_SECONDS = 0.5
@@ -46,6 +46,9 @@ class _Parser(argparse.ArgumentParser):
     """Errors are one line."""
 
     def error(self, message: str) -> NoReturn:
+        named = _WITHOUT_VALUE.fullmatch(message)
+        if named:
+            message += f"; if it begins with a dash, write {named[1]}=VALUE"
         self.exit(EXIT_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
@@ -104,15 +107,17 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         sys.stdout.write(shtab.complete(parser, shell=shell))
         sys.stdout.flush()
         sys.exit(0)
-    return parser.parse_args(_joined(arguments))
+    return parser.parse_args(_joined(parser, arguments))
 
 
-def _joined(arguments: Sequence[str]) -> list[str]:
-    """`--since -2h` as `--since=-2h`; an option of two values cannot be written so."""
+def _joined(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> list[str]:
+    """`--since -2h` as `--since=-2h`, unless there is an option -2 or --since has two values."""
+    options = parser._option_string_actions  # noqa: SLF001 - no public name tells what there is
     joined: list[str] = []
     for argument in arguments:
         before = joined[-1] if joined else ""
-        if _RELATIVE.match(argument) and _TAKES_ONE.fullmatch(before):
+        takes_one = before.startswith("--") and before in options and options[before].nargs is None
+        if takes_one and _DASHED.match(argument) and argument[:2] not in options:
             joined[-1] = f"{before}={argument}"
         else:
             joined.append(argument)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import http.client
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -66,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep.add_argument("--delete", action="store_true", help="keep nothing of the archive")
     common.add_output(parser)
     arguments = common.parse(parser, argv)
+    # What the compactor says, wherever it runs.
+    logging.basicConfig(format=f"{PROG}: %(message)s")
     return common.run(PROG, lambda: _compact(arguments))
 
 

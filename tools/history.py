@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import select
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from coild.addresses import BITS, Subnet
 from coild.events import SCHEMA, Event
 from coild.holders import Holder, Question
 from coild.moments import format_local, parse_moment
-from journal import Reader, follow
+from journal import Reader
 from tools import common
-from tools.holdings import Asked, Output, complete, first_sequence, read_ledger
+from tools.following import follow_rows, newest
+from tools.holdings import Asked, Output, read_ledger
+from tools.remaining import Remaining
 
 PROG = "coild-history"
 
@@ -39,7 +40,8 @@ back far enough; 2 wrong usage; 130 interrupted.
 """
 #: With -f, before anything new; as `journalctl -f`.
 _FOLLOW_ROWS = 10
-_FOLLOW_PAUSE_SECONDS = 0.1
+#: IPv4 addresses as a socket of both families shows them, like ::ffff:10.64.0.7.
+_MAPPED = Subnet.parse("::ffff:0.0.0.0/96")
 
 
 class _Order(NamedTuple):
@@ -61,14 +63,17 @@ def _main(argv: Sequence[str] | None) -> int:
     arguments = common.parse(_parser(), argv)
     order = _understand(arguments, time.time_ns())
     reader = Reader(common.journal_directory(arguments), Event, schema=SCHEMA)
+    output = Output(json=order.json)
     if order.follow:
-        _follow(reader, order)
+        follow_rows(reader, PROG, order.asked, output, count=order.newest)
     elif order.at is not None:
         _show_at(reader, order, order.at)
     else:
-        rows = _newest(read_ledger(reader, order.asked, count=order.newest).rows(), order.newest)
-        Output(json=order.json).show(rows)
-        if not rows:
+        ledger = read_ledger(Remaining(reader, PROG), order.asked, count=order.newest)
+        rows = ledger.rows()
+        output.show(newest(rows, order.newest))
+        # Of none that were asked for, nothing is said.
+        if not rows and order.newest != 0:
             common.notice(PROG, "nobody, as far as the journal goes")
     return 0
 
@@ -108,7 +113,7 @@ def _understand(arguments: argparse.Namespace, now: int) -> _Order:
         )
         question = Question(
             address=None if arguments.address is None else _parse_address(arguments.address),
-            block=None if arguments.block is None else Subnet.parse(arguments.block),
+            block=None if arguments.block is None else _parse_block(arguments.block),
             pool=arguments.pool,
             pod=None if arguments.pod is None else _parse_pod(arguments.pod),
             container_id=arguments.container,
@@ -132,7 +137,7 @@ def _understand(arguments: argparse.Namespace, now: int) -> _Order:
     if arguments.follow and count is None and since is None:
         count = _FOLLOW_ROWS
     return _Order(
-        Asked(PROG, question, since, until), at, count, arguments.follow, arguments.output == "json"
+        Asked(question, since, until), at, count, arguments.follow, arguments.output == "json"
     )
 
 
@@ -143,7 +148,18 @@ def _parse_address(text: str) -> Subnet:
         address = None
     if address is None or "%" in text:
         raise ValueError(f"{text!r} is no address: write it like 10.64.0.7 or fd00:64::7")
-    return Subnet(address.version, int(address), BITS[address.version])
+    return _unmapped(Subnet(address.version, int(address), BITS[address.version]))
+
+
+def _parse_block(text: str) -> Subnet:
+    return _unmapped(Subnet.parse(text))
+
+
+def _unmapped(subnet: Subnet) -> Subnet:
+    """The IPv4 subnet that an IPv6 one stands for, if all of it is mapped (RFC 4291, 2.5.5.2)."""
+    if not _MAPPED.contains(subnet):
+        return subnet
+    return Subnet(4, subnet.base - _MAPPED.base, subnet.prefix - _MAPPED.prefix)
 
 
 def _parse_pod(text: str) -> tuple[str, str]:
@@ -159,32 +175,31 @@ def _parse_count(text: str) -> int:
     return int(text)
 
 
-def _newest(rows: list[Holder], count: int | None) -> list[Holder]:
-    return rows if count is None else rows[max(0, len(rows) - count) :]
-
-
 def _show_at(reader: Reader, order: _Order, at: int) -> None:
     """Answer who held it at one moment."""
     address = order.asked.question.address
     # Of one address, those before and after it are wanted too.
     asked = order.asked if address else order.asked._replace(since=at, until=at)
-    rows = read_ledger(reader, asked).rows()
-    first = first_sequence(reader)
-    if first > 1:
-        oldest = next(reader.batches(None), None)
+    history = Remaining(reader, PROG)
+    rows = read_ledger(history, asked).rows()
+    if history.first > 1:
+        oldest = history.read(lambda first: next(reader.batches(first), None))
+        history.say_pruned()
         begin = oldest.events[0].time if oldest else at
         if at < begin:
             raise common.ToolError(
                 f"who held it at {format_local(at)} is not known: history before sequence "
-                f"{first}, of {format_local(begin)}, was pruned or is missing"
+                f"{history.first}, of {format_local(begin)}, was pruned or is missing"
             )
     holders = [holder for holder in rows if holder.held_at(at)]
     if holders or order.json:
         Output(json=order.json).show(holders)
-    elif address is None:
-        sys.stdout.write("nobody\n")
-    else:
-        sys.stdout.write(_nobody(rows, at) + "\n")
+    if not holders:
+        said = _nobody(rows, at) if address else f"nobody, at {format_local(at)}"
+        if order.json:
+            common.notice(PROG, said)
+        else:
+            sys.stdout.write(f"{said}\n")
 
 
 def _nobody(rows: list[Holder], at: int) -> str:
@@ -207,49 +222,6 @@ def _nobody(rows: list[Holder], at: int) -> str:
 
 def _who(holder: Holder) -> str:
     return f"{holder.pod}, container {holder.container_id}"
-
-
-def _follow(reader: Reader, order: _Order) -> None:
-    """Show the newest rows, then each one that begins or ends, until --until."""
-    output = Output(json=order.json)
-    until = order.asked.until
-    pause = _pause()
-    files = reader.files()
-    # What is in the newest segment may not be durable yet: `follow` says what is.
-    start = files[-1].first_sequence if files else 1
-    ledger = read_ledger(reader, order.asked, count=order.newest, before=start)
-    past = True
-    for found in follow(reader, start):
-        for sequence, event in found:
-            row = ledger.feed(sequence, event)
-            # At once: the next event may end what this one began, and changes the row.
-            if row is not None and not past:
-                complete(reader, row)
-                output.show([row])
-        if past and not found:
-            output.show(_newest(ledger.rows(), order.newest))
-            past = False
-        sys.stdout.flush()
-        if not found:
-            if until is not None and time.time_ns() > until:
-                return
-            pause(_FOLLOW_PAUSE_SECONDS)
-
-
-def _pause() -> Callable[[float], None]:
-    """A sleep that ends with BrokenPipeError when nobody reads stdout any more."""
-    poll = select.poll()
-    try:
-        # No event is asked for: those that count are reported anyway.
-        poll.register(sys.stdout.fileno(), 0)
-    except (OSError, ValueError):
-        return time.sleep
-
-    def pause(seconds: float) -> None:
-        if poll.poll(seconds * 1000):
-            raise BrokenPipeError
-
-    return pause
 
 
 if __name__ == "__main__":

@@ -12,43 +12,69 @@ from coild.moments import format_local, format_utc
 from coild.replay import KEYS, State, address_key, container_key, pod_key
 from journal import JournalCorruptError, Reader, find
 from tools import common
+from tools.remaining import Remaining
 
 _HEADER = ("ADDRESS", "POD", "CONTAINER", "POOL", "BLOCK", "ALLOCATED", "RELEASED")
 
 
 class Asked(NamedTuple):
-    """A question, the window of time that it is about, and the tool that asks."""
+    """A question, and the window of time that it is about."""
 
-    prog: str
     question: Question
     since: int | None = None
     until: int | None = None
 
+    def ledger(self) -> Ledger:
+        """One that keeps what is asked for, and knows of nothing yet."""
+        return Ledger(self.question, self.since, self.until)
+
+
+class _Read(NamedTuple):
+    """A ledger, whether all of the history went into it, and whether who held before is known."""
+
+    ledger: Ledger
+    whole: bool
+    informed: bool
+
 
 def read_ledger(
-    reader: Reader, asked: Asked, *, count: int | None = None, before: int | None = None
+    history: Remaining, asked: Asked, *, count: int | None = None, before: int | None = None
 ) -> Ledger:
     """What the events before the sequence `before` say; at least the `count` newest rows.
 
-    Raises JournalCorruptError, JournalUnsupportedError, OSError.
+    Says what is missing on stderr. Raises JournalCorruptError, JournalUnsupportedError, OSError.
     """
+    read = history.read(lambda first: _read(history.reader, asked, first, count, before))
+    history.say_pruned()
+    if read.whole:
+        history.say_missing()
+    if not read.informed:
+        common.notice(
+            history.prog, "without a snapshot, who has held since before that is not known"
+        )
+    return read.ledger
+
+
+def _read(reader: Reader, asked: Asked, first: int, count: int | None, before: int | None) -> _Read:
     keys = _keys(reader, asked.question)
     files = reader.files()
     # The newest rows need the newest segments only; how many, shows when enough are read.
     tail = 1 if keys is None and count is not None else len(files)
     while True:
-        ledger = Ledger(asked.question, asked.since, asked.until)
-        if tail >= len(files):
-            _expect_pruned(reader, ledger, asked.prog)
-            found = _scan(reader, None) if keys is None else _find(reader, keys)
+        ledger = asked.ledger()
+        whole = tail >= len(files) or files[-tail].first_sequence <= first
+        informed = True
+        if whole:
+            informed = first == 1 or _expect(reader, ledger)
+            found = _scan(reader, first) if keys is None else _find(reader, keys, first)
         else:
             found = _scan(reader, files[-tail].first_sequence)
         for sequence, event in found:
             if before is not None and sequence >= before:
                 break
             ledger.feed(sequence, event)
-        if tail >= len(files) or (count is not None and ledger.known >= count):
-            return ledger
+        if whole or (count is not None and ledger.known >= count):
+            return _Read(ledger, whole, informed)
         tail *= 2
 
 
@@ -67,53 +93,51 @@ def _keys(reader: Reader, question: Question) -> list[bytes] | None:
     return None
 
 
-def _find(reader: Reader, keys: list[bytes]) -> Iterable[tuple[int, Any]]:
+def _find(reader: Reader, keys: list[bytes], start: int) -> Iterable[tuple[int, Any]]:
     with common.progress("searching") as progress:
         if len(keys) == 1:
-            yield from find(reader, KEYS, keys[0], progress=progress)
+            yield from find(reader, KEYS, keys[0], start=start, progress=progress)
             return
-        found = [entry for key in keys for entry in find(reader, KEYS, key)]
+        found = [entry for key in keys for entry in find(reader, KEYS, key, start=start)]
     yield from sorted(found, key=lambda entry: entry.sequence)
 
 
-def _scan(reader: Reader, start: int | None) -> Iterator[tuple[int, Any]]:
+def _scan(reader: Reader, start: int) -> Iterator[tuple[int, Any]]:
     with common.progress("reading") as progress:
         for batch in reader.batches(start, progress=progress):
             yield from enumerate(batch.events, start=batch.first_sequence)
 
 
-def _expect_pruned(reader: Reader, ledger: Ledger, prog: str) -> None:
-    """Say that history does not begin at its beginning, and learn who holds since before."""
-    first = first_sequence(reader)
-    if first == 1:
-        return
-    common.notice(prog, f"history before sequence {first} was pruned, or its files are missing")
+def _expect(reader: Reader, ledger: Ledger) -> bool:
+    """Learn from a snapshot who has held since before the history begins; False without one."""
     state = State()
     try:
         sequence, _ = reader.restore(state.restore)
     except JournalCorruptError:
-        sequence = 0
+        return False
     if sequence:
         ledger.expect(state)
-    else:
-        common.notice(prog, "without a snapshot, who has held since before that is not known")
+    return bool(sequence)
 
 
-def first_sequence(reader: Reader) -> int:
-    """That of the oldest event there is: more than 1 if history was pruned."""
-    files = reader.files()
-    return files[0].first_sequence if files else 1
-
-
-def complete(reader: Reader, row: Holder) -> None:
+def complete(history: Remaining, row: Holder) -> None:
     """Look up the allocation of a holder that was allocated before what was read."""
-    if row.allocated_seq is not None or row.released_seq is None:
+    released = row.released_seq
+    if row.allocated_seq is not None or released is None:
         return
-    for sequence, event in find(reader, KEYS, container_key(row.container_id)):
-        if sequence > row.released_seq:
-            break
-        if isinstance(event, AddressAllocated):
-            row.allocated_at, row.allocated_seq = event.time, sequence
+    key = container_key(row.container_id)
+
+    def look(first: int) -> tuple[int | None, int | None]:
+        allocated_at = allocated_seq = None
+        for sequence, event in find(history.reader, KEYS, key, start=first):
+            if sequence > released:
+                break
+            if isinstance(event, AddressAllocated):
+                allocated_at, allocated_seq = event.time, sequence
+        return allocated_at, allocated_seq
+
+    row.allocated_at, row.allocated_seq = history.read(look)
+    history.say_pruned()
 
 
 class Output:

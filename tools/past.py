@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from coild.events import HistoryPruned
 from coild.projection import InconsistentEventError
 from coild.replay import VOCABULARY, State
-from journal import Batch, Reader
+from journal import Batch, JournalError, Reader
 from journal.codec import MalformedError, UnsupportedError
 from journal.snapshot import list_snapshots, read_snapshot
 from tools.common import ToolError, progress
@@ -19,6 +21,17 @@ Notice = Callable[[str], None]
 
 #: What the projection raises for events that do not go together, or whose bytes mean nothing.
 CONTRADICTIONS = (InconsistentEventError, ValueError, TypeError, LookupError, OverflowError)
+
+
+class NoEventError(ToolError):
+    """The event `sequence` is behind the end of the journal, which is `last`."""
+
+    def __init__(self, sequence: int, last: int) -> None:
+        self.last = last
+        super().__init__(
+            f"there is no event {sequence}: the journal ends with the sequence {last}; "
+            "ask for that one or an earlier one"
+        )
 
 
 class Moment(NamedTuple):
@@ -62,10 +75,7 @@ def rebuild(
                 if count < len(batch.events) or state.sequence == moment.sequence:
                     break
     if moment.sequence is not None and state.sequence != moment.sequence:
-        raise ToolError(
-            f"there is no event {moment.sequence}: the journal ends with the sequence "
-            f"{state.sequence}; ask for that one or an earlier one"
-        )
+        raise NoEventError(moment.sequence, state.sequence)
     return state
 
 
@@ -98,7 +108,7 @@ def oldest_state(directory: Path, notice: Notice) -> State:
                 notice(f"{path} cannot be used: {reason}")
             if state.sequence:
                 return state
-    raise _pruned(files[0].first_sequence - 1, [])
+    raise gone(reader, usable=False)
 
 
 def _begin(
@@ -113,10 +123,7 @@ def _begin(
     files = reader.files()
     first = files[0].first_sequence if files else 1
     if state.sequence + 1 < first:
-        snapshots = list_snapshots(reader.fs, reader.directory)
-        raise _pruned(
-            first - 1, [file.sequence for file in snapshots if file.sequence >= first - 1]
-        )
+        raise gone(reader)
 
 
 def _snapshot_at(reader: Reader, time: int) -> int:
@@ -131,10 +138,39 @@ def _snapshot_at(reader: Reader, time: int) -> int:
     return 0
 
 
-def _pruned(through: int, snapshots: Sequence[int]) -> ToolError:
-    oldest = (
-        f"the oldest state that can be rebuilt is that after event {min(snapshots)}"
-        if snapshots
+def gone(reader: Reader, *, usable: bool = True) -> ToolError:
+    """What to say of a state that needs events from before the oldest segment.
+
+    `usable` is whether the snapshots behind them can be read. Raises OSError.
+    """
+    before = reader.files()[0].first_sequence - 1
+    snapshots = [file.sequence for file in list_snapshots(reader.fs, reader.directory)]
+    oldest = min((sequence for sequence in snapshots if sequence >= before), default=None)
+    rest = (
+        f"the oldest state that can be rebuilt is that after event {oldest}"
+        if usable and oldest is not None
         else "and no snapshot is left to begin with"
     )
-    return ToolError(f"the events up to {through} were removed from the history; {oldest}")
+    return ToolError(f"{lost(reader)}; {rest}")
+
+
+def lost(reader: Reader) -> str:
+    """What became of the events before the oldest segment: pruned by order, or missing.
+
+    Reads what is left of the history.
+    """
+    before = reader.files()[0].first_sequence - 1
+    pruned = 0
+    # What is damaged behind it says nothing of an order.
+    with contextlib.suppress(JournalError):
+        for batch in open_reader(reader.directory).batches():
+            pruned = max(
+                (event.through for event in batch.events if type(event) is HistoryPruned),
+                default=pruned,
+            )
+    if pruned >= before:
+        return f"the events up to {before} were pruned"
+    return (
+        f"the events {pruned + 1} to {before} are missing, and the journal does not say that they "
+        f"were pruned; run: coild-verify --journal {reader.directory}"
+    )

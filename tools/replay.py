@@ -12,7 +12,7 @@ from typing import Any
 
 from coild.difference import difference, view
 from coild.invariants import BrokenInvariantError
-from coild.moments import format_utc, parse_moment
+from coild.moments import format_local, format_utc, parse_moment
 from coild.projection import Projection
 from tools.common import (
     EXIT_FAILURE,
@@ -25,7 +25,7 @@ from tools.common import (
     parse,
     run,
 )
-from tools.past import Moment, oldest_state, rebuild
+from tools.past import Moment, NoEventError, oldest_state, rebuild
 from tools.replay_check import check_history
 from tools.replay_step import Timeline, interact, print_steps
 from tools.replay_text import change_text, event_record, event_text, summary, when
@@ -110,8 +110,11 @@ def _main(argv: Sequence[str] | None) -> int:
     if arguments.check:
         return _check(directory, as_json=as_json)
     if arguments.step:
-        first = 1 if from_genesis else first
-        _step(directory, first, until, count, as_json=as_json)
+        if first == 0:
+            raise UsageError("--from 0 is no event: the first one has the sequence 1")
+        if first is not None and until.sequence is not None and first > until.sequence:
+            raise UsageError(f"--from {first} comes after --until-seq {until.sequence}")
+        _step(directory, first, until, count, as_json=as_json, from_genesis=from_genesis)
     elif moments:
         before, after = (
             view(rebuild(directory, moment, _notice, from_genesis=from_genesis))
@@ -196,15 +199,39 @@ def _show(state: Projection, *, as_json: bool, digest_only: bool) -> None:
 
 
 def _step(
-    directory: Path, first: int | None, until: Moment, count: int | None, *, as_json: bool
+    directory: Path,
+    first: int | None,
+    until: Moment,
+    count: int | None,
+    *,
+    as_json: bool,
+    from_genesis: bool,
 ) -> None:
-    before = oldest_state(directory, _notice).sequence if first is None else max(0, first - 1)
-    timeline = Timeline(directory, before, _notice)
+    if from_genesis:
+        timeline = Timeline(directory, 0, _notice)
+    elif first is None:
+        timeline = Timeline(directory, oldest_state(directory, _notice).sequence, _notice)
+    else:
+        timeline = _timeline_from(directory, first, until)
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if at_terminal and count is None and not as_json:
         interact(timeline, _notice)
     else:
         print_steps(timeline, until, count, as_json=as_json)
+
+
+def _timeline_from(directory: Path, first: int, until: Moment) -> Timeline:
+    """Begin before the event `first`. Raises ToolError without one, UsageError behind `until`."""
+    try:
+        timeline = Timeline(directory, first - 1, _notice)
+    except NoEventError as error:
+        raise NoEventError(first, error.last) from None
+    time_ns = timeline.time(first)
+    if time_ns is None:
+        raise NoEventError(first, first - 1)
+    if until.time is not None and time_ns > until.time:
+        raise UsageError(f"--from {first}, an event of {format_local(time_ns)}, is after --until")
+    return timeline
 
 
 def _check(directory: Path, *, as_json: bool) -> int:

@@ -13,7 +13,7 @@ from coild.replay import VOCABULARY, State
 from journal import JournalError
 from journal.snapshot import state_digest
 from tools.common import progress
-from tools.past import CONTRADICTIONS, Notice, oldest_state, open_reader
+from tools.past import CONTRADICTIONS, Notice, lost, oldest_state, open_reader
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -33,8 +33,8 @@ def check_history(directory: Path, notice: Notice) -> Checked:
     first = state.sequence + 1
     if state.sequence:
         notice(
-            f"older history was removed: begins with the snapshot after event {state.sequence}, "
-            "which is taken as it is"
+            f"{lost(open_reader(directory))}; the check begins with the snapshot after event "
+            f"{state.sequence}, which is taken as it is"
         )
     snapshots, last = _snapshots(directory, first)
     checker = Checker()

@@ -17,7 +17,7 @@ from coild.moments import format_local, format_utc
 from coild.replay import VOCABULARY, State
 from journal import Batch
 from tools.common import ToolError, emit
-from tools.past import Moment, Notice, apply, open_reader, rebuild
+from tools.past import Moment, Notice, apply, gone, open_reader, rebuild
 from tools.replay_text import change_text, event_record, event_text
 
 #: Events between two states that are kept to go back to, and how many of those.
@@ -77,13 +77,16 @@ class Timeline:
         self._move(sequence - 1)
         return Step(sequence, event, undone(self._effect(event)), back=True)
 
+    def time(self, sequence: int) -> int | None:
+        """The time of the event `sequence`, None behind the end. Raises JournalError, OSError."""
+        event = self._event(sequence)
+        return None if event is None else int(event.time)
+
     def go(self, sequence: int) -> Step:
         """Be after the event `sequence`, wherever that is. Raises ToolError if it is nowhere."""
         if sequence < 1:
             raise ToolError("the first event has the sequence 1")
-        # What was removed is told better than that the event is not there.
-        event = self._event(sequence) if sequence >= self._first else None
-        if event is None and sequence >= self._first:
+        if self._event(sequence) is None:
             raise ToolError(f"there is no event {sequence}: the journal ends before it")
         self._move(sequence - 1)
         step = self.forward()
@@ -110,9 +113,14 @@ class Timeline:
         return event
 
     def _event(self, sequence: int) -> Any:
-        """The event `sequence`, None behind the end. Keeps the rest of its segment at hand."""
+        """The event `sequence`, None behind the end. Keeps the rest of its segment at hand.
+
+        Raises ToolError for one from before the oldest that there is, JournalError, OSError.
+        """
         index = sequence - self._batch.first_sequence
         if not 0 <= index < len(self._batch.events):
+            if sequence < self._first:
+                raise gone(self._reader)
             batch = next(self._reader.batches(sequence), None)
             if batch is None:
                 return None

@@ -5,17 +5,14 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from coild.events import HistoryPruned, SnapshotTaken
 from coild.replay import VOCABULARY
 from journal import JournalCorruptError, OsFileSystem
 from journal.findings import Anchor, Fault, Kind, Verified
 from journal.head import read_head
 from journal.scan import End
-from journal.snapshot import snapshot_path
-from journal.verify import verify as verify_journal
 from tools import common
 from tools.verify_advice import (
     EXIT_CORRUPT,
@@ -25,10 +22,19 @@ from tools.verify_advice import (
     Trouble,
     explain,
 )
-from tools.verify_deep import fault_of, replay
+from tools.verify_check import check
 
 _PROG = "coild-verify"
 _HEAD = re.compile(r"(\d{1,20}):([0-9a-fA-F]{32})")
+#: How people are told of what is not simply bad.
+_NAMES = {
+    Kind.TORN: "torn tail",
+    Kind.UNSUPPORTED: "unsupported",
+    Kind.UNREADABLE: "unreadable",
+    Kind.MISSING: "missing segment",
+}
+#: Of no place in a file, but of all of it.
+_WHOLE = {Kind.MISSING, Kind.UNREADABLE}
 _EPILOG = """\
 examples:
   coild-verify                            the journal of this node's daemon, which may be running
@@ -70,27 +76,7 @@ def _run(arguments: argparse.Namespace) -> int:
     as_json = arguments.output == "json"
     if arguments.head:
         return _head(directory, as_json=as_json)
-    try:
-        with common.progress("verifying") as progress:
-            verified = verify_journal(
-                OsFileSystem(),
-                directory,
-                schema=VOCABULARY.schema,
-                event_type=VOCABULARY.event_type,
-                keys=VOCABULARY.keys,
-                wanted=(HistoryPruned, SnapshotTaken),
-                anchor=anchor,
-                progress=progress,
-            )
-    except JournalCorruptError as error:
-        verified = Verified(faults=[fault_of(error)])
-    faults = [*verified.faults, *_contradicted_snapshots(directory, verified)]
-    if missing := _missing_beginning(directory, verified):
-        faults.append(missing)
-    if not verified.segments and not faults:
-        faults.append(Fault(Kind.SEGMENT, directory, 0, 0, "its segments are missing"))
-    if arguments.deep and all(fault.kind is Kind.TORN for fault in faults):
-        faults += replay(directory, verified)
+    verified, faults = check(OsFileSystem(), directory, anchor=anchor, deep=arguments.deep)
     troubles = [explain(directory, verified, fault) for fault in faults]
     status = max((trouble.status for trouble in troubles), default=EXIT_GOOD)
     if any(trouble.status == EXIT_CORRUPT for trouble in troubles):
@@ -130,52 +116,12 @@ def _head(directory: Path, *, as_json: bool) -> int:
     return EXIT_GOOD
 
 
-def _contradicted_snapshots(directory: Path, verified: Verified) -> Iterator[Fault]:
-    """Snapshots whose state is not the one that the journal says was kept."""
-    digests = {
-        found.event.sequence: found.event.digest
-        for found in verified.events
-        if isinstance(found.event, SnapshotTaken)
-    }
-    for snapshot in verified.snapshots:
-        recorded = digests.get(snapshot.sequence)
-        if recorded is not None and recorded.hex() != snapshot.digest:
-            yield Fault(
-                Kind.SNAPSHOT,
-                snapshot_path(directory, snapshot.sequence),
-                0,
-                snapshot.sequence,
-                f"its state has digest {snapshot.digest}, the journal says {recorded.hex()}",
-            )
-
-
-def _missing_beginning(directory: Path, verified: Verified) -> Fault | None:
-    """What is wrong if the oldest segments are gone; nothing if that was ordered."""
-    before = verified.beginning.sequence
-    if not before or any(
-        isinstance(found.event, HistoryPruned) and found.event.through >= before
-        for found in verified.events
-    ):
-        return None
-    covered = any(snapshot.sequence >= before for snapshot in verified.snapshots)
-    return Fault(
-        Kind.SEGMENT,
-        directory / "archive",
-        0,
-        0,
-        f"the events 1 to {before} are nowhere, and the journal does not say that they were "
-        "pruned; "
-        + ("the state is whole, its history is not" if covered else "and no snapshot covers them"),
-    )
-
-
 def _tell(
     verified: Verified, troubles: Sequence[Trouble], status: int, *, deep: bool, as_json: bool
 ) -> None:
     head = verified.head
-    events = head.sequence - verified.beginning.sequence
     for path, reason in verified.bad_indexes:
-        common.notice(_PROG, f"{path}: {reason}; it will be made again")
+        common.notice(_PROG, f"{path}: {reason}; remove it, it will be made again")
     if as_json:
         for fault, meaning, remedy in troubles:
             common.emit(
@@ -189,6 +135,7 @@ def _tell(
                     "meaning": meaning,
                     "next": remedy,
                 }
+                | _gap(fault)
             )
         common.emit(
             {
@@ -196,7 +143,7 @@ def _tell(
                 "result": ("good", "torn", "corrupt", "unsupported")[status],
                 "deep": deep,
                 "first-sequence": verified.beginning.sequence + 1,
-                "events": events,
+                "events": verified.count,
                 "segments": verified.segments,
                 "snapshots": len(verified.snapshots),
                 "faults": len(troubles),
@@ -205,20 +152,27 @@ def _tell(
         )
         return
     for fault, meaning, remedy in troubles:
-        what = "torn tail" if fault.kind is Kind.TORN else f"bad {fault.kind.name.lower()}"
-        if fault.kind is Kind.UNSUPPORTED:
-            what = "unsupported"
+        name = fault.kind.name.lower()
+        what = _NAMES.get(fault.kind, f"bad {name}")
+        at = "" if fault.kind in _WHOLE else f" at offset {fault.offset}"
         common.notice(
             _PROG,
-            f"{what}: {fault.file} at offset {fault.offset}: {fault.reason}; "
+            f"{what}: {fault.file}{at}: {fault.reason}; "
             f"the last good sequence is {fault.last_sequence}\n"
             f"  what it means: {meaning}\n"
             f"  what to do: {remedy}",
         )
     sys.stdout.write(
-        f"{events} events in {verified.segments} segments, "
+        f"{verified.count} events in {verified.segments} segments, "
         f"head {head.sequence}:{head.digest.hex()}\n"
     )
+
+
+def _gap(fault: Fault) -> dict[str, int | None]:
+    """What a missing segment takes with it."""
+    if fault.gap is None:
+        return {}
+    return {"first-missing": fault.gap.first, "last-missing": fault.gap.last}
 
 
 def _judge_anchor(anchor: Anchor, verified: Verified, status: int) -> int:

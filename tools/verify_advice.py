@@ -7,8 +7,16 @@ from typing import NamedTuple
 
 from journal.findings import Fault, Kind, Verified
 from journal.snapshot import snapshot_path
+from tools.verify_check import pruned_through
 
 EXIT_GOOD, EXIT_TORN, EXIT_CORRUPT, EXIT_UNREADABLE = range(4)
+
+
+_STATUS = {
+    Kind.TORN: EXIT_TORN,
+    Kind.UNSUPPORTED: EXIT_UNREADABLE,
+    Kind.UNREADABLE: EXIT_UNREADABLE,
+}
 
 
 class Trouble(NamedTuple):
@@ -21,9 +29,7 @@ class Trouble(NamedTuple):
     @property
     def status(self) -> int:
         """The exit status that this alone gives."""
-        return {Kind.TORN: EXIT_TORN, Kind.UNSUPPORTED: EXIT_UNREADABLE}.get(
-            self.fault.kind, EXIT_CORRUPT
-        )
+        return _STATUS.get(self.fault.kind, EXIT_CORRUPT)
 
 
 def explain(directory: Path, verified: Verified, fault: Fault) -> Trouble:
@@ -43,18 +49,6 @@ def explain(directory: Path, verified: Verified, fault: Fault) -> Trouble:
             "it is not damaged, but a newer version wrote it",
             "use the version of coild that wrote it",
         )
-    if fault.kind is Kind.SNAPSHOT:
-        others = any(
-            snapshot.sequence >= verified.beginning.sequence
-            and snapshot_path(directory, snapshot.sequence) != fault.file
-            for snapshot in verified.snapshots
-        )
-        remedy = (
-            f"run: coild-compact {journal}; it makes another; then remove {fault.file.name}"
-            if others or not verified.beginning.sequence
-            else f"restore {fault.file} from a backup: no other snapshot covers what was pruned"
-        )
-        return Trouble(fault, "a start falls back to an older state, and takes longer", remedy)
     if fault.kind is Kind.CONTRADICTION:
         return Trouble(
             fault,
@@ -62,7 +56,30 @@ def explain(directory: Path, verified: Verified, fault: Fault) -> Trouble:
             f"keep a copy of {directory} and report it: whatever wrote it has a bug; to see "
             f"more, run: coild-replay --check {journal}",
         )
-    return _explain_segment(directory, verified, fault)
+    if fault.kind is Kind.UNREADABLE:
+        return Trouble(
+            fault,
+            "whether it is damaged cannot be told, nor what follows it be trusted",
+            "run coild-verify as a user who may read it, or look for errors of the disk (dmesg)",
+        )
+    judge = {Kind.SNAPSHOT: _explain_snapshot, Kind.MISSING: _explain_missing}
+    return judge.get(fault.kind, _explain_segment)(directory, verified, fault)
+
+
+def _explain_snapshot(directory: Path, verified: Verified, fault: Fault) -> Trouble:
+    journal = f"--journal {directory}"
+    others = any(
+        snapshot.sequence >= verified.beginning.sequence
+        and snapshot_path(directory, snapshot.sequence) != fault.file
+        for snapshot in verified.snapshots
+    )
+    meaning = "a start falls back to an older state, and takes longer"
+    remedy = f"run: coild-compact {journal}; it makes another in its place"
+    if not fault.file.is_file():
+        remedy = f"remove it, then run: coild-compact {journal}; it makes another"
+    if verified.beginning.sequence and not others:
+        remedy = f"restore {fault.file} from a backup: no other snapshot covers what was pruned"
+    return Trouble(fault, meaning, remedy)
 
 
 def _explain_segment(directory: Path, verified: Verified, fault: Fault) -> Trouble:
@@ -78,7 +95,7 @@ def _explain_segment(directory: Path, verified: Verified, fault: Fault) -> Troub
             f"{directory / 'archive' / fault.file.name}.zst -o {fault.file}",
         )
     newest = max((snapshot.sequence for snapshot in verified.snapshots), default=0)
-    if archived or fault.last_sequence < newest or fault.file.is_dir():
+    if archived or fault.last_sequence < newest or not fault.file.is_file():
         return Trouble(
             fault,
             "history was altered or lost there: events after that sequence cannot be trusted, "
@@ -91,3 +108,35 @@ def _explain_segment(directory: Path, verified: Verified, fault: Fault) -> Troub
         f"restore {fault.file} from a backup, or lose all events after {fault.last_sequence}, "
         f"run: coild-repair --truncate-tail {journal}",
     )
+
+
+def _explain_missing(directory: Path, verified: Verified, fault: Fault) -> Trouble:
+    again = f"run: coild-verify --journal {directory}"
+    restore = f"restore {fault.file} from a backup of this journal"
+    gap = fault.gap
+    pruned = pruned_through(verified)
+    if gap is not None and gap.last is not None and gap.last <= pruned:
+        return Trouble(
+            fault,
+            f"the journal says that its events up to {pruned} were pruned, but older ones than "
+            "these are still there; what is behind them is whole",
+            f"{restore}, or remove what is left from before it in {directory / 'archive'}, "
+            f"then {again}",
+        )
+    newest = max((snapshot.sequence for snapshot in verified.snapshots), default=0)
+    said = (
+        f"the journal says only that its events up to {pruned} were pruned"
+        if pruned
+        else "the journal does not say that they were pruned"
+    )
+    if gap is not None and gap.last is not None and gap.last <= newest:
+        covered = "the state is whole, its history is not, and coild starts"
+    else:
+        covered = "no snapshot covers them, and coild refuses to start"
+    remedy = f"{restore}, then {again}"
+    if fault.last_sequence > newest:
+        remedy += (
+            f"; or lose all events after {fault.last_sequence}, "
+            f"run: coild-repair --truncate-tail --journal {directory}"
+        )
+    return Trouble(fault, f"{said}; {covered}", remedy)

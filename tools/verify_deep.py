@@ -11,17 +11,16 @@ from coild.projection import InconsistentEventError
 from coild.replay import VOCABULARY, State
 from journal import JournalCorruptError, Reader
 from journal.findings import Fault, Kind, Verified
+from journal.fs import FileSystem
 from journal.snapshot import snapshot_path
 from tools import common
 
 
-def fault_of(error: JournalCorruptError) -> Fault:
-    """The fault that an error tells of."""
-    return Fault(Kind.SEGMENT, error.file, error.offset, error.last_sequence, error.reason)
+def replay(fs: FileSystem, directory: Path, verified: Verified) -> Iterator[Fault]:
+    """Replay from genesis, or from the oldest snapshot if history was pruned; what is wrong.
 
-
-def replay(directory: Path, verified: Verified) -> Iterator[Fault]:
-    """Replay from genesis, or from the oldest snapshot if history was pruned; what is wrong."""
+    What is pruned meanwhile is told as wrong, too, or raises FileNotFoundError. Raises OSError.
+    """
     state = State()
     checker = Checker()
     snapshots = {snapshot.sequence: snapshot for snapshot in verified.snapshots}
@@ -36,7 +35,7 @@ def replay(directory: Path, verified: Verified) -> Iterator[Fault]:
             yield Fault(Kind.SNAPSHOT, path, 0, oldest.sequence, str(error))
             return
         checker.begin(state)
-    reader = Reader(directory, VOCABULARY.event_type, schema=VOCABULARY.schema)
+    reader = Reader(directory, VOCABULARY.event_type, schema=VOCABULARY.schema, fs=fs)
     try:
         with common.progress("replaying") as progress:
             for batch in reader.batches(state.sequence + 1, progress=progress):
@@ -54,7 +53,11 @@ def replay(directory: Path, verified: Verified) -> Iterator[Fault]:
                         "its state is not the one that the events before it make",
                     )
     except JournalCorruptError as error:
-        yield fault_of(error)
+        yield Fault(Kind.SEGMENT, error.file, error.offset, error.last_sequence, error.reason)
+        return
+    if state.sequence < verified.head.sequence:
+        reason = f"the events after {state.sequence} are nowhere any more"
+        yield Fault(Kind.SEGMENT, directory, 0, state.sequence, reason)
 
 
 def _apply(state: State, checker: Checker, events: Sequence[Any]) -> str | None:

@@ -1,0 +1,87 @@
+"""`coild-history -f`: the rows that begin or end, as soon as that is durable."""
+
+from __future__ import annotations
+
+import select
+import sys
+import time
+from collections.abc import Callable
+
+from coild.holders import Holder, Ledger
+from journal import Reader, follow
+from tools.holdings import Asked, Output, complete, read_ledger
+from tools.remaining import GONE, Remaining
+
+_PAUSE_SECONDS = 0.1
+
+
+def newest(rows: list[Holder], count: int | None) -> list[Holder]:
+    """The last `count` rows; None is no bound."""
+    return rows if count is None else rows[max(0, len(rows) - count) :]
+
+
+def follow_rows(
+    reader: Reader, prog: str, asked: Asked, output: Output, *, count: int | None
+) -> None:
+    """Show the `count` newest rows, then each one that begins or ends, until `asked.until`.
+
+    Raises JournalCorruptError, JournalUnsupportedError, OSError.
+    """
+    pause = _pause()
+    history = Remaining(reader, prog)
+    ledger, wanted = _catch_up(history, asked, count)
+    past = True
+    events = follow(reader, wanted)
+    while True:
+        try:
+            found = next(events)
+        except GONE:
+            if not history.pruned(wanted):
+                raise
+            history.say_pruned()
+            if past:
+                ledger, wanted = _catch_up(history, asked, count)
+            else:
+                # Whoever held may have released it, and had it again, in what is gone.
+                ledger, wanted = asked.ledger(), history.first
+            events = follow(reader, wanted)
+            continue
+        for sequence, event in found:
+            wanted = sequence + 1
+            row = ledger.feed(sequence, event)
+            # At once: the next event may end what this one began, and changes the row.
+            if row is not None and not past:
+                complete(Remaining(reader, prog), row)
+                output.show([row])
+        if past and not found:
+            output.show(newest(ledger.rows(), count))
+            past = False
+        sys.stdout.flush()
+        if not found:
+            if asked.until is not None and time.time_ns() > asked.until:
+                return
+            pause(_PAUSE_SECONDS)
+
+
+def _catch_up(history: Remaining, asked: Asked, count: int | None) -> tuple[Ledger, int]:
+    """What was before the newest segment, and where that begins."""
+    files = history.reader.files()
+    # What is in the newest segment may not be durable yet: `follow` says what is.
+    start = files[-1].first_sequence if files else 1
+    return read_ledger(history, asked, count=count, before=start), start
+
+
+def _pause() -> Callable[[float], None]:
+    """A sleep that ends with BrokenPipeError when nobody reads stdout any more."""
+    poll = select.poll()
+    try:
+        # No event is asked for: those that count are reported anyway.
+        poll.register(sys.stdout.fileno(), 0)
+    except (OSError, ValueError):
+        return time.sleep
+
+    def pause(seconds: float) -> None:
+        if poll.poll(seconds * 1000):
+            raise BrokenPipeError
+
+    return pause

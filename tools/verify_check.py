@@ -1,0 +1,114 @@
+"""What `coild-verify` checks: the bytes, what the events say of the files, and a replay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from coild.events import HistoryPruned, SnapshotTaken
+from coild.replay import VOCABULARY
+from journal import JournalCorruptError
+from journal.findings import Anchor, Fault, Gap, Kind, Verified
+from journal.fs import FileSystem
+from journal.segments import list_history
+from journal.snapshot import snapshot_path
+from journal.verify import verify
+from journal.verify_files import missing
+from tools import common
+from tools.verify_deep import replay
+
+#: Who prunes again and again while this looks, keeps no history that could be replayed.
+_LOOKS = 20
+
+
+class Checked(NamedTuple):
+    """What a journal was found to be like, and all that is wrong with it."""
+
+    verified: Verified
+    faults: list[Fault]
+
+
+def check(
+    fs: FileSystem, directory: Path, *, anchor: Anchor | None = None, deep: bool = False
+) -> Checked:
+    """Check a journal, which may be written to, compacted and pruned meanwhile.
+
+    Raises ToolError, OSError.
+    """
+    for _ in range(_LOOKS):
+        checked = _check_files(fs, directory, anchor)
+        if not deep or any(fault.kind is not Kind.TORN for fault in checked.faults):
+            return checked
+        try:
+            found = list(replay(fs, directory, checked.verified))
+        except FileNotFoundError:
+            if not _pruned_since(fs, directory, checked.verified):
+                raise
+            continue
+        if not found or not _pruned_since(fs, directory, checked.verified):
+            checked.faults.extend(found)
+            return checked
+    raise common.ToolError(f"{directory} is pruned all the time; run it again when that is over")
+
+
+def _pruned_since(fs: FileSystem, directory: Path, verified: Verified) -> bool:
+    """Whether the oldest segment is another one than it was."""
+    files = list_history(fs, directory)
+    return not files or files[0].first_sequence != verified.beginning.sequence + 1
+
+
+def _check_files(fs: FileSystem, directory: Path, anchor: Anchor | None) -> Checked:
+    try:
+        with common.progress("verifying") as progress:
+            verified = verify(
+                fs,
+                directory,
+                schema=VOCABULARY.schema,
+                event_type=VOCABULARY.event_type,
+                keys=VOCABULARY.keys,
+                wanted=(HistoryPruned, SnapshotTaken),
+                anchor=anchor,
+                progress=progress,
+            )
+    except JournalCorruptError as error:
+        fault = Fault(Kind.SEGMENT, error.file, error.offset, error.last_sequence, error.reason)
+        return Checked(Verified(), [fault])
+    faults = [*verified.faults, *_contradicted_snapshots(directory, verified)]
+    faults += _missing_beginning(fs, directory, verified)
+    if not verified.segments and not faults:
+        faults.append(Fault(Kind.SEGMENT, directory, 0, 0, "its segments are missing"))
+    return Checked(verified, faults)
+
+
+def _contradicted_snapshots(directory: Path, verified: Verified) -> Iterator[Fault]:
+    """Snapshots whose state is not the one that the journal says was kept."""
+    digests = {
+        found.event.sequence: found.event.digest
+        for found in verified.events
+        if isinstance(found.event, SnapshotTaken)
+    }
+    for snapshot in verified.snapshots:
+        recorded = digests.get(snapshot.sequence)
+        if recorded is not None and recorded.hex() != snapshot.digest:
+            yield Fault(
+                Kind.SNAPSHOT,
+                snapshot_path(directory, snapshot.sequence),
+                0,
+                snapshot.sequence,
+                f"its state has digest {snapshot.digest}, the journal says {recorded.hex()}",
+            )
+
+
+def _missing_beginning(fs: FileSystem, directory: Path, verified: Verified) -> Iterator[Fault]:
+    """What is wrong if the oldest segments are gone; nothing if that was ordered."""
+    before = verified.beginning.sequence
+    pruned = pruned_through(verified)
+    if pruned < before:
+        yield missing(fs, directory, Gap(pruned + 1, before), pruned)
+
+
+def pruned_through(verified: Verified) -> int:
+    """The last event that the journal says was pruned; 0 if it does not say so of any."""
+    orders = (found.event for found in verified.events if isinstance(found.event, HistoryPruned))
+    return max((order.through for order in orders), default=0)
