@@ -14,7 +14,7 @@ import pytest
 
 from coild.events import AddressAllocated, AddressReleased, DaemonStarted, DaemonStopped
 from tests.crash import stepped_clock
-from tests.crash.scale import rounds
+from tests.crash.scale import report, rounds
 from tests.daemon_kit import Daemon, fold, status_of
 from tests.wire_kit import AsyncConnection, allocate_body, request_bytes, target_of
 
@@ -176,9 +176,11 @@ def test_nothing_that_was_answered_is_lost(small_daemon: Daemon) -> None:
         check(daemon, clients)
     starts = [event for _, event in daemon.events() if isinstance(event, DaemonStarted)]
 
+    answers = sum(client.answers() for client in clients)
+    report("kill -9 under load", ROUNDS, len(starts) - 1, f"{answers:,} answers, none lost")
     assert len(starts) == ROUNDS + 1
     # There was something to lose, and segments were rolled over on the way.
-    assert sum(client.answers() for client in clients) > 20 * ROUNDS
+    assert answers > 20 * ROUNDS
     assert len(list((daemon.data_dir / "journal").glob("*.seg"))) > 4
 
 

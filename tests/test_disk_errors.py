@@ -19,7 +19,7 @@ from tests.crash.errors import (
     calls_of,
     try_fault,
 )
-from tests.crash.scale import LONG
+from tests.crash.scale import LONG, report
 
 #: Of all faults of a workload, so many are tried in CI.
 SAMPLE = 60
@@ -52,6 +52,11 @@ def test_no_error_is_taken_for_a_success(workload: Workload, tmp_path: Path) -> 
         except BaseException as error:
             error.add_note(f"{workload.name}: {fault}, in {tmp_path / str(number)}")
             raise
-    print(f"\n{workload.name}: {calls} calls, {came} of {len(faults)} faults came")  # noqa: T201
+    report(
+        f"disk errors: {workload.name}",
+        came,
+        came,
+        f"each of {calls} calls, {len(ERRORS) + 1} errors",
+    )
 
     assert came > len(faults) // 2

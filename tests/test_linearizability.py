@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.crash.histories import MODEL, daemon_for_histories, record
 from tests.crash.linear import UNTOLD, Kind, Model, Operation, linearize
-from tests.crash.scale import rounds
+from tests.crash.scale import report, rounds
 
 HISTORIES = rounds(60, 2000)
 KILL_EVERY = 20
@@ -178,6 +178,13 @@ def test_histories_of_the_daemon_are_linearizable(tmp_path: Path) -> None:
             answers |= {it.answer for it in history if isinstance(it.answer, str)}
             answers |= {None for it in history if it.answer is None}
 
+    kills = HISTORIES // KILL_EVERY
+    report(
+        "linearizable histories",
+        HISTORIES,
+        HISTORIES,
+        f"{kills} with a kill; {rejected} spoiled ones rejected",
+    )
     # Everything that can be answered was.
     assert {None, "", "409", "503"} <= answers
     assert rejected > HISTORIES // 2

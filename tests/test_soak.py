@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.scale import LONG, rounds
+from tests.crash.scale import LONG, report, rounds
 from tests.crash.soak import soak
 from tests.daemon_kit import Daemon, fold, status_of
 
@@ -27,11 +27,13 @@ def test_a_long_life(tmp_path: Path) -> None:
         state = fold(daemon.events()) if not LONG else None
     last = soaked.samples[-1]
     growth = {of: soaked.growth(of) for of in ("resident", "open_files", "p99")}
-    print(  # noqa: T201
-        f"\n{last.operations:,} operations: {last.resident / 2**20:.1f} MiB resident, "
-        f"{last.open_files} open files, p99 {last.p99 * 1e3:.2f} ms; of those after the first "
-        f"tenth: {', '.join(f'{of} {ratio:.3f}' for of, ratio in growth.items())}; "
-        f"{len(archived)} segments archived"
+    ratios = ", ".join(f"{of} {ratio:.3f}" for of, ratio in growth.items())
+    report(
+        "soak",
+        last.operations,
+        last.operations,
+        f"{last.resident / 2**20:.1f} MiB, {last.open_files} open files, p99 {last.p99 * 1e3:.1f} "
+        f"ms; of those after the first tenth: {ratios}; {len(archived)} segments archived",
     )
 
     assert not status["pods"]

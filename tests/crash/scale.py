@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 
 #: Set to `long` by `just crash`.
 VARIABLE = "COILD_CAMPAIGN"
+#: The file that `just crash` makes its table from.
+REPORT_VARIABLE = "COILD_CAMPAIGN_REPORT"
 LONG = os.environ.get(VARIABLE) == "long"
 
 
 def rounds(short: int, long: int) -> int:
     """`short` or `long`, by what was asked for."""
     return long if LONG else short
+
+
+def report(part: str, tried: int, survived: int, note: str = "") -> None:
+    """Say what a part of the campaign tried and what survived: a row of the table."""
+    print(f"\n{part}: {survived:,} of {tried:,} survived; {note}")  # noqa: T201
+    path = os.environ.get(REPORT_VARIABLE)
+    if path:
+        row = {"part": part, "tried": tried, "survived": survived, "note": note}
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
