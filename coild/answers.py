@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
+from typing import Annotated, Literal
 
 import msgspec
 from sanic import HTTPResponse, Request
@@ -13,35 +14,34 @@ from sanic.exceptions import (
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
+    RequestTimeout,
     SanicException,
+    ServiceUnavailable,
 )
 
 from coild.allocator import NoPoolError
+from coild.bodies import BadRequestError
 from coild.compactor import Compaction
-from coild.guard import ForbiddenError
-from coild.limits import BODY_BYTES_MAX, HEADER_BYTES_MAX
+from coild.guard import ForbiddenError, MissingHostError
+from coild.limits import ARRIVAL_SECONDS, BODY_BYTES_MAX, HEADER_BYTES_MAX, RESPONSE_SECONDS
 from coild.orders import OrderError
+from coild.routes import METHODS
 from coild.service import ConflictError, NoAddressError
 from journal import CompactionRunsError, JournalError, JournalFullError
 
 logger = logging.getLogger(__name__)
 
 _JSON = b"application/json"
-COMPACT_PATH = "/compact"
-_ROUTES = (
-    "GET /status, POST /ip, GET and DELETE /ip/<namespace>/<pod>/<container-id>, POST /compact"
-)
+_ROUTES = ", ".join(f"{' and '.join(methods)} {path}" for path, methods in METHODS.items())
 #: The methods of each path, as it comes in the request, still percent-encoded.
-_METHODS = (
-    (re.compile("/status"), "GET"),
-    (re.compile("/ip"), "POST"),
-    (re.compile(COMPACT_PATH), "POST"),
-    (re.compile("/ip(/[^/]+){3}"), "GET, DELETE"),
+_ALLOWED = tuple(
+    (re.compile(re.sub("<[a-z]+>", "[^/]+", re.escape(path))), ", ".join(methods))
+    for path, methods in METHODS.items()
 )
 
 
-class BadRequestError(Exception):
-    """What the client sent is not what the API takes."""
+class TooManyConnectionsError(Exception):
+    """No further connection is served now. It is never raised: the server answers so by itself."""
 
 
 class UnassignedError(Exception):
@@ -49,16 +49,60 @@ class UnassignedError(Exception):
 
 
 #: The status of each error that is meant for clients; any other is a bug, and 500.
-_STATUS: dict[type[Exception], int] = {
+STATUS: dict[type[Exception], int] = {
     BadRequestError: 400,
+    MissingHostError: 400,
     ForbiddenError: 403,
     UnassignedError: 404,
     ConflictError: 409,
     CompactionRunsError: 409,
     OrderError: 400,
     NoAddressError: 503,
+    TooManyConnectionsError: 503,
     NoPoolError: 500,
 }
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """The body of every failure: the status of the answer, and what is wrong, for people."""
+
+    status: int
+    error: str
+
+
+class AddressAnswer(msgspec.Struct, frozen=True):
+    """The body of an answer that tells the address of a container."""
+
+    address: Annotated[
+        str, msgspec.Meta(extra_json_schema={"anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]})
+    ]
+    status: Literal[200] = 200
+
+
+class ReleaseAnswer(msgspec.Struct, frozen=True):
+    """The address that was released; empty if there was none."""
+
+    address: Annotated[
+        str,
+        msgspec.Meta(
+            extra_json_schema={"anyOf": [{"format": "ipv4"}, {"format": "ipv6"}, {"const": ""}]}
+        ),
+    ]
+    status: Literal[200] = 200
+
+
+class StatusAnswer(msgspec.Struct, frozen=True, rename="kebab"):
+    """The blocks of the node by pool, and the addresses of its containers by container ID."""
+
+    address_blocks: dict[str, list[str]]
+    pods: dict[str, str]
+    status: Literal[200] = 200
+
+
+class CompactionAnswer(Compaction, frozen=True, rename="kebab"):
+    """What a compaction did; sizes are in bytes."""
+
+    status: Literal[200] = 200
 
 
 class Answer(HTTPResponse):
@@ -85,31 +129,51 @@ class Answer(HTTPResponse):
 
 
 def address_answer(address: str) -> Answer:
-    """200 with an address, which needs no escaping."""
+    """200 with an address, which needs no escaping: an AddressAnswer or a ReleaseAnswer."""
     return Answer(f'{{"address":"{address}","status":200}}'.encode())
 
 
 def compaction_answer(compaction: Compaction) -> Answer:
     """200 with what a compaction did."""
-    return Answer(msgspec.json.encode({**msgspec.to_builtins(compaction), "status": 200}))
+    return Answer(msgspec.json.encode(CompactionAnswer(**msgspec.structs.asdict(compaction))))
 
 
 def failure(status: int, error: str, allow: str = "") -> Answer:
     """The failure response of the API."""
-    return Answer(msgspec.json.encode({"status": status, "error": error}), status, allow)
+    # What is quoted from a header may be bytes that are no text, which Sanic makes surrogates of.
+    error = error.encode(errors="backslashreplace").decode()
+    return Answer(msgspec.json.encode(Failure(status, error)), status, allow)
+
+
+def too_many_connections() -> bytes:
+    """The whole answer to a connection that is one too many."""
+    body = msgspec.json.encode(
+        Failure(STATUS[TooManyConnectionsError], "there are too many connections; try again")
+    )
+    return (
+        b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n"
+        b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+    )
+
+
+def status_of(error: type[Exception]) -> int:
+    """The status that an error of this type is answered with."""
+    if issubclass(error, SanicException):
+        return error.status_code
+    return STATUS.get(error, 500)
 
 
 def answer_error(request: Request, error: Exception) -> Answer:
     """The answer to a request that ended in `error`, which is logged as it deserves."""
-    asked = f"{request.method} {request.path}"
+    asked = _one_line(f"{request.method} {request.path}")
     if isinstance(error, JournalFullError):
         text = f"{error}; DELETE and GET go on, POST will when there is"
         logger.error("refused %s: %s", asked, text)
         return failure(500, text)
-    if isinstance(error, JournalError) and type(error) not in _STATUS:
+    if isinstance(error, JournalError) and type(error) not in STATUS:
         logger.error("failed %s: %s", asked, error)
         return failure(500, str(error))
-    status = _STATUS.get(type(error))
+    status = STATUS.get(type(error))
     if status is not None:
         logger.info("refused %s: %d %s", asked, status, _one_line(str(error)))
         return failure(status, str(error))
@@ -124,13 +188,13 @@ def answer_error(request: Request, error: Exception) -> Answer:
 
 
 def _one_line(text: str) -> str:
-    """`text` as it can stand in a log: names come from clients, decoded, line breaks and all."""
+    """`text` as it can stand in a log: it comes from clients, line breaks and all."""
     return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def _answer_no_route(request: Request) -> Answer:
     """404 or 405. Sanic's router confuses them at a final slash, and may not know what to allow."""
-    for path, methods in _METHODS:
+    for path, methods in _ALLOWED:
         if path.fullmatch(request.path):
             text = f"{request.method} is not allowed for {request.path}; there are {_ROUTES}"
             return failure(405, text, allow=methods)
@@ -147,4 +211,8 @@ def _words(error: SanicException) -> str:
                 f"the request is too large: {BODY_BYTES_MAX} bytes of body and "
                 f"{HEADER_BYTES_MAX} of header at most"
             )
+        case RequestTimeout():
+            return f"the request did not arrive within {ARRIVAL_SECONDS} s; send it again"
+        case ServiceUnavailable():
+            return f"there was no answer within {RESPONSE_SECONDS} s; ask again, or see the log"
     return str(error) or type(error).__name__

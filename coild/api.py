@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Coroutine
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -12,100 +12,31 @@ from sanic import Request, Sanic
 from sanic.config import Config as SanicConfig
 
 from coild.answers import (
-    COMPACT_PATH,
     Answer,
-    BadRequestError,
+    StatusAnswer,
     UnassignedError,
     address_answer,
     answer_error,
     compaction_answer,
 )
+from coild.bodies import BadRequestError, decode_allocate, decode_compact
 from coild.compactor import Compactor
-from coild.guard import ForbiddenError, Guard
+from coild.guard import Guard, GuardError
 from coild.limits import (
+    ARRIVAL_SECONDS,
     BODY_BYTES_MAX,
-    CONTAINER_ID_PATTERN,
-    CONTAINER_ID_RULE,
     HEADER_BYTES_MAX,
-    NAME_PATTERN,
-    NAME_RULE,
+    IDLE_SECONDS,
+    RESPONSE_SECONDS,
 )
+from coild.openapi import document
+from coild.routes import ADDRESS, ADDRESSES, COMPACT, DOCUMENT, METHODS, STATUS
 from coild.service import Service, Status
 
-#: A request's header or body that has not arrived by then is given up.
-REQUEST_SECONDS = 30
-#: An answer waits for a flush and, rarely, for a block: longer than this, something hangs.
-RESPONSE_SECONDS = 30
 #: /status formats so many addresses at a time, then lets other requests go first.
 _STATUS_SLICE = 1000
-
-_Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
-_ContainerId = Annotated[str, msgspec.Meta(pattern=CONTAINER_ID_PATTERN)]
-
-
-class AllocateRequest(msgspec.Struct, rename="kebab", frozen=True, gc=False):
-    """The body of POST /ip."""
-
-    pod_namespace: _Name
-    pod_name: _Name
-    container_id: _ContainerId
-    address_type: Literal["ipv4", "ipv6"] = "ipv4"
-
-
-_RULES = {
-    "pod-namespace": NAME_RULE,
-    "pod-name": NAME_RULE,
-    "container-id": CONTAINER_ID_RULE,
-    "address-type": "'ipv4' or 'ipv6'",
-}
+_Handler = Callable[..., Coroutine[Any, Any, Answer]]
 _VERSIONS = {"ipv4": 4, "ipv6": 6}
-_decode = msgspec.json.Decoder(AllocateRequest).decode
-
-
-def decode_allocate(body: bytes) -> AllocateRequest:
-    """Read the body of POST /ip. Raises BadRequestError, naming the field."""
-    if not body:
-        raise BadRequestError(
-            "the body is empty: it must be a JSON object with pod-namespace, pod-name, container-id"
-        )
-    try:
-        return _decode(body)
-    except msgspec.ValidationError as error:
-        raise BadRequestError(_explain(str(error))) from None
-    except RecursionError:
-        raise BadRequestError("the body is nested too deeply") from None
-    except ValueError as error:
-        # Invalid UTF-8 is a UnicodeDecodeError, which msgspec does not wrap.
-        raise BadRequestError(f"the body is not valid JSON: {error}") from None
-
-
-class CompactRequest(msgspec.Struct, frozen=True):
-    """The body of POST /compact, which may be empty. `order` is the token of an order to prune."""
-
-    order: str = ""
-
-
-def decode_compact(body: bytes) -> str:
-    """The order that POST /compact names, or the empty string. Raises BadRequestError."""
-    if not body:
-        return ""
-    try:
-        return msgspec.json.decode(body, type=CompactRequest).order
-    except (ValueError, RecursionError) as error:
-        raise BadRequestError(f"the body must be empty or name an order: {error}") from None
-
-
-def _explain(text: str) -> str:
-    """Msgspec's message with the rule of the field it names."""
-    found = re.search(r"`\$\.([a-z-]+)`", text) or re.search(r"required field `([a-z-]+)`", text)
-    if found is None or found[1] not in _RULES:
-        return f"the body must be a JSON object: {text}"
-    field = found[1]
-    if "required" in text:
-        return f"{field} is missing: it must be {_RULES[field]}"
-    if "regex" in text:
-        return f"{field} must be {_RULES[field]}"
-    return f"{field} must be {_RULES[field]}: {text.partition(' - at')[0]}"
 
 
 def _part(name: str, text: str) -> str:
@@ -154,24 +85,40 @@ def build_app(service: Service, compactor: Compactor, guard: Guard) -> Sanic[Any
         guard.check(request)
         return compaction_answer(await compactor.compact(order=decode_compact(request.body)))
 
+    described = msgspec.json.encode(document())
+
+    async def get_document(request: Request) -> Answer:
+        guard.check(request)
+        return Answer(described)
+
+    app = Sanic("coild", config=sanic_config(), configure_logging=False)
+    handlers: dict[tuple[str, str], _Handler] = {
+        ("GET", STATUS): get_status,
+        ("POST", ADDRESSES): post_ip,
+        ("GET", ADDRESS): get_ip,
+        ("DELETE", ADDRESS): delete_ip,
+        ("POST", COMPACT): post_compact,
+        ("GET", DOCUMENT): get_document,
+    }
+    for path, method in ((each, method) for each in METHODS for method in METHODS[each]):
+        app.add_route(handlers[method, path], path, methods=[method], strict_slashes=True)
+    app.exception(Exception)(_error_handler(guard))
+    return app
+
+
+def _error_handler(guard: Guard) -> Callable[[Request, Exception], Answer]:
+    """What Sanic calls with whatever a request ended in."""
+
     def on_error(request: Request, error: Exception) -> Answer:
         # An unknown path is answered here, and it must not tell a web page anything either.
         try:
-            if not isinstance(error, ForbiddenError) and request.method != "NONE":
+            if not isinstance(error, GuardError) and request.method != "NONE":
                 guard.check(request)
-        except ForbiddenError as forbidden:
-            error = forbidden
+        except GuardError as refusal:
+            error = refusal
         return answer_error(request, error)
 
-    app = Sanic("coild", config=sanic_config(), configure_logging=False)
-    address = "/ip/<namespace>/<pod>/<container>"
-    app.add_route(get_status, "/status", methods=["GET"], strict_slashes=True)
-    app.add_route(post_compact, COMPACT_PATH, methods=["POST"], strict_slashes=True)
-    app.add_route(post_ip, "/ip", methods=["POST"], strict_slashes=True)
-    app.add_route(get_ip, address, methods=["GET"], strict_slashes=True)
-    app.add_route(delete_ip, address, methods=["DELETE"], strict_slashes=True)
-    app.exception(Exception)(on_error)
-    return app
+    return on_error
 
 
 def _parts(namespace: str, pod: str, container: str) -> tuple[str, str, str]:
@@ -185,9 +132,7 @@ async def _encode_status(status: Status) -> bytes:
         for container_id, held in status.pods[start : start + _STATUS_SLICE]:
             pods[container_id] = held.address
         await asyncio.sleep(0)
-    return msgspec.json.encode(
-        {"address-blocks": status.address_blocks, "pods": pods, "status": 200}
-    )
+    return msgspec.json.encode(StatusAnswer(status.address_blocks, pods))
 
 
 def sanic_config() -> SanicConfig:
@@ -198,11 +143,11 @@ def sanic_config() -> SanicConfig:
             "ACCESS_LOG": False,
             "AUTO_EXTEND": False,
             "FALLBACK_ERROR_FORMAT": "json",
-            "KEEP_ALIVE_TIMEOUT": 120,
+            "KEEP_ALIVE_TIMEOUT": IDLE_SECONDS,
             "MOTD": False,
             "REQUEST_MAX_HEADER_SIZE": HEADER_BYTES_MAX,
             "REQUEST_MAX_SIZE": BODY_BYTES_MAX,
-            "REQUEST_TIMEOUT": REQUEST_SECONDS,
+            "REQUEST_TIMEOUT": ARRIVAL_SECONDS,
             "RESPONSE_TIMEOUT": RESPONSE_SECONDS,
         }
     )

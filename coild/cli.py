@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from coild import __version__, logs
 from coild.config import LOG_FORMATS, LOG_LEVELS, load
+from coild.limits import CONNECTIONS_MAX
 from coild.settings import ConfigError, Settings
 from journal import (
     JournalCorruptError,
@@ -68,6 +69,14 @@ _FLAGS = (
         "--allowed-hosts",
         "NAME[,NAME…]",
         "names in Host headers to accept besides loopback",
+    ),
+    (
+        "--max-connections",
+        "N",
+        (
+            "connections at a time, on TCP and on the unix socket each; beyond it idle ones are "
+            f"closed, then new ones refused (default: {CONNECTIONS_MAX})"
+        ),
     ),
     ("--node-name", "NAME", "name of this node; also COIL_NODE_NAME (default: the host name)"),
     (
@@ -139,6 +148,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="validate the configuration, print it as TOML, and exit",
     )
+    parser.add_argument(
+        "--print-completion",
+        choices=("bash", "zsh", "tcsh"),
+        help="print the script that completes this command in that shell, and exit",
+    )
     parser.add_argument("--version", action="version", version=f"coild {__version__}")
     return parser
 
@@ -156,7 +170,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Help and configuration may hold what an old locale cannot show.
         sys.stdout.reconfigure(errors="replace")
-    arguments = vars(_parser().parse_args(argv))
+    parser = _parser()
+    arguments = vars(parser.parse_args(argv))
+    if shell := arguments["print_completion"]:
+        # Not at the top: no other call should pay for it.
+        import shtab  # noqa: PLC0415
+
+        return _show(shtab.complete(parser, shell=shell))
     file = arguments["config"] or os.environ.get("COILD_CONFIG")
     try:
         config = load(_settings(arguments), Path(file) if file else None, os.environ)

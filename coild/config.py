@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from coild.addresses import Pool
-from coild.limits import NAME_PATTERN, NAME_RULE
+from coild.limits import CONNECTIONS_MAX, NAME_PATTERN, NAME_RULE
 from coild.pools import pools_in_force
 from coild.settings import (
     ConfigError,
@@ -80,6 +80,8 @@ class Config(msgspec.Struct, frozen=True):
     socket: Path | None
     allow_remote: bool
     allowed_hosts: tuple[str, ...]
+    #: On each socket.
+    max_connections: int
     data_dir: Path
     segment_size: int
     #: 0: never by itself.
@@ -100,6 +102,7 @@ class Config(msgspec.Struct, frozen=True):
             "socket": self.socket and str(self.socket),
             "allow-remote": self.allow_remote,
             "allowed-hosts": list(self.allowed_hosts),
+            "max-connections": self.max_connections,
             "data-dir": str(self.data_dir),
             "segment-size": format_size(self.segment_size),
             "compact-after": format_size(self.compact_after),
@@ -142,6 +145,7 @@ def load(flags: Settings, file: Path | None, environment: Mapping[str, str]) -> 
         socket=layers.get("socket", None, _socket_path),
         allow_remote=allow_remote,
         allowed_hosts=layers.get("allowed_hosts", (), _hosts),
+        max_connections=layers.get("max_connections", CONNECTIONS_MAX, _max_connections),
         data_dir=layers.get("data_dir", None, _directory) or default_data_dir(environment),
         segment_size=layers.get("segment_size", 16 << 20, _segment_size),
         compact_after=layers.get("compact_after", 64 << 20, lambda value: parse_size(str(value))),
@@ -203,6 +207,13 @@ def _scan_interval(value: str) -> int:
     if interval < 10**9:
         raise ValueError(f"{value!r} is too short: 1s at least")
     return interval
+
+
+def _max_connections(value: str | int) -> int:
+    text = str(value)
+    if not re.fullmatch("[0-9]{1,7}", text) or not 1 <= int(text) <= 1_000_000:
+        raise ValueError(f"{value!r} is no number of connections: 1 to 1000000")
+    return int(text)
 
 
 def _directory(value: str) -> Path:

@@ -20,8 +20,16 @@ _NO_HOST = ("",)
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]*)?")
 
 
-class ForbiddenError(Exception):
+class GuardError(Exception):
+    """Base of what the guard refuses a request with."""
+
+
+class ForbiddenError(GuardError):
     """A request that a web page may be behind."""
+
+
+class MissingHostError(GuardError):
+    """A request that does not name one host (RFC 9112, section 3.2)."""
 
 
 class Guard:
@@ -34,12 +42,12 @@ class Guard:
         self._known: set[str] = set()
 
     def check(self, request: Request) -> None:
-        """Raises ForbiddenError, naming the header."""
+        """Raises ForbiddenError or MissingHostError, naming the header."""
         headers = request.headers
         hosts = headers.getall("host", _NO_HOST)
         if len(hosts) > 1:
-            # RFC 9112, section 3.2; and which of them another program goes by, nobody knows.
-            raise ForbiddenError("there is more than one Host header")
+            # Which of them another program goes by, nobody knows.
+            raise MissingHostError("there is more than one Host header: send one")
         host = hosts[0]
         if host not in self._known and not _on_unix_socket(request):
             self._check_host(request, host)
@@ -51,14 +59,16 @@ class Guard:
                     )
 
     def _check_host(self, request: Request, host: str) -> None:
-        if not host and request.version == "1.0":
-            return  # HTTP/1.0 has no Host, and no browser speaks it
+        if "host" not in request.headers:
+            if request.version == "1.0":
+                return  # it has no Host, and no browser speaks it
+            raise MissingHostError("there is no Host header, which HTTP/1.1 requires: send one")
         name = _name(host)
         if not self._is_allowed(name):
             raise ForbiddenError(
                 f"Host is {host!r}, which is not this machine; allow it with --allowed-hosts {name}"
                 if name
-                else "the Host header is missing or no host name"
+                else f"Host is {host!r}, which is no host name"
             )
         if len(self._known) < _KNOWN_MAX:
             self._known.add(host)

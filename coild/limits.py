@@ -16,5 +16,30 @@ HEADER_BYTES_MAX = 16 * 1024
 NAME_PATTERN = rf"^[^/\x00-\x1f\x7f-\x9f\ud800-\udfff]{{1,{NAME_LENGTH_MAX}}}$(?!\n)"
 CONTAINER_ID_PATTERN = rf"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{{1,{CONTAINER_ID_LENGTH_MAX}}}$(?!\n)"
 
+# The same as keywords of JSON Schema (ECMA 262), where `$` is the end and text has no surrogate.
+NAME_SCHEMA = {
+    "type": "string",
+    "pattern": r"^[^/\x00-\x1f\x7f-\x9f]+$",
+    "minLength": 1,
+    "maxLength": NAME_LENGTH_MAX,
+}
+CONTAINER_ID_SCHEMA = {
+    "type": "string",
+    "pattern": r"^[^\x00-\x1f\x7f-\x9f]+$",
+    "minLength": 1,
+    "maxLength": CONTAINER_ID_LENGTH_MAX,
+}
+
 NAME_RULE = f"1 to {NAME_LENGTH_MAX} characters without '/' or control characters"
 CONTAINER_ID_RULE = f"1 to {CONTAINER_ID_LENGTH_MAX} characters without control characters"
+
+#: A request, header and body, that has not arrived so long after its first byte is given up. It is
+#: looked at twice in that time, so it may have half as long again before and after.
+ARRIVAL_SECONDS = 10
+#: An answer waits for a flush and, rarely, for a block: longer than this, something hangs. A peer
+#: that leaves a large answer unread for so long is given up as well.
+RESPONSE_SECONDS = 30
+#: A connection without a request is closed after this; a client may open another at any time.
+IDLE_SECONDS = 120
+#: A node has some hundred pods and each one client; 4096 connections cost some 35 MB.
+CONNECTIONS_MAX = 4096

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import resource
 import socket
 import stat
 from pathlib import Path
@@ -15,6 +16,25 @@ from coild.settings import ConfigError
 
 #: Connections that wait to be accepted: a node's containers may all start at once.
 BACKLOG = 1024
+#: Files that are no connections: the journal's, those of a compaction, the loop's; some to spare.
+_OWN_FILES = 128
+
+
+def descriptors_for(connections: int) -> int:
+    """Raise the limit of open files for so many connections; how many of them there is room for.
+
+    A whole backlog may be accepted, in order to be refused, before the first of it is closed: it
+    must not take the journal's files.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + BACKLOG + _OWN_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        soft = allowed
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return connections
+    return max(soft - BACKLOG - _OWN_FILES, soft // 2)
 
 
 def bind_tcp(endpoint: Endpoint) -> socket.socket:

@@ -40,6 +40,7 @@ class FileSettings(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
     socket: str | None = None
     allow_remote: bool | None = None
     allowed_hosts: list[str] | None = None
+    max_connections: str | int | None = None
     data_dir: str | None = None
     segment_size: str | int | None = None
     compact_after: str | int | None = None

@@ -124,6 +124,13 @@ KEYS = [
         (["a", "b.example"], ["c", "d"], ["e", "::1"]),
     ),
     Key(
+        "max_connections",
+        ("--max-connections", "10"),
+        "20",
+        "max-connections = 30",
+        (10, 20, 30),
+    ),
+    Key(
         "data_dir",
         ("--data-dir", "/data/flag"),
         "/data/variable",
@@ -407,7 +414,14 @@ MISTAKES = {
     "node name's slash": Mistake(
         "COIL_NODE_NAME: ", "without '/'", variables={"COIL_NODE_NAME": "a/b"}
     ),
-    # Durations and sizes.
+    # Numbers, durations and sizes.
+    "no connections": Mistake("--max-connections: ", "1 to 1000000", ("--max-connections", "0")),
+    "too many connections": Mistake(
+        "COILD_MAX_CONNECTIONS: ", "1 to 1000000", variables={"COILD_MAX_CONNECTIONS": "9" * 5000}
+    ),
+    "connections that are no number": Mistake(
+        f"{IN_FILE}max-connections: ", "1 to 1000000", toml='max-connections = "many"'
+    ),
     "duration": Mistake("--reuse-after: ", "30s, 10m or 1h30m", ("--reuse-after", "30")),
     "negative duration": Mistake("--reuse-after: ", "write it like", ("--reuse-after=-1s",)),
     "endless duration": Mistake("--reuse-after: ", "at most", ("--reuse-after", "9" * 400 + "d")),
@@ -601,6 +615,7 @@ def test_the_printed_configuration_means_the_same(
         socket=directory / socket_name if socket_name else None,
         allow_remote=allow_remote,
         allowed_hosts=("a.example", "::1"),
+        max_connections=segment_pages,
         data_dir=directory / "data",
         segment_size=segment_pages * 4096,
         compact_after=segment_pages << 10,
@@ -632,7 +647,14 @@ def test_help_mentions_every_key(coild: CommandLine) -> None:
     flags = {f"--{kebab(field)}" for field in Settings.__struct_fields__ if field != "pools"}
 
     assert (0, "") == (result.status, result.err)
-    assert flags | {"--config", "--check-config", "--version", "--help"} == shown
+    assert shown == {
+        "--config",
+        "--check-config",
+        "--print-completion",
+        "--version",
+        "--help",
+        *flags,
+    }
     assert "[pools.default]" in result.out
     assert "COILD_" in result.out
     assert "examples:" in result.out

@@ -44,6 +44,8 @@ ANSWERED: dict[str, tuple[bytes, int]] = {
     "an answer": (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 400),
     "lower-case method": (b"get /status HTTP/1.1\r\n" + HOST + b"\r\n", 405),
     "unknown method": (b"BREW /status HTTP/1.1\r\n" + HOST + b"\r\n", 405),
+    "bytes above 127 in the method": (b"\x80GET /status HTTP/1.1\r\n" + HOST + b"\r\n", 405),
+    "a line break in the method": (b"GET\nX /status HTTP/1.1\r\n" + HOST + b"\r\n", 405),
     "long method": (b"A" * 10_000 + b" /status HTTP/1.1\r\n" + HOST + b"\r\n", 405),
     "Sanic's own method": (b"NONE /nowhere HTTP/1.1\r\n" + HOST + b"\r\n", 404),
     "relative URL": (b"GET status HTTP/1.1\r\n" + HOST + b"\r\n", 400),
@@ -55,7 +57,7 @@ ANSWERED: dict[str, tuple[bytes, int]] = {
     "URL of 70,000 bytes": (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n" + HOST + b"\r\n", 413),
     "header without a colon": (GET + b"nocolon\r\n\r\n", 400),
     "folded header": (GET + b"X: a\r\n b\r\n\r\n", 400),
-    "space before the colon": (b"GET /status HTTP/1.1\r\nHost : localhost\r\n\r\n", 403),
+    "space before the colon": (b"GET /status HTTP/1.1\r\nHost : localhost\r\n\r\n", 400),
     "huge header": (GET + b"X: " + b"a" * 20_000 + b"\r\n\r\n", 413),
     "huge header without an end": (GET + b"X: " + b"a" * 20_000, 413),
     "many headers": (GET + b"X: a\r\n" * 5_000 + b"\r\n", 413),
@@ -102,6 +104,7 @@ ANSWERED: dict[str, tuple[bytes, int]] = {
     "chunks above 64 KiB": (CHUNKED + (b"4000\r\n" + b" " * 0x4000 + b"\r\n") * 5, 413),
     "body above 64 KiB": (POST + b"Content-Length: 70000\r\n\r\n" + b" " * 70_000, 413),
     "body above 64 KiB that never comes": (POST + b"Content-Length: 70000\r\n\r\n", 413),
+    "bytes above 127 in Expect": (POST + b"Expect: \xff\r\nContent-Length: 2\r\n\r\n{}", 417),
     "weird Expect": (POST + b"Expect: miracles\r\nContent-Length: %d\r\n\r\n" % SIZE + BODY, 417),
 }
 
@@ -229,6 +232,18 @@ def test_malformed_http_is_no_bug(shared_daemon: Daemon) -> None:
 
     assert "Traceback" not in shared_daemon.log
     assert " ERROR " not in shared_daemon.log
+
+
+@pytest.mark.parametrize("method", [b"X\nforged", b"X\r", b"\x80\xff", b"\x1b[2J"])
+def test_no_method_reaches_the_log_as_it_is(shared_daemon: Daemon, method: bytes) -> None:
+    """A refusal is logged in one printable line, whatever was asked for."""
+    before = len(shared_daemon.log)
+    (answer,) = shared_daemon.send(method + b" /status HTTP/1.1\r\nHost: evil.example\r\n\r\n")
+    error_of(answer, 403)
+    logged = shared_daemon.log[before:]
+
+    assert logged.endswith("\n")
+    assert logged.removesuffix("\n").isprintable()
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,12 @@ def exchange(
 
 
 def parse_answers(data: bytes) -> list[httpx.Response]:
-    """The complete answers at the start of `data`; those to HEAD have no body."""
+    """The complete answers at the start of `data`."""
+    return split_answers(data)[0]
+
+
+def split_answers(data: bytes) -> tuple[list[httpx.Response], bytes]:
+    """The complete answers at the start of `data`, none of them to HEAD, and what follows."""
     found: list[httpx.Response] = []
     while b"\r\n\r\n" in data:
         head, _, rest = data.partition(b"\r\n\r\n")
@@ -97,7 +102,7 @@ def parse_answers(data: bytes) -> list[httpx.Response]:
             break
         found.append(httpx.Response(int(status), headers=headers, content=rest[:size]))
         data = rest[size:]
-    return found
+    return found, data
 
 
 def error_of(response: httpx.Response, status: int) -> str:

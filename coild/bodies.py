@@ -1,0 +1,87 @@
+"""What clients send: the bodies of requests, decoded and checked."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+import msgspec
+
+from coild.limits import (
+    CONTAINER_ID_PATTERN,
+    CONTAINER_ID_RULE,
+    NAME_PATTERN,
+    NAME_RULE,
+)
+
+
+class BadRequestError(Exception):
+    """What the client sent is not what the API takes."""
+
+
+_Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
+_ContainerId = Annotated[str, msgspec.Meta(pattern=CONTAINER_ID_PATTERN)]
+
+
+class AllocateRequest(msgspec.Struct, rename="kebab", frozen=True, gc=False):
+    """The body of POST /ip. Fields that are not known are ignored."""
+
+    pod_namespace: _Name
+    pod_name: _Name
+    container_id: _ContainerId
+    address_type: Literal["ipv4", "ipv6"] = "ipv4"
+
+
+class CompactRequest(msgspec.Struct, frozen=True):
+    """The body of POST /compact, which may be empty. `order` is the token of an order to prune."""
+
+    order: Annotated[str, msgspec.Meta(extra_json_schema={"pattern": "^([0-9a-f]{32})?$"})] = ""
+
+
+_RULES = {
+    "pod-namespace": NAME_RULE,
+    "pod-name": NAME_RULE,
+    "container-id": CONTAINER_ID_RULE,
+    "address-type": "'ipv4' or 'ipv6'",
+}
+_decode = msgspec.json.Decoder(AllocateRequest).decode
+
+
+def decode_allocate(body: bytes) -> AllocateRequest:
+    """Read the body of POST /ip. Raises BadRequestError, naming the field."""
+    if not body:
+        raise BadRequestError(
+            "the body is empty: it must be a JSON object with pod-namespace, pod-name, container-id"
+        )
+    try:
+        return _decode(body)
+    except msgspec.ValidationError as error:
+        raise BadRequestError(_explain(str(error))) from None
+    except RecursionError:
+        raise BadRequestError("the body is nested too deeply") from None
+    except ValueError as error:
+        # Invalid UTF-8 is a UnicodeDecodeError, which msgspec does not wrap.
+        raise BadRequestError(f"the body is not valid JSON: {error}") from None
+
+
+def decode_compact(body: bytes) -> str:
+    """The order that POST /compact names, or the empty string. Raises BadRequestError."""
+    if not body:
+        return ""
+    try:
+        return msgspec.json.decode(body, type=CompactRequest).order
+    except (ValueError, RecursionError) as error:
+        raise BadRequestError(f"the body must be empty or name an order: {error}") from None
+
+
+def _explain(text: str) -> str:
+    """Msgspec's message with the rule of the field it names."""
+    found = re.search(r"`\$\.([a-z-]+)`", text) or re.search(r"required field `([a-z-]+)`", text)
+    if found is None or found[1] not in _RULES:
+        return f"the body must be a JSON object: {text}"
+    field = found[1]
+    if "required" in text:
+        return f"{field} is missing: it must be {_RULES[field]}"
+    if "regex" in text:
+        return f"{field} must be {_RULES[field]}"
+    return f"{field} must be {_RULES[field]}: {text.partition(' - at')[0]}"
