@@ -10,11 +10,10 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.crash import fragile_daemon
 from tests.crash.linear import Kind, Model, Operation, State
 from tests.daemon_kit import Daemon
 from tests.wire_kit import AsyncConnection, allocate_body, request_bytes, target_of
@@ -34,11 +33,20 @@ _WEIGHTS = {Kind.POST: 5, Kind.DELETE: 3, Kind.GET: 3, Kind.STATUS: 1}
 _HANGS_UP = 0.06
 
 
-@contextmanager
-def daemon_for_histories(data_dir: Path) -> Iterator[Daemon]:
+class FragileDaemon(Daemon):
+    """A coild whose disk loses with the process what was not flushed."""
+
+    module = fragile_daemon.__name__
+
+
+def daemon_for_histories(data_dir: Path) -> Daemon:
     """The daemon that the histories are of."""
-    with Daemon(data_dir, *ARGUMENTS) as daemon:
-        yield daemon
+    return Daemon(data_dir, *ARGUMENTS)
+
+
+def fragile_daemon_for_histories(data_dir: Path, fault: str = "") -> Daemon:
+    """One for which a kill is a power cut; with a fault of `daemon_faults`, if one is named."""
+    return FragileDaemon(data_dir, *ARGUMENTS, **{fragile_daemon.FAULT_VARIABLE: fault})
 
 
 def record(daemon: Daemon, number: int, seed: int, *, kill: bool = False) -> list[Operation]:
@@ -69,7 +77,8 @@ async def _run(
     ]
     running = [asyncio.create_task(client.run()) for client in clients]
     if kill:
-        while len(operations) < choice.randrange(1, CLIENTS * OPERATIONS // 2):
+        enough = choice.randrange(1, CLIENTS * OPERATIONS * 3 // 4)
+        while len(operations) < enough:
             await asyncio.sleep(0)
         daemon.process.kill()
     await asyncio.gather(*running)

@@ -1,0 +1,98 @@
+"""Faults that are put into the daemon on purpose, to see its clients' histories find them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coild import service
+from journal import commit
+from tests.crash.mutants import Edit, edited
+
+_Service = service.Service
+
+FAULTS: dict[str, tuple[Edit, ...]] = {
+    "POST answers before it is durable": (
+        Edit(
+            _Service.allocate,
+            "await self._journal.durable(sequence)\n        return",
+            "return",
+        ),
+    ),
+    "DELETE answers before it is durable": (
+        Edit(
+            _Service.release,
+            "await self._journal.durable(sequence)\n        return",
+            "return",
+        ),
+    ),
+    "GET does not wait for what it shows": (
+        Edit(_Service.address, "await self._settled(container_id)", "pass"),
+    ),
+    "a conflict does not wait for what it shows": (
+        Edit(_Service.allocate, "await self._settled(container_id)", "pass"),
+    ),
+    "DELETE of nothing does not wait for what it shows": (
+        Edit(_Service.release, "await self._settled(container_id)", "pass"),
+    ),
+    "a full pool does not wait for what filled it": (
+        Edit(
+            _Service.allocate,
+            "await self._journal.durable(self._journal.last_sequence)",
+            "pass",
+        ),
+    ),
+    "status does not wait for what it shows": (
+        Edit(_Service.status, "await self._journal.durable(self._journal.last_sequence)", "pass"),
+    ),
+    "an answer is given before its event is applied": (
+        Edit(
+            _Service._commit,
+            "self._state.apply(event)",
+            "asyncio.get_running_loop().call_later(0.01, self._state.apply, event)",
+        ),
+    ),
+    "a release is forgotten": (
+        Edit(
+            _Service.release,
+            "sequence = self._commit(",
+            "sequence = self._journal.last_sequence\n            self._state.apply(",
+        ),
+        Edit(_Service.release, "essential=True,\n            )", ")"),
+    ),
+    "events count as durable when they are queued": (
+        Edit(
+            commit.GroupCommit.durable,
+            "if sequence <= self.durable_sequence:\n        return\n",
+            "return\n",
+        ),
+    ),
+    "all who wait are woken by the first flush": (
+        Edit(
+            commit.GroupCommit._wake_waiters,
+            "while waiters and waiters[0][0] <= durable:",
+            "while waiters:",
+        ),
+    ),
+    "a batch counts as durable before it is flushed": (
+        Edit(
+            commit.GroupCommit._drain,
+            "log.append(batch)",
+            "self.durable_sequence = log.next_sequence - 1 + len(batch)\n"
+            "        self.call(self._wake_waiters)\n"
+            "        log.append(batch)",
+        ),
+    ),
+}
+
+
+def switch_on(name: str) -> None:
+    """Put a fault into this process, for good."""
+    for function, edits in _by_function(FAULTS[name]).items():
+        function.__code__ = edited(function, edits).__code__
+
+
+def _by_function(edits: tuple[Edit, ...]) -> dict[Any, list[Edit]]:
+    found: dict[Any, list[Edit]] = {}
+    for each in edits:
+        found.setdefault(each.function, []).append(each)
+    return found
