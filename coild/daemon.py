@@ -26,7 +26,7 @@ from coild.events import SCHEMA, DaemonStarted, DaemonStopped, Folded
 from coild.guard import Guard
 from coild.listen import UnixSocket, bind_tcp
 from coild.projection import InconsistentEventError, pools_changed
-from coild.replay import State, repaired
+from coild.replay import State, records_of
 from coild.server import Server
 from coild.service import Service
 from coild.settings import ConfigError
@@ -218,9 +218,10 @@ async def _record_repairs(journal: Journal, service: Service, clock: Clock) -> N
             aside.file,
             aside.size,
             aside.reason,
-            journal.path.with_name(aside.kept),
+            journal.path.with_name(aside.kept) if aside.kept else "no file: they were missing",
         )
-        await service.record(repaired(aside, clock()))
+    for event in records_of(journal.recovered, clock):
+        await service.record(event)
     journal.repairs_recorded()
 
 

@@ -5,8 +5,10 @@ Here the journal, which knows nothing of addresses, meets what does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+import msgspec
 
 from coild.addresses import BITS
 from coild.events import (
@@ -22,8 +24,9 @@ from coild.events import (
     JournalRepaired,
 )
 from coild.projection import Projection
-from journal import Keys, SetAside, Snapshot, Vocabulary
+from journal import Keys, Recovered, SetAside, Snapshot, Vocabulary
 
+_decode = msgspec.msgpack.Decoder(Event).decode
 _OF_ADDRESS = {AddressAllocated, AddressReleased}
 
 
@@ -81,6 +84,15 @@ def _matcher(key: bytes) -> Callable[[Any], bool]:
 #: How events are found: by address, container, pod, and the coming and going of blocks by block.
 KEYS = Keys(_keys_of, version=1, matcher=_matcher)
 VOCABULARY = Vocabulary(schema=SCHEMA, event_type=Event, folded_type=Folded, keys=KEYS)
+
+
+def records_of(recovered: Recovered, clock: Callable[[], int]) -> Iterator[Event]:
+    """The events by which a journal tells of its repairs, in the order that it wants them."""
+    for aside in recovered.set_aside:
+        yield repaired(aside, clock())
+    for data in recovered.again:
+        event = _decode(data)
+        yield msgspec.structs.replace(event, time=clock())
 
 
 def repaired(aside: SetAside, time: int) -> JournalRepaired:

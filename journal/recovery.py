@@ -46,7 +46,7 @@ from journal.segments import (
     write_durably,
     zero_fill,
 )
-from journal.set_aside import SetAside, announce, fingerprint, forget, unrecorded
+from journal.set_aside import SetAside, Unrecorded, announce, fingerprint, forget, unrecorded
 
 
 class Recovered(msgspec.Struct, frozen=True):
@@ -60,7 +60,9 @@ class Recovered(msgspec.Struct, frozen=True):
     segments: int
     tail_bytes: int
     #: What was set aside, now or by a repair that was interrupted, and is to be recorded.
-    set_aside: tuple[SetAside, ...]
+    set_aside: tuple[SetAside, ...] = ()
+    #: Encoded events that a repair took, and that are to be appended again after that.
+    again: tuple[bytes, ...] = ()
     #: The sequence of the snapshot that the state began with; 0 if there was none.
     snapshot_sequence: int = 0
     rejected: tuple[RejectedSnapshot, ...] = ()
@@ -117,10 +119,10 @@ def recover(
     if not walked:
         return _begin(fs, directory, schema, segment_bytes, now)
     file, header, tail = walked[-1]
-    set_aside = unrecorded(fs, directory, tail.next_sequence - 1)
+    to_tell = unrecorded(fs, directory, tail.next_sequence - 1)
     if tail.end is End.TORN:
-        set_aside = _set_tail_aside(fs, file.path, header, tail, now, set_aside)
-    elif not set_aside:
+        to_tell = _set_tail_aside(fs, file.path, header, tail, now, to_tell)
+    elif not any(to_tell):
         forget(fs, directory)
     if header.schema < schema:
         # What is appended from here on is of the new vocabulary, and an older program must not
@@ -145,7 +147,8 @@ def recover(
         tail=tail,
         segments=len(walked),
         tail_bytes=sum(found.offset - SEGMENT_HEADER_BYTES for _, _, found in walked),
-        set_aside=set_aside,
+        set_aside=to_tell.set_aside,
+        again=to_tell.again,
         snapshot_sequence=beginning.position.sequence,
         rejected=beginning.rejected,
     )
@@ -183,7 +186,12 @@ def _begin(fs: FileSystem, directory: Path, schema: int, segment_bytes: int, now
         raise
     tail = Scan.at_start(header)
     return Recovered(
-        path=path, fd=fd, header=header, tail=tail, segments=1, tail_bytes=0, set_aside=()
+        path=path,
+        fd=fd,
+        header=header,
+        tail=tail,
+        segments=1,
+        tail_bytes=0,
     )
 
 
@@ -193,12 +201,12 @@ def _set_tail_aside(
     header: SegmentHeader,
     tail: Scan,
     now: int,
-    earlier: tuple[SetAside, ...],
-) -> tuple[SetAside, ...]:
+    earlier: Unrecorded,
+) -> Unrecorded:
     """Keep the torn bytes beside the segment, then replace it by a copy of its good part.
 
     By copy, not in place: a crash at any point leaves the segment as it was or as it shall be.
-    Returns what is to be recorded, after what was set aside `earlier`.
+    Returns what is to be recorded, what was not yet `earlier` included.
     """
     data = read_file(fs, path)
     torn = SetAside(
@@ -209,19 +217,19 @@ def _set_tail_aside(
         reason=tail.reason,
         before=fingerprint(data),
     )
-    set_aside = (*earlier, torn)
+    to_tell = Unrecorded((*earlier.set_aside, torn), earlier.again)
     kept = path.with_name(torn.kept)
     write_durably(fs, kept, data[tail.offset : tail.data_end], torn.size)
     try:
         copy = copy_segment(fs, path, data[: tail.offset], header.segment_bytes)
-        announce(fs, path.parent, tail.next_sequence - 1, set_aside)
+        announce(fs, path.parent, tail.next_sequence - 1, *to_tell)
     except BaseException:
         # The next try keeps the bytes again; on a full disk there may be many.
         with contextlib.suppress(OSError):
             fs.remove(kept)
         raise
     replace_segment(fs, copy, path)
-    return set_aside
+    return to_tell
 
 
 def copy_segment(fs: FileSystem, path: Path, data: bytes, size: int) -> Path:

@@ -121,6 +121,14 @@ def read_file(fs: FileSystem, path: Path) -> bytes:
         fs.close(fd)
 
 
+def read_if_file(fs: FileSystem, path: Path) -> bytes:
+    """All bytes of `path`; none if it is a directory, or a link to nowhere. Raises OSError."""
+    try:
+        return read_file(fs, path)
+    except (FileNotFoundError, IsADirectoryError):
+        return b""
+
+
 def zero_fill(fs: FileSystem, fd: int, start: int, size: int) -> None:
     """Write zeros from `start` up to `size`.
 
@@ -132,12 +140,18 @@ def zero_fill(fs: FileSystem, fd: int, start: int, size: int) -> None:
 
 
 def write_durably(fs: FileSystem, path: Path, data: bytes, size: int) -> None:
-    """Make `path` of `data` and zeros up to `size`, durable but for its name. Raises OSError."""
+    """Make `path` of `data` and zeros up to `size`, durable but for its name.
+
+    Raises OSError, which names the path; then it is not there.
+    """
     fd = fs.create(path)
     try:
         fs.write(fd, data, 0)
         zero_fill(fs, fd, len(data), size)
         fs.sync(fd)
+    except OSError as error:
+        give_up(fs, fd, path)
+        raise OSError(error.errno, error.strerror, str(path)) from None
     except BaseException:
         give_up(fs, fd, path)
         raise

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from journal.fs import FileSystem
-from journal.segments import NOTE_NAME, NOTE_TEMPORARY_NAME, read_file, write_durably
+from journal.segments import NOTE_NAME, NOTE_TEMPORARY_NAME, read_file, read_if_file, write_durably
 
 
 class SetAside(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True):
@@ -34,10 +35,19 @@ class SetAside(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True):
     ordered: bool = False
 
 
-class _Note(msgspec.Struct, frozen=True, rename="kebab"):
+class Unrecorded(NamedTuple):
+    """What the journal has yet to tell of, in the order in which it is to be recorded."""
+
+    set_aside: tuple[SetAside, ...] = ()
+    #: Encoded events that went as well, and are to be appended again: what they say still holds.
+    again: tuple[bytes, ...] = ()
+
+
+class _Note(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True):
     #: The last event of the repaired journal: those that follow are the records, in order.
     last_sequence: int
     set_aside: tuple[SetAside, ...]
+    again: tuple[bytes, ...] = ()
 
 
 def fingerprint(data: bytes) -> str:
@@ -46,22 +56,24 @@ def fingerprint(data: bytes) -> str:
 
 
 def announce(
-    fs: FileSystem, directory: Path, last_sequence: int, set_aside: Sequence[SetAside]
+    fs: FileSystem,
+    directory: Path,
+    last_sequence: int,
+    set_aside: Sequence[SetAside],
+    again: Sequence[bytes] = (),
 ) -> None:
     """Note what is about to go from a journal that will end with `last_sequence`.
 
     On return the note is durable, and so is every name in `directory`. Raises OSError.
     """
-    data = msgspec.json.encode(_Note(last_sequence, tuple(set_aside)))
+    data = msgspec.json.encode(_Note(last_sequence, tuple(set_aside), tuple(again)))
     temporary = directory / NOTE_TEMPORARY_NAME
     write_durably(fs, temporary, data, len(data))
     fs.rename(temporary, directory / NOTE_NAME)
     fs.sync_directory(directory)
 
 
-def unrecorded(
-    fs: FileSystem, directory: Path, last_sequence: int | None = None
-) -> tuple[SetAside, ...]:
+def unrecorded(fs: FileSystem, directory: Path, last_sequence: int | None = None) -> Unrecorded:
     """What the note tells of that was done, and that the journal does not tell of.
 
     `last_sequence` is that of the journal's last event; without it, nothing counts as recorded.
@@ -69,19 +81,20 @@ def unrecorded(
     """
     names = set(fs.list_directory(directory))
     if NOTE_NAME not in names:
-        return ()
+        return Unrecorded()
     try:
         note = msgspec.json.decode(read_file(fs, directory / NOTE_NAME), type=_Note)
     except ValueError:
-        return ()  # it was whole when it got its name, so whoever changed it wants it gone
+        return Unrecorded()  # it was whole when it got its name: whoever changed it wants it gone
     done = [
         aside
         for aside in note.set_aside
         if aside.file not in names
-        or fingerprint(read_file(fs, directory / aside.file)) != aside.before
+        or fingerprint(read_if_file(fs, directory / aside.file)) != aside.before
     ]
+    again = note.again if done else ()
     recorded = 0 if last_sequence is None else max(0, last_sequence - note.last_sequence)
-    return tuple(done[recorded:])
+    return Unrecorded(tuple(done[recorded:]), again[max(0, recorded - len(done)) :])
 
 
 def forget(fs: FileSystem, directory: Path) -> None:

@@ -152,7 +152,7 @@ class Journal:
         self._covered_bytes += frame_bytes
 
     def repairs_recorded(self) -> None:
-        """Take note that what `recovered.set_aside` says is in the journal, durably.
+        """Take note that what `recovered` says was set aside, and `again`, is in the journal.
 
         The records must be the first events that are appended, one for each entry, in order: that
         is how one is known that a crash kept from being noted here.

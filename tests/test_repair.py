@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from coild.events import OPERATOR, SCHEMA, Event, JournalRepaired
-from coild.replay import VOCABULARY, State, repaired
-from journal import prepare, read_events, retire
+from coild.events import (
+    OPERATOR,
+    SCHEMA,
+    DaemonStopped,
+    Event,
+    HistoryPruned,
+    JournalRepaired,
+)
+from coild.replay import VOCABULARY, State, records_of
+from journal import prepare, prune, read_events, retire
 from journal.codec import SEGMENT_HEADER_BYTES
+from journal.damage import plan
 from journal.fs import FileSystem
 from journal.log import Log
 from journal.recovery import recover
-from journal.repair import plan, truncate
+from journal.repair import truncate
 from journal.segments import NOTE_NAME
 from journal.set_aside import forget
 from journal.spare import Spare
@@ -26,6 +35,7 @@ from tests.daemon_kit import run as run_coild
 from tests.journal_kit import (
     SEGMENT_BYTES,
     FastFileSystem,
+    FaultyFileSystem,
     encode,
     flipped,
     frames_of,
@@ -164,12 +174,7 @@ def test_a_segment_that_cannot_be_read_goes_as_a_whole(
     path.parent.mkdir()
     make(path, compact=compact)
     spoil(segments(path)[-2])
-    missing = len(segments(path)) == 1 or spoil.__code__.co_names == ("unlink",)
     status = repair(path)
-    if compact and missing:
-        # The segment before the gap is archived: nothing can be written behind it.
-        assert status == 1
-        return
     events = events_of(path)
 
     assert status == 0
@@ -303,18 +308,30 @@ def test_it_refuses_while_a_daemon_runs(daemon: Daemon, capsys: pytest.CaptureFi
     assert f"process {daemon.process.pid}" in capsys.readouterr().err
 
 
-def repaired_and_recorded(directory: Path, fs: FileSystem) -> None:
+def ordered_and_recorded(directory: Path, fs: FileSystem) -> None:
+    """What the tool does with a journal that was pruned."""
+    repaired_and_recorded(directory, fs, [encode(HistoryPruned(NOW, 2, 1, 1, "--delete"))])
+
+
+def repaired_and_recorded(directory: Path, fs: FileSystem, again: Sequence[bytes] = ()) -> None:
     """What the tool does, on a disk of the test's choice."""
     state = State()
     vocabulary = (VOCABULARY.schema, VOCABULARY.folded_type)
     truncation = plan(fs, directory, *vocabulary, state.restore, state.apply_all, NOW)
     assert truncation is not None
-    truncate(fs, directory, truncation, NOW)
-    recovered = recover(fs, directory, schema=SCHEMA, segment_bytes=SEGMENT_BYTES, now=NOW)
+    truncate(fs, directory, truncation, NOW, again)
+    recovered = recover(
+        fs,
+        directory,
+        schema=SCHEMA,
+        segment_bytes=SEGMENT_BYTES,
+        now=NOW,
+        restore=State().restore,
+    )
     spare = Spare(fs, directory, SEGMENT_BYTES)
     log = Log(fs, recovered, spare, SCHEMA, lambda: NOW)
-    for aside in recovered.set_aside:
-        log.append([encode(repaired(aside, NOW))])
+    for event in records_of(recovered, lambda: NOW):
+        log.append([encode(event)])
     forget(fs, directory)
     log.close()
 
@@ -366,3 +383,138 @@ def test_a_repair_that_was_cut_short_is_recorded_by_the_daemon(directory: Path) 
     assert [path.name, *(file.name for file in later)] == [record.segment for record in records]
     assert {OPERATOR} == {record.by for record in records}
     assert f"an operator had {path.name} cut off" in log
+
+
+def behind_a_snapshot(path: Path) -> None:
+    """The first segment that follows a snapshot is missing."""
+    make(path, compact=True)
+    segments(path)[0].unlink()
+
+
+def behind_the_archive(path: Path) -> None:
+    """The same, and the snapshot is gone too."""
+    behind_a_snapshot(path)
+    spoil_newest_snapshot(path)
+
+
+def all_behind_a_snapshot(path: Path) -> None:
+    """All segments that follow a snapshot are missing."""
+    make(path, compact=True)
+    for file in segments(path):
+        file.unlink()
+
+
+@pytest.mark.parametrize("spoil", [behind_a_snapshot, behind_the_archive, all_behind_a_snapshot])
+def test_a_missing_segment_behind_what_is_archived(
+    tmp_path: Path, spoil: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A new segment continues what is left, whatever ends the repair on the way."""
+    path = tmp_path / "data" / "journal"
+    path.parent.mkdir()
+    spoil(path)
+    lost = [file.name for file in segments(path)]
+    for left in [*crash_images(path, repaired_and_recorded), path]:
+        status = repair(left)
+        records = events_of(left)[2:]
+
+        assert status == 0
+        assert facts(6)[:2] == events_of(left)[:2]
+        told = {record.segment for record in records}
+        # Half a record in the new segment is set aside too.
+        assert set(lost) <= told <= {*lost, "00000000000000000003.seg"}
+        assert any("missing" in record.reason for record in records)
+        assert verify.main(["--journal", str(left)]) in {0, 2 * (spoil is behind_the_archive)}
+    assert "nowhere" in capsys.readouterr().out or not lost
+    check_start(path)
+
+
+def test_without_the_beginning_there_is_nothing_to_go_on_with(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The missing file is named, and nothing is changed."""
+    segments(directory)[0].unlink()
+    before = contents(directory)
+
+    assert repair(directory) == 1
+    assert before == contents(directory)
+    assert f"restore {directory / '00000000000000000001.seg'} from" in capsys.readouterr().err
+
+
+def test_a_full_last_segment_has_room_for_the_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the journal goes on in a segment that is full, the next one is made first."""
+    path = tmp_path / "journal"
+    with opened(path, schema=SCHEMA, clock=lambda: NOW) as journal:
+        while journal.log.free_bytes > 400:
+            journal.append([DaemonStopped(NOW, "v" * 200, "")])
+        sealed = journal.log.seal()
+        for _ in range(2):
+            journal.append([DaemonStopped(NOW, "", "")])
+            journal.log.seal()
+    segments(path)[1].unlink()
+    status = repair(path)
+
+    assert status == 0
+    assert isinstance(events_of(path)[sealed], JournalRepaired)
+    assert f"head {sealed + 2}:" in capsys.readouterr().out
+
+
+def test_an_order_to_prune_that_goes_is_journalled_again(tmp_path: Path) -> None:
+    """History that was removed on purpose does not seem lost because its record is."""
+    path = tmp_path / "data" / "journal"
+    path.parent.mkdir()
+    with opened(path, schema=SCHEMA, clock=lambda: NOW) as journal:
+        journal.append(facts(6)[:2])
+        through = journal.log.seal()
+        prepare(FS, path, through, VOCABULARY, State(), now=NOW)
+        retire(FS, path, SCHEMA)
+        journal.append([DaemonStopped(NOW, "", "")])
+        journal.append([HistoryPruned(NOW, 2, 1, 1, "--delete")])
+        journal.append([HistoryPruned(NOW, 1, 1, 1, "--delete")])
+    prune(FS, path, 2)
+    damage(segments(path)[-1], 0)
+    images = crash_images(path, ordered_and_recorded)
+    for left in [*images, path]:
+        assert repair(left) == 0
+        events = events_of(left, start=None)
+        orders = [event for event in events if isinstance(event, HistoryPruned)]
+
+        assert [2] == [order.through for order in orders]
+        assert isinstance(events[-2], JournalRepaired)
+        assert verify.main(["--journal", str(left)]) == 0
+    assert len(images) > 10
+
+
+def test_a_full_disk_leaves_everything_as_it_was(directory: Path) -> None:
+    """What needs space comes first: without it the error names the file, and nothing is changed."""
+    damage(segments(directory)[1], 0)
+    before = contents(directory)
+    state = State()
+    truncation = plan(FS, directory, SCHEMA, Event, state.restore, state.apply_all, NOW)
+    assert truncation is not None
+    for nth in range(1, 5):
+        fs = FaultyFileSystem()
+        fs.fail("write", errno.ENOSPC, nth=nth)
+        with pytest.raises(OSError, match="No space left on device: '/"):
+            truncate(fs, directory, truncation, NOW)
+        assert before == contents(directory)
+
+
+@pytest.mark.parametrize("make_entry", [Path.mkdir, lambda path: path.symlink_to("nowhere")])
+@pytest.mark.parametrize("what", ["snapshot", "segment"])
+def test_what_is_no_file_is_no_hindrance(
+    tmp_path: Path, make_entry: Callable[[Path], object], what: str
+) -> None:
+    """A directory or a link to nowhere in a file's place is set aside, or stepped over."""
+    path = tmp_path / "data" / "journal"
+    path.parent.mkdir()
+    make(path, compact=True)
+    entry = next(path.glob("*.snap")) if what == "snapshot" else segments(path)[-1]
+    entry.unlink()
+    make_entry(entry)
+    damage(segments(path)[0], 1)
+
+    assert repair(path) == 0
+    assert facts(6)[:3] == events_of(path)[:3]
+    check_start(path)

@@ -9,10 +9,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
+from coild.events import Event, HistoryPruned
 from coild.projection import InconsistentEventError
 from coild.replay import VOCABULARY, State
 from journal import JournalCorruptError, JournalUnsupportedError, OsFileSystem
-from journal.repair import Truncation, plan, truncate
+from journal.damage import Truncation, plan
+from journal.losses import lost_events
+from journal.repair import truncate
+from journal.scan import list_decoder
 from journal.segments import acquire_lock
 from journal.set_aside import unrecorded
 from tools import common
@@ -47,8 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="cut the journal off where the damage begins; all events behind it are lost to it",
     )
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    arguments = common.parse(parser, argv)
-    return common.run(_PROG, lambda: _run(arguments))
+    return common.run(_PROG, lambda: _run(common.parse(parser, argv)))
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -64,8 +69,8 @@ def _run(arguments: argparse.Namespace) -> int:
             _show(truncation, now)
             if not arguments.yes and not _confirmed():
                 return common.fail(_PROG, common.EXIT_FAILURE, "nothing was changed")
-            truncate(fs, directory, truncation, now)
-        elif unrecorded(fs, directory):
+            truncate(fs, directory, truncation, now, _still_true(fs, truncation))
+        elif any(unrecorded(fs, directory)):
             sys.stdout.write("an earlier repair was cut short: what is left of it is its record\n")
         else:
             sys.stdout.write(f"there is nothing to repair in {directory}\n")
@@ -108,6 +113,19 @@ def _plan(directory: Path, now: int) -> Truncation | None:
             f"the journal in {directory} is whole, but contradicts itself: {error}; nothing was "
             f"changed; run: coild-replay --check --journal {directory}"
         ) from None
+
+
+def _still_true(fs: OsFileSystem, truncation: Truncation) -> list[bytes]:
+    """The order to prune that goes, if one does: without it, history would seem to be lost."""
+    decoder = list_decoder(Event)
+    orders = [
+        event
+        for events in lost_events(fs, truncation.lost, VOCABULARY.schema, decoder)
+        for event in events
+        if isinstance(event, HistoryPruned)
+    ]
+    newest = max(orders, key=lambda order: order.through, default=None)
+    return [] if newest is None else [msgspec.msgpack.encode(newest)]
 
 
 def _show(truncation: Truncation, now: int) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from coild.clock import Clock
 from coild.events import SCHEMA, Event, Folded
-from coild.replay import State, repaired
-from journal import DEFAULT_SEGMENT_BYTES, Journal, OsFileSystem
+from coild.replay import State, records_of
+from journal import DEFAULT_SEGMENT_BYTES, Journal, JournalBusyError, OsFileSystem
 from journal.archive import read_header
 from journal.segments import list_segments
 
@@ -23,7 +23,15 @@ class Writer:
 
     async def record(self, event: Event) -> None:
         """Journal a fact; durable on return. Raises the journal's errors."""
-        await self.journal.durable(self.journal.append(event, essential=True))
+        while True:
+            try:
+                sequence = self.journal.append(event, essential=True)
+            except JournalBusyError:
+                # The last segment is full, and the next one is being made.
+                await self.journal.room()
+            else:
+                break
+        await self.journal.durable(sequence)
 
 
 @contextlib.asynccontextmanager
@@ -46,8 +54,8 @@ async def writing(directory: Path, lock_fd: int | None = None) -> AsyncIterator[
     journal.start()
     try:
         writer = Writer(journal, Clock(state.time))
-        for aside in journal.recovered.set_aside:
-            await writer.record(repaired(aside, writer.clock()))
+        for event in records_of(journal.recovered, writer.clock):
+            await writer.record(event)
         journal.repairs_recorded()
         yield writer
     finally:

@@ -22,9 +22,10 @@ from journal import (
     read_events,
     retire,
 )
+from journal.damage import plan
 from journal.fs import FileSystem
 from journal.pruning import prune
-from journal.repair import plan, truncate
+from journal.repair import truncate
 from tests.compaction_kit import KEYS, NOW, State, prepared, state_of, write_sealed
 from tests.journal_kit import (
     SCHEMA,

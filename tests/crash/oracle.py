@@ -16,9 +16,10 @@ import random
 from typing import Any, NamedTuple
 
 from journal import Reader, find, prepare, retire
+from journal.damage import plan
 from journal.errors import JournalCorruptError, JournalError
 from journal.findings import Fault
-from journal.repair import plan, truncate
+from journal.repair import truncate
 from journal.verify import verify
 from tests.compaction_kit import KEYS, State, state_of
 from tests.crash.disk import SimulatedDisk

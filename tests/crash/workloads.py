@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from journal.compaction import index_sealed
-from journal.repair import plan, truncate
+from journal.damage import plan
+from journal.repair import truncate
 from tests.compaction_kit import State
 from tests.crash.disk import SimulatedDisk
 from tests.crash.fates import Bounds
