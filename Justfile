@@ -30,6 +30,14 @@ bench *args:
     @command -v wrk >/dev/null || { echo "just bench: wrk is missing; on Debian: apt-get install wrk" >&2; exit 1; }
     {{ python }} -m tests.bench {{ args }}
 
+# Try to lose an event: crashes, errors, bit rot, kills, histories, fuzzing; 10 minutes, a table.
+crash *args:
+    {{ python }} -m tests.crash {{ args }}
+
+# Five million operations on one daemon: memory, open files and p99 stay what they were. 10 minutes.
+soak:
+    COILD_CAMPAIGN=long {{ python }} -m pytest -q -s -p no:cacheprovider tests/test_soak.py
+
 # Play a daemon's day on a scratch directory: who had it, replay, compact, verify. Under a minute.
 demo:
     {{ python }} -m tests.demo

@@ -186,7 +186,7 @@ def _decode(
         raise TypeError("events are to be delivered, but there is no decoder")
     try:
         return decoder.decode(b"".join((b"\xdd", count.to_bytes(4, "big"), *parts)))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnsupportedError(
             f"its frames are intact, but an event is not ours: {error}"
         ) from None

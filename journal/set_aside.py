@@ -84,7 +84,7 @@ def unrecorded(fs: FileSystem, directory: Path, last_sequence: int | None = None
         return Unrecorded()
     try:
         note = msgspec.json.decode(read_file(fs, directory / NOTE_NAME), type=_Note)
-    except ValueError:
+    except (ValueError, RecursionError):
         return Unrecorded()  # it was whole when it got its name: whoever changed it wants it gone
     done = [
         aside

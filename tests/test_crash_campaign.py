@@ -1,6 +1,6 @@
 """Crashes at every call of a journal's life, and what recovery makes of the disks they leave.
 
-`python -m tests.crash` does the same for as long as you like.
+`python -m tests.crash.simulate` does the same for as long as you like.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.crash import __main__ as program
+from tests.crash import simulate as program
 from tests.crash.campaign import try_workload
 from tests.crash.mutants import HARMLESS, MUTANTS, mutated
+from tests.crash.scale import report_fault
 from tests.crash.workloads import WORKLOADS, moments_of
 
 SEED = 7
@@ -87,7 +88,9 @@ def test_the_campaign_has_teeth(name: str) -> None:
             killer.workload, SEED, calls=killer.calls, failures_max=40, deeper_one_in=30
         )
 
-    assert killer.promise in {failure.promise for failure in tried.failures}
+    broken = {failure.promise for failure in tried.failures}
+    report_fault(name, f"{killer.promise} ({killer.workload})" if killer.promise in broken else "")
+    assert killer.promise in broken
 
 
 @pytest.mark.parametrize("name", HARMLESS)
@@ -129,5 +132,5 @@ def test_the_program_tells_how_to_get_there_again(capsys: pytest.CaptureFixture[
     good = program.main([*options, "--moment", "0"])
 
     assert (1, 0) == (status, good)
-    assert "again: python -m tests.crash --workload groups --seed 7 --moment 0" in out
+    assert "again: python -m tests.crash.simulate --workload groups --seed 7 --moment 0" in out
     assert "groups" in capsys.readouterr().out

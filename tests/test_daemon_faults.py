@@ -11,7 +11,7 @@ import pytest
 from tests.crash.daemon_faults import FAULTS
 from tests.crash.histories import MODEL, fragile_daemon_for_histories, record
 from tests.crash.linear import linearize
-from tests.crash.scale import LONG, report, rounds
+from tests.crash.scale import LONG, report, report_fault, rounds
 
 POWER_CUTS = rounds(10, 200)
 #: In as many power cuts at most a fault must show.
@@ -49,7 +49,6 @@ def test_power_cuts_take_nothing_back(tmp_path: Path) -> None:
 def test_a_daemon_that_lies_is_found_out(tmp_path: Path, fault: str) -> None:
     """Each fault is seen by what clients were told."""
     found = first_contradiction(tmp_path / "data", fault, PATIENCE)
-    how = "SURVIVED" if found is None else f"{found[1]}, after {found[0] + 1} power cuts"
-    report(f"fault: {fault}", 1, found is None, f"killed: {how}")
+    report_fault(fault, "" if found is None else f"{found[1]}, after {found[0] + 1} power cuts")
 
     assert found is not None

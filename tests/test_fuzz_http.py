@@ -8,9 +8,9 @@ it stops as it should, its log has no fault of its own, and its journal is whole
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,6 +26,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from coild.openapi import document
+from tests.crash.scale import LONG, report
 from tests.daemon_kit import Daemon
 from tests.openapi_kit import Contract
 from tests.test_malformed import ANSWERED, UNFINISHED
@@ -40,7 +41,8 @@ from tests.wire_kit import (
 from tools import verify
 
 Check = Callable[[CheckContext, schemathesis.Response, schemathesis.Case[Any]], bool | None]
-LONG = os.environ.get("COILD_CAMPAIGN") == "long"
+#: How many inputs there were of each kind.
+TRIED = Counter[str]()
 CONTRACT = Contract(document())
 SCHEMA = schemathesis.openapi.from_dict(document())
 
@@ -70,12 +72,17 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         assert "Traceback" not in running.log
         assert "bug:" not in running.log
         assert verify.main(["--data-dir", str(data_dir), "--deep"]) == 0
+    for name, count in TRIED.items():
+        report(
+            f"HTTP fuzzing: {name}", count, count, "then a good stop, and a journal that is whole"
+        )
 
 
 @SCHEMA.parametrize()
 @bounded(short=20, long=300)
 def test_what_the_document_describes(case: schemathesis.Case[Any], fuzzed: Daemon) -> None:
     """Bodies and parameters that the document allows are taken, others refused, as it says."""
+    TRIED["by the document"] += 1
     excluded: dict[str, list[Check]] = {
         # Whether there is such an order, no document can know.
         "POST /compact": [positive_data_acceptance],
@@ -152,6 +159,7 @@ def test_pipelined_requests_in_any_pieces(
     fuzzed: Daemon, steps: list[tuple[str, str, list[int] | None]], places: list[int]
 ) -> None:
     """Requests in a row, cut anywhere, in chunks or not, are answered one by one, in order."""
+    TRIED["pipelined requests"] += 1
     held: set[str] = set()
     data, expected = b"", []
     for method, container, sizes in steps:
@@ -256,6 +264,7 @@ def test_damaged_requests(
     places: list[int],
 ) -> None:
     """Damaged requests are answered in form or not at all, and the next client is served."""
+    TRIED["damaged requests"] += 1
     talk(fuzzed, cut(damage(b"".join(wholes), how), places))
     (answer,) = fuzzed.send(request_bytes("DELETE", target_of("fuzz", "fuzz")))
 
@@ -266,6 +275,7 @@ def test_damaged_requests(
 @given(data=st.binary(max_size=300), end=st.sampled_from(TOKENS))
 def test_arbitrary_bytes(fuzzed: Daemon, data: bytes, end: bytes) -> None:
     """Bytes that are no request at all are answered in form or not at all."""
+    TRIED["arbitrary bytes"] += 1
     talk(fuzzed, [data + end])
     (answer,) = fuzzed.send(request_bytes("GET", target_of("nobody", "fuzz")))
 

@@ -23,6 +23,7 @@ import pytest
 
 from coild.openapi import document
 from tests import daemon_kit
+from tests.crash.scale import LONG, report
 from tests.daemon_kit import Daemon, wait_for
 from tests.openapi_kit import Contract
 from tests.wire_kit import (
@@ -36,7 +37,6 @@ from tests.wire_kit import (
     request_bytes,
 )
 
-LONG = os.environ.get("COILD_CAMPAIGN") == "long"
 CONTRACT = Contract(document())
 ARRIVAL_SECONDS, RESPONSE_SECONDS, IDLE_SECONDS = 1, 2, 3
 BODY = allocate_body("slow", "web-0")
@@ -338,6 +338,8 @@ def test_ten_thousand_idle_connections(tmp_path: Path, connections_max: int | No
             assert daemon.stop() == 0
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    most = connections_max or "the default"
+    report("idle connections", wanted, wanted, f"at most {most} at once, others served beside them")
     assert "ERROR" not in daemon.log
 
 

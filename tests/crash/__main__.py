@@ -1,114 +1,133 @@
-"""The long campaign: `python -m tests.crash`, on all cores, until the time is over."""
+"""`just crash`: every campaign at full length, and a table of what was tried and what survived.
+
+Each part is a process of its own, so many at a time as there are cores. A part that fails is told
+with the end of its output; the parts themselves say how to get there again.
+"""
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import json
 import os
+import subprocess
 import sys
+import tempfile
 import time
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from typing import NamedTuple
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from tests.crash.campaign import Failure, Tried, try_workload
-from tests.crash.workloads import WORKLOADS
+from tests.crash.scale import REPORT_VARIABLE, VARIABLE
 
-SECONDS = 240.0
-FAILURES_SHOWN = 20
-
-
-class Row(NamedTuple):
-    """What was tried of one workload, all seeds together."""
-
-    runs: int = 0
-    operations: int = 0
-    states: int = 0
-    deeper: int = 0
-    recoveries: int = 0
-    failed: int = 0
-
-    def plus(self, tried: Tried, states: int, deeper: int) -> Row:
-        """With one more run, of which so many states are new."""
-        return Row(
-            self.runs + 1,
-            self.operations + tried.moments,
-            self.states + states,
-            self.deeper + deeper,
-            self.recoveries + tried.recoveries,
-            self.failed + len(tried.failures),
-        )
+ROOT = Path(__file__).parent.parent.parent
+#: For the crashes of a simulated disk, on all cores: about 200,000 disks.
+SIMULATE_SECONDS = 180
+#: Longer than any part takes on a slow machine.
+_PART_SECONDS_MAX = 3600
+_LINES_SHOWN = 40
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the campaign; 0 if every disk kept every promise."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.crash",
-        description="Crash a journal at every call of many workloads, and recover what is left.",
+class Part(NamedTuple):
+    """A part of the campaign: the arguments of its Python, or the tests that it consists of."""
+
+    name: str
+    tests: str = ""
+    arguments: tuple[str, ...] = ()
+
+    def command(self) -> list[str]:
+        """What is run."""
+        if self.arguments:
+            return [sys.executable, *self.arguments]
+        options = ("-q", "-s", "-p", "no:cacheprovider", "-p", "no:randomly", "--no-header")
+        return [sys.executable, "-m", "pytest", *options, *self.tests.split()]
+
+
+#: The longest first, so that the last ones end together.
+PARTS = (
+    Part("kill -9 and stepped clocks", "tests/test_crash.py"),
+    Part("bit rot", "tests/test_bit_rot.py"),
+    Part("HTTP", "tests/test_fuzz_http.py tests/test_slow_clients.py"),
+    Part("power cuts under the daemon, and its faults", "tests/test_daemon_faults.py"),
+    Part("histories", "tests/test_linearizability.py"),
+    Part("decoder and recovery", "tests/test_fuzz_journal.py"),
+    Part("errors of the disk", "tests/test_disk_errors.py tests/test_fs_contract.py"),
+    Part("faults of the journal", "tests/test_crash_campaign.py tests/test_simulated_disk.py"),
+)
+
+
+class Ended(NamedTuple):
+    """A part that was run: its status, its seconds, and the end of its output."""
+
+    part: Part
+    status: int
+    seconds: float
+    output: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the campaign; 0 if everything survived that should."""
+    parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
+    parser.add_argument(
+        "--simulate", type=int, default=SIMULATE_SECONDS, help="seconds for crashes (%(default)s)"
     )
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="how long (%(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of the first run (%(default)s)")
-    parser.add_argument("--workload", choices=[*WORKLOADS], help="this one alone")
-    parser.add_argument("--moment", type=int, help="the crash before this call alone, once")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many processes")
     options = parser.parse_args(argv)
-    names = [options.workload] if options.workload else [*WORKLOADS]
-    if options.moment is not None:
-        tried = [try_workload(name, options.seed, only=options.moment) for name in names]
-        return _report(tried, time.monotonic())
-    started = time.monotonic()
-    return _report(_run(names, options.seed, started + options.seconds, options.jobs), started)
-
-
-def _run(names: list[str], seed: int, deadline: float, jobs: int) -> list[Tried]:
-    """Run the workloads with one seed after the other until the time is over."""
-    runs = ((name, number) for number in itertools.count(seed) for name in names)
-    done: list[Tried] = []
-    with ProcessPoolExecutor(jobs) as pool:
-        running: set[Future[Tried]] = set()
-        while running or time.monotonic() < deadline:
-            while len(running) < jobs and time.monotonic() < deadline:
-                name, number = next(runs)
-                running.add(pool.submit(try_workload, name, number, deadline=deadline))
-            ready, running = wait(running, return_when=FIRST_COMPLETED)
-            done += [future.result() for future in ready]
-            if sum(len(tried.failures) for tried in done) >= FAILURES_SHOWN:
-                deadline = 0.0
-    return done
-
-
-def _report(done: list[Tried], started: float) -> int:
-    """Print the table and what failed; the exit status."""
-    rows: dict[str, Row] = {}
-    first: set[bytes] = set()
-    second: set[bytes] = set()
-    failures: list[Failure] = []
-    for tried in done:
-        states, deeper = tried.digests - first - second, tried.deeper - first - second
-        first |= states
-        second |= deeper
-        row = rows.get(tried.workload, Row())
-        rows[tried.workload] = row.plus(tried, len(states), len(deeper))
-        failures += tried.failures
-    head = ("workload", "runs", "operations", "states", "depth 2", "recoveries", "failed")
-    lines = [head, *((name, *map(_count, row)) for name, row in rows.items())]
-    total = [sum(column) for column in zip(*rows.values(), strict=True)]
-    lines.append(("all", *map(_count, total)))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = (cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
-        sys.stdout.write("  ".join((line[0].ljust(widths[0]), *cells)) + "\n")
-    count = len(first) + len(second)
-    sys.stdout.write(
-        f"{count:,} distinct disks in {time.monotonic() - started:.0f} s, "
-        f"{count - len(failures):,} survived\n"
+    simulation = Part(
+        "crashes of a simulated disk",
+        arguments=("-m", "tests.crash.simulate", "--seconds", str(options.simulate)),
     )
-    for failure in failures[:FAILURES_SHOWN]:
-        sys.stdout.write(f"\n{failure}\n")
-    return 1 if failures or not count else 0
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(os.cpu_count()) as lanes:
+        report = Path(scratch) / "report"
+        report.touch()
+        ended = [_run(simulation, report)]
+        ended += lanes.map(lambda part: _run(part, report), PARTS)
+        rows = [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()]
+    _show(rows)
+    failed = [each for each in ended if each.status]
+    for each in failed:
+        sys.stdout.write(f"\nFAILED: {each.part.name}\n{each.output}\n")
+    minutes = (time.monotonic() - started) / 60
+    sys.stdout.write(
+        f"\n{len(ended) - len(failed)} of {len(ended)} parts passed, {minutes:.1f} min\n"
+    )
+    return 1 if failed else 0
 
 
-def _count(number: int) -> str:
-    return f"{number:,}"
+def _run(part: Part, report: Path) -> Ended:
+    started = time.monotonic()
+    completed = subprocess.run(
+        part.command(),
+        cwd=ROOT,
+        env=os.environ | {VARIABLE: "long", REPORT_VARIABLE: str(report)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=_PART_SECONDS_MAX,
+        check=False,
+    )
+    seconds = time.monotonic() - started
+    verdict = "failed" if completed.returncode else "passed"
+    sys.stdout.write(f"{part.name}: {verdict}, {seconds:.0f} s\n")
+    sys.stdout.flush()
+    output = "\n".join(completed.stdout.splitlines()[-_LINES_SHOWN:])
+    return Ended(part, completed.returncode, seconds, output)
+
+
+def _show(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the table: faults that were put in last, for of them none shall survive."""
+    lines = [("tried", "survived", "what", "")]
+    lines += [
+        (f"{row['tried']:,}", f"{row['survived']:,}", row["part"], row["note"])
+        for row in sorted(rows, key=lambda row: (row["fault"], row["part"]))
+    ]
+    widths = [max(len(line[column]) for line in lines) for column in range(3)]
+    sys.stdout.write("\n")
+    for tried, survived, part, note in lines:
+        sys.stdout.write(
+            f"{tried:>{widths[0]}}  {survived:>{widths[1]}}  {part:<{widths[2]}}  {note}".rstrip()
+            + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ class Failure(NamedTuple):
         return (
             f"{self.workload}: {self.promise}: {self.how}\n"
             f"    crash before call {self.moment}, `{self.call}`; {self.choice}\n"
-            f"    again: python -m tests.crash --workload {self.workload} --seed {self.seed} "
-            f"--moment {self.moment}"
+            f"    again: python -m tests.crash.simulate --workload {self.workload} "
+            f"--seed {self.seed} --moment {self.moment}"
         )
 
 

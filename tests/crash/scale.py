@@ -20,9 +20,18 @@ def rounds(short: int, long: int) -> int:
 
 def report(part: str, tried: int, survived: int, note: str = "") -> None:
     """Say what a part of the campaign tried and what survived: a row of the table."""
-    print(f"\n{part}: {survived:,} of {tried:,} survived; {note}")  # noqa: T201
+    _add({"part": part, "tried": tried, "survived": survived, "note": note, "fault": False})
+
+
+def report_fault(name: str, killed_by: str) -> None:
+    """Say what found a fault out that was put in on purpose; nothing, if it survived."""
+    note = f"killed by: {killed_by}" if killed_by else "NOT FOUND OUT"
+    _add({"part": name, "tried": 1, "survived": not killed_by, "note": note, "fault": True})
+
+
+def _add(row: dict[str, object]) -> None:
+    print(f"\n{row['part']}: {row['survived']} of {row['tried']} survived; {row['note']}")  # noqa: T201
     path = os.environ.get(REPORT_VARIABLE)
     if path:
-        row = {"part": part, "tried": tried, "survived": survived, "note": note}
         with Path(path).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

@@ -1,0 +1,122 @@
+"""The long campaign: `python -m tests.crash.simulate`, on all cores, until the time is over."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import sys
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from typing import NamedTuple
+
+from tests.crash.campaign import Failure, Tried, try_workload
+from tests.crash.scale import report
+from tests.crash.workloads import WORKLOADS
+
+SECONDS = 240.0
+FAILURES_SHOWN = 20
+
+
+class Row(NamedTuple):
+    """What was tried of one workload, all seeds together."""
+
+    runs: int = 0
+    operations: int = 0
+    states: int = 0
+    deeper: int = 0
+    recoveries: int = 0
+    failed: int = 0
+
+    def plus(self, tried: Tried, states: int, deeper: int) -> Row:
+        """With one more run, of which so many states are new."""
+        return Row(
+            self.runs + 1,
+            self.operations + tried.moments,
+            self.states + states,
+            self.deeper + deeper,
+            self.recoveries + tried.recoveries,
+            self.failed + len(tried.failures),
+        )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the campaign; 0 if every disk kept every promise."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.crash.simulate",
+        description="Crash a journal at every call of many workloads, and recover what is left.",
+    )
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="how long (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of the first run (%(default)s)")
+    parser.add_argument("--workload", choices=[*WORKLOADS], help="this one alone")
+    parser.add_argument("--moment", type=int, help="the crash before this call alone, once")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many processes")
+    options = parser.parse_args(argv)
+    names = [options.workload] if options.workload else [*WORKLOADS]
+    if options.moment is not None:
+        tried = [try_workload(name, options.seed, only=options.moment) for name in names]
+        return _report(tried, time.monotonic())
+    started = time.monotonic()
+    return _report(_run(names, options.seed, started + options.seconds, options.jobs), started)
+
+
+def _run(names: list[str], seed: int, deadline: float, jobs: int) -> list[Tried]:
+    """Run the workloads with one seed after the other until the time is over."""
+    runs = ((name, number) for number in itertools.count(seed) for name in names)
+    done: list[Tried] = []
+    with ProcessPoolExecutor(jobs) as pool:
+        running: set[Future[Tried]] = set()
+        while running or time.monotonic() < deadline:
+            while len(running) < jobs and time.monotonic() < deadline:
+                name, number = next(runs)
+                running.add(pool.submit(try_workload, name, number, deadline=deadline))
+            ready, running = wait(running, return_when=FIRST_COMPLETED)
+            done += [future.result() for future in ready]
+            if sum(len(tried.failures) for tried in done) >= FAILURES_SHOWN:
+                deadline = 0.0
+    return done
+
+
+def _report(done: list[Tried], started: float) -> int:
+    """Print the table and what failed; the exit status."""
+    rows: dict[str, Row] = {}
+    first: set[bytes] = set()
+    second: set[bytes] = set()
+    failures: list[Failure] = []
+    for tried in done:
+        states, deeper = tried.digests - first - second, tried.deeper - first - second
+        first |= states
+        second |= deeper
+        row = rows.get(tried.workload, Row())
+        rows[tried.workload] = row.plus(tried, len(states), len(deeper))
+        failures += tried.failures
+    head = ("workload", "runs", "operations", "states", "depth 2", "recoveries", "failed")
+    lines = [head, *((name, *map(_count, row)) for name, row in rows.items())]
+    total = [sum(column) for column in zip(*rows.values(), strict=True)]
+    lines.append(("all", *map(_count, total)))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
+        sys.stdout.write("  ".join((line[0].ljust(widths[0]), *cells)) + "\n")
+    count = len(first) + len(second)
+    sys.stdout.write(
+        f"{count:,} distinct disks in {time.monotonic() - started:.0f} s, "
+        f"{count - len(failures):,} survived\n"
+    )
+    report(
+        "crashes of a simulated disk",
+        count,
+        count - len(failures),
+        f"before each of {total[1]:,} calls, {len(second):,} of them in a recovery as well",
+    )
+    for failure in failures[:FAILURES_SHOWN]:
+        sys.stdout.write(f"\n{failure}\n")
+    return 1 if failures or not count else 0
+
+
+def _count(number: int) -> str:
+    return f"{number:,}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
