@@ -19,7 +19,7 @@ FLOORS = (
     {"coild.cli"},
     {"coild.daemon"},
     {"coild.api", "coild.server"},
-    {"coild.openapi"},
+    {"coild.openapi", "coild.connections"},
     {"coild.answers", "coild.listen"},
     {"coild.compactor", "coild.upkeep"},
     {
