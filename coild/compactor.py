@@ -17,7 +17,7 @@ import msgspec
 
 from coild.events import Event, HistoryPruned, JournalCompacted, SnapshotTaken
 from coild.orders import describe, take_order
-from coild.replay import VOCABULARY
+from coild.replay import VOCABULARY, State
 from journal import (
     CompactionRunsError,
     Journal,
@@ -176,6 +176,10 @@ class Compactor:
 
     async def _steps(self, policy: Policy | None) -> Compaction:
         through = await self._journal.seal()
+        if not through:
+            # Without an event there is no segment to archive, nor a state to keep.
+            empty = State().digest()
+            return Compaction(0, empty, 0, segments=0, segment_bytes=0, archive_bytes=0)
         covered = self._journal.tail_bytes
         async with self._working:
             prepared = await self._worker.prepare(through)

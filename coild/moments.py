@@ -6,6 +6,7 @@ Without a zone a moment is in local time. The clock is the caller's: `now` is al
 from __future__ import annotations
 
 import re
+import time
 from datetime import UTC, date, datetime, timedelta, timezone
 from datetime import time as time_of_day
 
@@ -22,12 +23,13 @@ _ABSOLUTE = re.compile(
     r"(?:(?P<date>\d{4}-\d\d-\d\d)(?:T(?=\d)| |$))?"
     r"(?:(?P<clock>\d\d?:\d\d(?::\d\d)?)(?:\.(?P<fraction>\d{1,9}))?)?"
     r" ?(?P<zone>UTC|Z|[+-]\d\d:?\d\d)?",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,
 )
-_EPOCH_SECONDS = re.compile(r"@(-?)(\d{1,12})(?:\.(\d{1,9}))?")
-_PART = re.compile(r"(\d+(?:\.\d+)?) ?([a-z]+) ?", re.IGNORECASE)
+_EPOCH_SECONDS = re.compile(r"@(-?)(\d{1,12})(?:\.(\d{1,9}))?", re.ASCII)
+_PART = re.compile(r"(\d+(?:\.\d+)?) ?([a-z]+) ?", re.IGNORECASE | re.ASCII)
 _DAYS = {"today": 0, "yesterday": -1, "tomorrow": 1}
 _WEEK_DAYS = 7
+_DAY_SECONDS = 86400
 _UNITS = {
     name: unit
     for unit, names in {
@@ -84,7 +86,8 @@ def format_utc(moment: int) -> str:
 
 def format_local(moment: int) -> str:
     """Local time for a table, to the second."""
-    return str((_EPOCH + timedelta(seconds=moment // _NS)).astimezone().replace(tzinfo=None))
+    there = (_EPOCH + timedelta(seconds=moment // _NS)).astimezone(_local())
+    return str(there.replace(tzinfo=None))
 
 
 def _parse(text: str, now: int) -> int:
@@ -117,9 +120,9 @@ def _parse_absolute(text: str, now: int) -> int:
 
 
 def _zone(text: str | None) -> timezone | None:
-    """The zone that is written; None is local time."""
+    """The zone that is written, or that of local time; None is the system's."""
     if not text:
-        return None
+        return _local()
     if text.upper() in ("Z", "UTC"):
         return UTC
     hours, minutes = int(text[1:3]), int(text[-2:])
@@ -127,6 +130,11 @@ def _zone(text: str | None) -> timezone | None:
         raise ValueError
     offset = timedelta(hours=hours, minutes=minutes)
     return timezone(-offset if text[0] == "-" else offset)
+
+
+def _local() -> timezone | None:
+    """The zone of local time: UTC if TZ is a day or more from it, as for any other that is none."""
+    return UTC if max(abs(time.timezone), abs(time.altzone)) >= _DAY_SECONDS else None
 
 
 def _today(now: int, zone: timezone | None) -> date:

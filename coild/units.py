@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _NS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
 #: As in Go: what fits into 63 bits of ns, 292 years.
 _DURATION_MAX = 2**63 - 1
-_SIZE = re.compile(r"(\d+)\s*([KMG]?)(?:i?B)?")
+_SIZE = re.compile(r"(\d+)\s*([KMG]?)(?:i?B)?", re.ASCII)
 _BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 

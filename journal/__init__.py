@@ -5,7 +5,7 @@ the promises; `writer` is where to start reading.
 """
 
 from journal.beginning import RejectedSnapshot
-from journal.compaction import Prepared, Retired, Vocabulary, index_sealed, prepare, retire
+from journal.compaction import Prepared, Vocabulary, index_sealed, prepare
 from journal.errors import (
     CompactionRunsError,
     EventTooLargeError,
@@ -24,6 +24,7 @@ from journal.index import Keys
 from journal.pruning import Policy, Pruning, plan, prune
 from journal.reader import Batch, Reader, read_events
 from journal.recovery import Recovered
+from journal.retiring import Retired, retire
 from journal.set_aside import SetAside
 from journal.snapshot import Snapshot
 from journal.writer import DEFAULT_SEGMENT_BYTES, Journal

@@ -268,12 +268,15 @@ def read_header(fs: FileSystem, file: SegmentFile, schema: int) -> SegmentHeader
 def errors_of(file: SegmentFile, last: int | None = None) -> Iterator[None]:
     """Make what is wrong with the bytes of a segment an error that names its file.
 
-    `last` is the last event known to be good; None: that before the segment.
+    `last` is the last event known to be good unless the error knows better; None: that before the
+    segment.
     """
     try:
         yield
     except MalformedError as error:
         good = file.first_sequence - 1 if last is None else last
-        raise JournalCorruptError(file.path, 0, good, str(error)) from None
+        if error.last_sequence is not None:
+            good = error.last_sequence
+        raise JournalCorruptError(file.path, error.offset, good, str(error)) from None
     except UnsupportedError as error:
         raise JournalUnsupportedError(file.path, str(error)) from None

@@ -49,11 +49,14 @@ def find_beginning(
     the archive is read.
     Raises JournalCorruptError, JournalUnsupportedError, OSError.
     """
+    # The snapshots first: of one that a compaction beside us makes later, nothing may follow in a
+    # list of segments that is older.
+    snapshots = list_snapshots(fs, directory)
     files = list_history(fs, directory)
     rejected = []
     if restore is None:
         return Beginning(GENESIS, None, files, ())
-    for file in list_snapshots(fs, directory):
+    for file in snapshots:
         if until is not None and file.sequence > until:
             continue
         following = [segment for segment in files if segment.first_sequence > file.sequence]

@@ -107,7 +107,16 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 class MalformedError(ValueError):
-    """These bytes are not a whole and valid header or frame."""
+    """These bytes are not a whole and valid header or frame.
+
+    `offset` says where in the file, and `last_sequence` is the last good event before that; 0 and
+    None if it is all of the file that is of no use.
+    """
+
+    def __init__(self, reason: str = "", offset: int = 0, last_sequence: int | None = None) -> None:
+        self.offset = offset
+        self.last_sequence = last_sequence
+        super().__init__(reason)
 
 
 class UnsupportedError(ValueError):

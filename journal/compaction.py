@@ -26,16 +26,13 @@ import msgspec
 from journal.archive import compress, decompress, errors_of, read_header, read_segment
 from journal.beginning import find_beginning
 from journal.chain import check_end, walk
-from journal.codec import (
-    MalformedError,
-    UnsupportedError,
-    decode_header,
-)
-from journal.errors import CompactionRunsError, JournalCorruptError
+from journal.codec import MalformedError
+from journal.copies import check_continued, check_sealed, has_copy
+from journal.errors import CompactionRunsError
 from journal.fs import FileSystem
 from journal.history import opened_index, write_index
 from journal.index import Keys, build_index
-from journal.scan import list_decoder, scan
+from journal.scan import list_decoder
 from journal.segments import (
     ARCHIVE_NAME,
     SegmentFile,
@@ -48,19 +45,15 @@ from journal.snapshot import (
     TEMPORARY_NAME,
     Snapshot,
     encode_snapshot,
-    list_snapshots,
-    read_snapshot,
     snapshot_path,
     state_digest,
 )
 
 LOCK_NAME = "LOCK"
 _TEMPORARY_SUFFIX = ".tmp"
-_INDEX = re.compile(r"\d{20}\.idx")
+_INDEX = re.compile(r"[0-9]{20}\.idx")
 #: What `write_index` writes to, in any process.
-_TEMPORARY_INDEX = re.compile(r"\d{20}\.idx\.\d+\.tmp")
-#: Should the newest one go bad, the one before it and the archive make the same state.
-SNAPSHOTS_KEPT = 2
+_TEMPORARY_INDEX = re.compile(r"[0-9]{20}\.idx\.\d+\.tmp")
 _PIECE_BYTES = 1 << 20
 
 #: Called with the name of a step, how much of it is done, and how much there is.
@@ -107,22 +100,20 @@ class Prepared(msgspec.Struct, frozen=True):
     archive_bytes: int
 
 
-class Retired(msgspec.Struct, frozen=True):
-    """What `retire` removed: segments, their bytes, and snapshots."""
-
-    segments: int
-    bytes: int
-    snapshots: int
-
-
 def sealed_segments(
     fs: FileSystem, directory: Path, through: int | None = None
 ) -> list[SegmentFile]:
     """The segments of `directory` itself that have a successor there and end up to `through`."""
-    files = list_segments(fs, directory)
+    return [file for file, _ in _sealed(fs, directory, through)]
+
+
+def _sealed(
+    fs: FileSystem, directory: Path, through: int | None = None
+) -> list[tuple[SegmentFile, SegmentFile]]:
+    """Each sealed segment with its successor."""
     return [
-        file
-        for file, successor in pairwise(files)
+        (file, successor)
+        for file, successor in pairwise(list_segments(fs, directory))
         if through is None or successor.first_sequence - 1 <= through
     ]
 
@@ -178,17 +169,16 @@ def prepare(
         _clean_up(fs, directory)
         index_sealed(fs, directory, vocabulary)
         snapshot_bytes = _snapshot(fs, directory, through, vocabulary, state, now, progress)
-        sealed = sealed_segments(fs, directory, through)
+        sealed = _sealed(fs, directory, through)
         there = {file.first_sequence for file in list_archive(fs, directory)}
         archived = segment_bytes = archive_bytes = 0
-        for done, file in enumerate(sealed, start=1):
+        for done, (file, successor) in enumerate(sealed, start=1):
             with errors_of(file):
                 data = read_file(fs, file.path)
-                if file.first_sequence not in there or not _has_copy(fs, directory, file, data):
+                if file.first_sequence not in there or not has_copy(fs, directory, file, data):
                     # One that an older snapshot covers was not read above, and what is in the
-                    # archive may be the better copy.
-                    found = scan(data, decode_header(data, vocabulary.schema), verify_chain=True)
-                    check_end(file, found, sealed=True)
+                    # archive may be the better copy: then this raises, and both stay.
+                    check_sealed(fs, file, data, successor, vocabulary.schema)
                     archive_bytes += _archive(fs, directory, file, data)
                     segment_bytes += len(data)
                     archived += 1
@@ -217,8 +207,13 @@ def _snapshot(
     position = beginning.position
     decoder = list_decoder(vocabulary.folded_type)
     files = [file for file in beginning.files if file.first_sequence <= through]
+    successors = beginning.files[1 : len(files) + 1]
+    if not through:
+        raise ValueError("an empty journal has no state to be kept")
+    if through + 1 not in {file.first_sequence for file in beginning.files}:
+        raise ValueError(f"no sealed segment ends with sequence {through}")
     # What goes into the archive is checked to the last digest: it may be the only copy one day.
-    for done, file in enumerate(files, start=1):
+    for done, (file, successor) in enumerate(zip(files, successors, strict=True), start=1):
         (walked,) = walk(
             fs,
             [file],
@@ -229,14 +224,10 @@ def _snapshot(
             verify_chain=True,
         )
         check_end(file, walked.found, sealed=True)
+        check_continued(fs, walked, successor, vocabulary.schema)
         position = walked.end
         progress("snapshot", done, len(files))
-    if position.sequence != through:
-        raise ValueError(f"no sealed segment ends with sequence {through}")
-    path = snapshot_path(directory, through)
-    if beginning.position.sequence != through:
-        if position.journal_id is None:
-            raise ValueError("an empty journal has no state to be kept")
+    if beginning.position.sequence != through and position.journal_id is not None:
         snapshot = Snapshot(
             journal_id=position.journal_id,
             schema=vocabulary.schema,
@@ -246,21 +237,10 @@ def _snapshot(
             created=now,
             state=state.dump(),
         )
-        _publish(fs, directory / TEMPORARY_NAME, path, encode_snapshot(snapshot))
-    fd = fs.open(path)
-    try:
-        return fs.size(fd)
-    finally:
-        fs.close(fd)
-
-
-def _has_copy(fs: FileSystem, directory: Path, file: SegmentFile, data: bytes) -> bool:
-    """Whether the archive has just these bytes; a damaged copy is made again."""
-    try:
-        copy = SegmentFile(file.first_sequence, archive_path(directory, file.first_sequence))
-        return read_segment(fs, copy) == data
-    except (MalformedError, UnsupportedError):
-        return False
+        data = encode_snapshot(snapshot)
+        _publish(fs, directory / TEMPORARY_NAME, snapshot_path(directory, through), data)
+        return len(data)
+    return len(read_file(fs, snapshot_path(directory, through)))
 
 
 def _archive(fs: FileSystem, directory: Path, file: SegmentFile, data: bytes) -> int:
@@ -315,49 +295,3 @@ def _clean_up(fs: FileSystem, directory: Path) -> None:
         for name in fs.list_directory(path):
             if _INDEX.fullmatch(name) and name not in kept:
                 fs.remove(path / name)
-
-
-def retire(fs: FileSystem, directory: Path, schema: int) -> Retired:
-    """Remove the segments that a good snapshot covers and the archive has, and old snapshots.
-
-    The snapshot's record should be durable before. Raises CompactionRunsError, OSError,
-    JournalCorruptError if there is no good snapshot where there should be one.
-    """
-    with archive_lock(fs, directory):
-        snapshots = list_snapshots(fs, directory)
-        if not snapshots:
-            return Retired(0, 0, 0)
-        newest = snapshots[0]
-        try:
-            read_snapshot(fs, newest.path, schema)
-        except (MalformedError, UnsupportedError) as error:
-            raise JournalCorruptError(newest.path, 0, newest.sequence, str(error)) from None
-        # The names of snapshot and copies are durable: so `prepare` left them. But they may be of
-        # a run that was interrupted.
-        fs.sync_directory(directory / ARCHIVE_NAME)
-        fs.sync_directory(directory)
-        there = {file.first_sequence for file in list_archive(fs, directory)}
-        segments = freed = 0
-        for file in sealed_segments(fs, directory, newest.sequence):
-            if file.first_sequence not in there:
-                continue
-            fd = fs.open(file.path)
-            freed += fs.size(fd)
-            fs.close(fd)
-            # The oldest first, and the segment before its index: what is left is a whole journal.
-            fs.remove(file.path)
-            with contextlib.suppress(FileNotFoundError):
-                fs.remove(file.index_path)
-            segments += 1
-        good = removed = 0
-        for snapshot in snapshots:
-            if good < SNAPSHOTS_KEPT:
-                # A damaged one is nothing to fall back to.
-                with contextlib.suppress(MalformedError):
-                    read_snapshot(fs, snapshot.path, schema)
-                    good += 1
-                    continue
-            fs.remove(snapshot.path)
-            removed += 1
-        fs.sync_directory(directory)
-    return Retired(segments, freed, removed)

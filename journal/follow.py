@@ -18,6 +18,8 @@ from journal.segments import SegmentFile
 
 #: Read at a time; a multiple of the largest frame.
 _PIECE_BYTES = 1 << 20
+#: As for a `Reader`: a compaction moves a file once.
+_LOOKS = 5
 
 
 def follow(reader: Reader, start: int) -> Iterator[list[Found]]:
@@ -42,16 +44,27 @@ class _Follower:
         self._stuck = False
 
     def more(self) -> list[Found]:
-        """What has become durable since the last call, or a part of it."""
-        file = self._locate()
-        if file is None:
-            return []
-        try:
-            with errors_of(file, self._next - 1):
-                return self._read(file)
-        except FileNotFoundError:
-            # A compaction moved it; the next call finds it.
-            return []
+        """What has become durable since the last call, or a part of it; nothing if there is none.
+
+        Who is told that there is none may stop: so the end of a segment is not the end.
+        """
+        moved = 0
+        while True:
+            file = self._locate()
+            if file is None:
+                return []
+            place = self._file, self._offset
+            try:
+                with errors_of(file, self._next - 1):
+                    found = self._read(file)
+            except FileNotFoundError:
+                # A compaction moved it; the next look finds it.
+                moved += 1
+                if moved == _LOOKS:
+                    raise
+                continue
+            if found or (place == (self._file, self._offset) and not self._stuck):
+                return found
 
     def _locate(self) -> SegmentFile | None:
         """The segment to read on in, wherever it is by now."""
@@ -100,8 +113,7 @@ class _Follower:
         for frame, events in vouched:
             if frame.first_sequence != self._next:
                 raise MalformedError(
-                    f"at offset {frame.offset}, sequence {frame.first_sequence} follows "
-                    f"{self._next - 1}"
+                    f"sequence {frame.first_sequence} follows {self._next - 1}", frame.offset
                 )
             found += (Found(self._next + i, event) for i, event in enumerate(events))
             self._next += frame.count
@@ -126,7 +138,8 @@ class _Follower:
             # The list may be older than the last frames were.
             if self._stuck:
                 raise MalformedError(
-                    f"the events {self._next} to {successor.first_sequence - 1} cannot be read"
+                    f"the events {self._next} to {successor.first_sequence - 1} cannot be read",
+                    self._offset,
                 )
             self._stuck = True
             return

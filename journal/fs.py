@@ -18,6 +18,8 @@ from typing import Protocol
 #: The journal says who had which address: it is the owner's alone.
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
+#: To open a FIFO or a terminal does not wait for its other end. Means nothing to a regular file.
+_AT_ONCE = os.O_NONBLOCK | os.O_NOCTTY
 
 
 class FileSystem(Protocol):
@@ -33,10 +35,13 @@ class FileSystem(Protocol):
         """Not return until every name in `path` is durable: renames, creations, removals."""
 
     def create(self, path: Path) -> int:
-        """A descriptor to read and write `path` (mode 0600), made empty."""
+        """A descriptor to read and write `path` (mode 0600), made empty; see `open`."""
 
     def open(self, path: Path, *, write: bool = False, create: bool = False) -> int:
-        """A descriptor of `path` as it is; with `create`, made (mode 0600) if it is not there."""
+        """A descriptor of `path` as it is; with `create`, made (mode 0600) if it is not there.
+
+        What is no regular file is refused at once: a FIFO would wait for somebody to write to it.
+        """
 
     def close(self, fd: int) -> None:
         """Close `fd`. Says nothing about durability."""
@@ -87,16 +92,11 @@ class OsFileSystem:
             os.close(fd)
 
     def create(self, path: Path) -> int:
-        return _create(path, os.O_RDWR | os.O_TRUNC)
+        return _regular(_create(path, os.O_RDWR | os.O_TRUNC | _AT_ONCE), path)
 
     def open(self, path: Path, *, write: bool = False, create: bool = False) -> int:
-        flags = os.O_RDWR if write else os.O_RDONLY
-        fd = _create(path, flags) if create else os.open(path, flags)
-        if stat.S_ISDIR(os.fstat(fd).st_mode):
-            # Reading it would fail as well, with an error that does not name it.
-            os.close(fd)
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        return fd
+        flags = (os.O_RDWR if write else os.O_RDONLY) | _AT_ONCE
+        return _regular(_create(path, flags) if create else os.open(path, flags), path)
 
     def close(self, fd: int) -> None:
         os.close(fd)
@@ -142,6 +142,18 @@ class OsFileSystem:
         except BlockingIOError:
             return False
         return True
+
+
+def _regular(fd: int, path: Path) -> int:
+    """`fd` if it is of a regular file; else it is closed, and the OSError raised names `path`."""
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode):
+        return fd
+    # Reading it would fail or wait for ever, with an error that does not name it.
+    os.close(fd)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "it is not a regular file", str(path))
 
 
 def _create(path: Path, flags: int) -> int:

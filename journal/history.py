@@ -158,7 +158,11 @@ def opened_index(
         return
     try:
         try:
-            index = Index(lambda size, offset: fs.read(fd, size, offset), header, keys)
+            # What a damaged header asks for may be more than there is memory.
+            file_bytes = fs.size(fd)
+            index = Index(
+                lambda size, offset: fs.read(fd, min(size, file_bytes), offset), header, keys
+            )
         except (MalformedError, OSError):
             index = None
         yield index
@@ -185,8 +189,13 @@ def _read_chunk(
     reader: Reader, segment: SegmentReader, header: SegmentHeader, index: Index, chunk: int
 ) -> Iterator[Found]:
     """The events of the frames that begin in a chunk. Raises MalformedError."""
+    if chunk >= len(index.chunks):
+        raise MalformedError("the index leads to a chunk that is not there")
     start = index.chunks[chunk]
     end = index.chunks[chunk + 1].offset if chunk + 1 < len(index.chunks) else index.end
+    # A segment that was cut short may end where a frame does: then all that is left is whole.
+    if not start.offset <= end <= segment.size:
+        raise MalformedError("the index leads beyond the end of the segment")
     data = segment.read(end - start.offset, start.offset)
     sequence = start.first_sequence
     for frame, events in read_frames(reader, data, start.offset, header):
@@ -213,7 +222,7 @@ def read_frames(
             start = offset - base + FRAME_HEADER_BYTES
             try:
                 events = reader.decoder.decode(view[start : start + frame.body_bytes])
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UnsupportedError(
                     f"its frames are intact, but an event is not ours: {error}"
                 ) from None

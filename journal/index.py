@@ -201,7 +201,7 @@ def build_index(
             found.append(hashed | number)
     judge_end(segment, header, cursor)
     if cursor.end is not End.CLEAN:
-        raise MalformedError(cursor.reason)
+        raise MalformedError(cursor.reason, cursor.offset, cursor.next_sequence - 1)
     found.sort()
     bucket_bits = min(_BUCKET_BITS_MAX, (len(found) // _BUCKET_ENTRIES).bit_length())
     buckets = []

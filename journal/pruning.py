@@ -7,8 +7,10 @@ will go before `prune` removes it.
 from __future__ import annotations
 
 import contextlib
-from itertools import pairwise
+from collections.abc import Mapping
+from itertools import pairwise, zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -35,31 +37,69 @@ class Pruning(msgspec.Struct, frozen=True):
     bytes: int
 
 
-def plan(fs: FileSystem, directory: Path, schema: int, policy: Policy, now: int) -> Pruning | None:
+class Coming(NamedTuple):
+    """What a compaction would archive first, for a plan of what it would prune then."""
+
+    #: The bytes that the archive will take for a segment, by its first sequence.
+    sizes: Mapping[int, int]
+    #: The last of their events.
+    last_sequence: int
+
+
+class _Archived(NamedTuple):
+    """An archived segment: its bytes there, its last event, and the file that follows it."""
+
+    size: int
+    last_sequence: int
+    successor: SegmentFile | None
+
+
+def plan(
+    fs: FileSystem,
+    directory: Path,
+    schema: int,
+    policy: Policy,
+    now: int,
+    coming: Coming | None = None,
+) -> Pruning | None:
     """What has to go by `policy` at the time `now` (ns since the epoch); None if nothing has.
 
-    Raises JournalCorruptError, JournalUnsupportedError, OSError.
+    With `coming`, what will have to go once that is archived. Raises JournalCorruptError,
+    JournalUnsupportedError, OSError.
     """
-    files = list_history(fs, directory)
-    archived = [(file, size_of(fs, file)) for file in files if file.archived]
-    total = sum(size for _, size in archived)
+    archived = _archived(fs, directory, coming)
+    total = sum(file.size for file in archived)
     going = None
-    for number, (_, size) in enumerate(archived):
-        # There is always one: the segment that is being written is never archived.
-        successor = files[number + 1]
+    for number, (size, last_sequence, successor) in enumerate(archived, start=1):
         too_old = policy.keep_age is not None and (
-            _created(fs, successor, schema) < now - policy.keep_age
+            # The one that is yet to be made is younger than anything.
+            successor is not None and _created(fs, successor, schema) < now - policy.keep_age
         )
         too_many = policy.keep_bytes is not None and total > policy.keep_bytes
         if not (policy.delete or too_old or too_many):
             break
         total -= size
         going = Pruning(
-            through=successor.first_sequence - 1,
-            segments=number + 1,
+            through=last_sequence,
+            segments=number,
             bytes=size + (going.bytes if going else 0),
         )
     return going
+
+
+def _archived(fs: FileSystem, directory: Path, coming: Coming | None) -> list[_Archived]:
+    """The archived segments, oldest first, with what will be."""
+    files = list_history(fs, directory)
+    sizes = coming.sizes if coming else {}
+    archived = []
+    for file, successor in zip_longest(files, files[1:]):
+        if not file.archived and file.first_sequence not in sizes:
+            continue
+        size = size_of(fs, file) if file.archived else sizes[file.first_sequence]
+        # Without `coming` there is a successor: the segment that is written is never archived.
+        last = successor.first_sequence - 1 if successor else coming.last_sequence if coming else 0
+        archived.append(_Archived(size, last, successor))
+    return archived
 
 
 def prune(fs: FileSystem, directory: Path, through: int) -> None:
@@ -72,7 +112,9 @@ def prune(fs: FileSystem, directory: Path, through: int) -> None:
         # Such a snapshot has lost what follows it.
         for snapshot in list_snapshots(fs, directory)[1:]:
             if snapshot.sequence < through:
-                fs.remove(snapshot.path)
+                # A directory has lost nothing, and is not ours.
+                with contextlib.suppress(IsADirectoryError):
+                    fs.remove(snapshot.path)
         fs.sync_directory(directory)
         for file, successor in pairwise(files):
             if file.archived and successor.first_sequence - 1 <= through:

@@ -18,6 +18,7 @@ from journal.errors import JournalCorruptError, JournalUnsupportedError
 from journal.fs import FileSystem, OsFileSystem
 from journal.scan import End, Scan, list_decoder, scan
 from journal.segments import SegmentFile, list_history
+from journal.snapshot import list_snapshots
 
 #: A file can vanish between two looks only when a compaction moves it, which it does once.
 _LOOKS = 5
@@ -57,9 +58,13 @@ class Reader:
         """
         for _ in range(_LOOKS - 1):
             try:
-                return self._restore(restore, until)
+                found, rejected = self._restore(restore, until)
             except FileNotFoundError:
                 continue
+            there = {file.path for file in list_snapshots(self.fs, self.directory)}
+            # One that is gone now was removed for a newer one.
+            if all(snapshot.path in there for snapshot in rejected):
+                return found, rejected
         return self._restore(restore, until)
 
     def _restore(

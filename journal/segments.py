@@ -37,8 +37,8 @@ ARCHIVE_NAME = "archive"
 
 _SUFFIX = ".seg"
 _ARCHIVED_SUFFIX = ".seg.zst"
-_NAME = re.compile(r"\d{20}\.seg")
-_ARCHIVED_NAME = re.compile(r"\d{20}\.seg\.zst")
+_NAME = re.compile(r"[0-9]{20}\.seg")
+_ARCHIVED_NAME = re.compile(r"[0-9]{20}\.seg\.zst")
 _PID_BYTES = 20
 #: Zeros are written in pieces of this size: large enough to stream, small enough to hold.
 _ZEROS = bytes(1 << 20)

@@ -36,7 +36,7 @@ _VERSION = 1
 _HEADER = struct.Struct("<8sIHHIIII16sQQ16s16sQQQ")
 _CRC_END = 12
 _SUFFIX = ".snap"
-_NAME = re.compile(r"\d{20}\.snap")
+_NAME = re.compile(r"[0-9]{20}\.snap")
 TEMPORARY_NAME = "snapshot.tmp"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from journal.archive import read_segment
 from journal.chain import Position, Progress, as_written, check_end, check_succession
@@ -21,13 +21,15 @@ from journal.codec import (
     decode_frame,
     decode_header,
 )
+from journal.copies import beginnings
 from journal.errors import JournalCorruptError
 from journal.findings import Anchor, Fault, Gap, Kind, Verified
 from journal.fs import FileSystem
 from journal.history import Found
 from journal.index import Keys
-from journal.scan import End, Scan, list_decoder, scan
+from journal.scan import End, list_decoder, scan
 from journal.segments import SegmentFile, list_archive, list_segments
+from journal.verify_copies import Copy, choose
 from journal.verify_files import check_index, check_snapshots, missing, read_snapshots, unreadable
 
 #: Whoever finds files moved away again and again looks at no journal.
@@ -63,16 +65,6 @@ def verify(
     raise FileNotFoundError(2, "its files are moved away all the time", str(directory))
 
 
-class _Copy(NamedTuple):
-    """One copy of a segment, read whole."""
-
-    file: SegmentFile
-    header: SegmentHeader
-    found: Scan
-    data: bytes
-    events: list[Found]
-
-
 class _Pass:
     """One look at everything."""
 
@@ -94,6 +86,8 @@ class _Pass:
         self._wanted = wanted
         self._anchor = anchor
         self._result = Verified()
+        #: Where the snapshots say that a segment ends.
+        self._ends: set[Position] = set()
         #: How many events could be read of each segment, by its first sequence.
         self._counts: dict[int, int] = {}
 
@@ -101,6 +95,7 @@ class _Pass:
         """Look. Raises as `verify`, and _MovedError."""
         # Before the segments are listed: those that a snapshot covers are there by then.
         candidates = read_snapshots(self._fs, self._directory, self._schema)
+        self._ends = {Position.behind(at) for at in candidates if not isinstance(at, Fault)}
         files = self._list()
         order = sorted(files)
         if order:
@@ -110,12 +105,16 @@ class _Pass:
             if position is not None and first > position.sequence + 1:
                 self._miss(position.sequence, order[done - 2], first)
                 position = None
-            position = self._check(files[first], position, sealed=done < len(files))
+            behind = files[order[done]] if done < len(order) else []
+            position = self._check(files[first], position, behind)
             if progress is not None:
                 progress(done, len(files))
         self._result.count = sum(self._counts.values())
-        if position is not None and all(file.archived for file in files[order[-1]]):
-            # The segment that is being written is never archived.
+        if position is not None and (
+            all(file.archived for file in files[order[-1]])
+            or position.sequence in {end.sequence for end in self._ends}
+        ):
+            # The segment that is being written is never archived, nor is a snapshot of its end.
             last = position.sequence
             fault = missing(self._fs, self._directory, Gap(last + 1, None), last)
             self._result.faults.append(fault)
@@ -140,16 +139,17 @@ class _Pass:
         return files
 
     def _check(
-        self, copies: list[SegmentFile], before: Position | None, *, sealed: bool
+        self, copies: list[SegmentFile], before: Position | None, behind: list[SegmentFile]
     ) -> Position | None:
-        """Check all copies of a segment, which continues `before`; where its successor begins.
+        """Check all copies of a segment; where its successor, the copies `behind`, begins.
 
         None is unknown: then the successor is taken at its word.
         """
-        good: list[_Copy] = []
+        sealed = bool(behind)
+        good: list[Copy] = []
         bad: list[Fault] = []
         for file in copies:
-            outcome: _Copy | Fault | None
+            outcome: Copy | Fault | None
             try:
                 outcome = self._check_copy(file, before, sealed=sealed)
             except FileNotFoundError:
@@ -158,25 +158,24 @@ class _Pass:
                 bad.append(outcome)
             elif outcome is not None:
                 good.append(outcome)
-        for copy in good[1:]:
-            if copy.data != good[0].data:
-                reason = "the two copies of this segment differ"
-                bad.append(
-                    Fault(Kind.COPY, copy.file.path, 0, copy.header.previous_sequence, reason)
-                )
-        if good:
-            bad = [
-                fault._replace(kind=Kind.COPY) if fault.kind is Kind.SEGMENT else fault
-                for fault in bad
-            ]
-        self._result.faults += bad
         if not good:
+            self._result.faults += bad
             return None
-        return self._accept(good[0], sealed=sealed)
+        copy, faults = choose(good, bad, self._ends_of(copies, behind))
+        self._result.faults += faults
+        return self._accept(copy, sealed=sealed)
+
+    def _ends_of(self, copies: list[SegmentFile], behind: list[SegmentFile]) -> set[Position]:
+        """What the segment behind it and the snapshots say of the end of one with two copies."""
+        if len(copies) == 1 or not behind:
+            return set()
+        between = range(copies[0].first_sequence, behind[0].first_sequence)
+        ends = beginnings(self._fs, behind, self._schema) | self._ends
+        return {end for end in ends if end.sequence in between}
 
     def _moved(
         self, file: SegmentFile, before: Position | None, *, sealed: bool
-    ) -> _Copy | Fault | None:
+    ) -> Copy | Fault | None:
         """The segment at its new place, or None if it is checked there anyway."""
         now = self._list().get(file.first_sequence)
         if not now:
@@ -192,7 +191,7 @@ class _Pass:
 
     def _check_copy(
         self, file: SegmentFile, before: Position | None, *, sealed: bool
-    ) -> _Copy | Fault:
+    ) -> Copy | Fault:
         """Read one file until what is found twice at the same place must be so."""
         seen: Fault | None = None
         while True:
@@ -212,7 +211,7 @@ class _Pass:
                 return outcome
             seen = fault
 
-    def _read(self, file: SegmentFile, before: Position | None, *, sealed: bool) -> _Copy | Fault:
+    def _read(self, file: SegmentFile, before: Position | None, *, sealed: bool) -> Copy | Fault:
         last = _last_before(file, before)
         events: list[Found] = []
         sequence = file.first_sequence
@@ -246,12 +245,11 @@ class _Pass:
                 self._result.head = end
                 self._count(header, end)
             return Fault(Kind.SEGMENT, file.path, error.offset, error.last_sequence, error.reason)
-        return _Copy(file, header, found, data, events)
+        return Copy(file, header, found, data, events)
 
-    def _accept(self, copy: _Copy, *, sealed: bool) -> Position:
+    def _accept(self, copy: Copy, *, sealed: bool) -> Position:
         """Take note of a good segment; where its successor begins."""
-        result, header, found = self._result, copy.header, copy.found
-        end = Position(found.next_sequence - 1, found.digest, header.journal_id)
+        result, header, found, end = self._result, copy.header, copy.found, copy.end
         if not result.segments and not result.faults:
             result.beginning = as_written(header)
         result.segments += 1

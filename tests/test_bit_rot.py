@@ -13,9 +13,11 @@ import pytest
 
 from journal import history
 from journal.codec import MalformedError, SegmentHeader
+from tests.crash.mutants import mutated
 from tests.crash.rot import Excuse, Rotted, run, run_all
 from tests.crash.rot_sample import Damage, Sample, Way, bits, build_sample, coarse, kind_of
 from tests.crash.scale import LONG, report
+from tests.journal_kit import frames_of
 
 #: Of the bits of each file, so many are tried in CI.
 BITS = 200
@@ -146,3 +148,20 @@ def test_an_index_that_is_believed_is_missed(
     monkeypatch.setattr(history, "read_frames", frames)
 
     assert some_bits(sample, 100, "segment").failures
+
+
+def test_a_length_that_no_checksum_covers_does_no_harm() -> None:
+    """Another length is another stretch of bytes, which its checksum does not match either."""
+    with mutated("the checksum leaves out the length"):
+        sample = build_sample()
+        damages = [
+            damage
+            for file, data in sample.files.items()
+            if kind_of(file) == "segment"
+            for frame in frames_of(data)[1]
+            for damage in bits(file, range(8 * (frame.offset + 8), 8 * (frame.offset + 12)))
+        ]
+        rotted = run(sample, damages)
+
+    assert [] == rotted.failures
+    assert len(damages) == rotted.tried

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import random
 from pathlib import Path
@@ -19,7 +20,8 @@ from tests.crash.errors import (
     calls_of,
     try_fault,
 )
-from tests.crash.scale import LONG, report
+from tests.crash.mutants import OF_ERRORS, mutated
+from tests.crash.scale import LONG, report, report_fault
 
 #: Of all faults of a workload, so many are tried in CI.
 SAMPLE = 60
@@ -60,3 +62,22 @@ def test_no_error_is_taken_for_a_success(workload: Workload, tmp_path: Path) -> 
     )
 
     assert came > len(faults) // 2
+
+
+@pytest.mark.parametrize("name", OF_ERRORS)
+def test_a_writer_that_goes_on_is_found_out(name: str, tmp_path: Path) -> None:
+    """A fault in how errors are taken shows at one of the calls."""
+    writing = WORKLOADS[0]
+    calls = calls_of(writing, tmp_path / "healthy")
+    found = ""
+    with mutated(name):
+        for number, forever in itertools.product(range(1, calls + 1), [False, True]):
+            fault = Fault(number, errno.EIO, forever)
+            try:
+                try_fault(writing, tmp_path / f"{number}-{forever}", fault)
+            except AssertionError as error:
+                found = f"{fault}: {str(error).splitlines()[0] or 'a confirmed event is gone'}"
+                break
+    report_fault(name, found)
+
+    assert found

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -161,6 +164,32 @@ def test_a_directory_is_no_file(place: Place) -> None:
     ):
         with pytest.raises(IsADirectoryError):
             call(path)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket", "device"])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    """A FIFO would wait for its other end, a terminal for keys: neither is opened or made empty."""
+    fs = OsFileSystem()
+    path = tmp_path / "file"
+    with contextlib.ExitStack() as stack:
+        if kind == "fifo":
+            os.mkfifo(path)
+        elif kind == "socket":
+            stack.enter_context(socket.socket(socket.AF_UNIX)).bind(str(path))
+        else:
+            path = Path(os.devnull)
+        opened = len(list(Path("/proc/self/fd").iterdir()))
+        for call in (
+            fs.open,
+            lambda path: fs.open(path, write=True),
+            lambda path: fs.open(path, write=True, create=True),
+            fs.create,
+        ):
+            with pytest.raises(OSError, match=r"not a regular file|No such device") as caught:
+                call(path)
+
+            assert str(path) == str(caught.value.filename)
+            assert opened == len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_create_makes_a_file_empty(place: Place) -> None:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from coild.events import (
@@ -27,6 +28,7 @@ from tests.history_kit import (
     write,
 )
 from tools.history import main
+from tools.verify import main as verify
 
 
 def test_pruned_history_is_told_and_what_is_known_still_answered(
@@ -128,6 +130,30 @@ def test_a_copy_that_cannot_be_written_to_is_read(
     finally:
         for place in (directory, directory / "archive"):
             place.chmod(0o755)
+
+
+@pytest.mark.parametrize("question", [["10.64.0.1"], ["--container", "c40"], []])
+def test_damage_is_told_where_verify_tells_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], question: list[str]
+) -> None:
+    """Offset and last good event of a damaged sealed segment, by index or without."""
+    directory = tmp_path / "journal"
+    write(directory, [*beginning(), *cycles(60)])
+    victim = sorted(directory.glob("*.seg"))[3]
+    data = bytearray(victim.read_bytes())
+    data[7000] ^= 1
+    victim.write_bytes(data)
+    for path in directory.glob("*.idx"):
+        path.unlink()
+    capsys.readouterr()
+
+    assert verify(["--journal", str(directory), "-o", "json"]) == 2
+    fault = msgspec.json.decode(capsys.readouterr().out.splitlines()[0])
+    assert main(["--journal", str(directory), *question]) == 1
+    said = capsys.readouterr().err
+    assert 0 < fault["offset"]
+    assert f"{victim} at offset {fault['offset']}: " in said
+    assert f"the last good sequence is {fault['last-sequence']};" in said
 
 
 @pytest.mark.parametrize("question", [["10.64.0.1"], [], ["--container", "c30"]])

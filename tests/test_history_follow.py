@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from coild.events import SCHEMA, AddressAllocated, AddressReleased, Event
+from journal import read_events
 from tests.daemon_kit import PATIENCE_SECONDS, Daemon, environment
 from tests.history_kit import (
     allocated,
@@ -22,6 +26,8 @@ from tests.history_kit import (
     write,
     writing,
 )
+from tests.pruning_kit import interrupted_calls
+from tools.history import main
 
 
 def test_following_a_daemon_shows_what_is_allocated_and_released(daemon: Daemon) -> None:
@@ -151,3 +157,83 @@ def test_following_an_empty_journal_waits_for_the_first_event(tmp_path: Path) ->
 
     assert header.split()[:2] == ["ADDRESS", "POD"]
     assert line.startswith("10.64.0.1 ")
+
+
+@pytest.mark.parametrize("question", [[], ["10.64.0.1"], ["--block", "10.64.0.0/30"]])
+@pytest.mark.parametrize("archived", [False, True])
+def test_no_row_is_lost_between_what_was_and_what_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, question: list[str], *, archived: bool
+) -> None:
+    """Whenever segments end, and move to the archive, meanwhile: what is told has no gap."""
+    place = tmp_path / "journal"
+    write(place, [*beginning(), *cycles(12)])
+    before = max(number for number, _ in _of_addresses(place))
+
+    def go_on(copy: Path, start: int) -> None:
+        with writing(copy) as journal:
+            for event in cycles(2, start=start):
+                journal.append([event])
+            journal.append([])
+            journal.log.seal()
+            for event in cycles(1, start=start + 2):
+                journal.append([event])
+            journal.append([])
+        if archived:
+            compact(copy)
+
+    later = 0
+    for copy, answer in interrupted_calls(
+        main,
+        monkeypatch,
+        place,
+        lambda copy: [partial(go_on, copy, 100 + 10 * step) for step in range(4)],
+        *("-f", "--until", "now", "-n", "1000", *question),
+    ):
+        rows = [msgspec.json.decode(line) for line in answer.stdout.splitlines()]
+        told = {row[f"{name}-seq"] for row in rows for name in ("allocated", "released")} - {None}
+        last = max(told)
+
+        assert (0, "") == (answer.status, answer.stderr)
+        assert last >= before
+        assert {number for number, _ in _of_addresses(copy) if number <= last} == told
+        # What had happened before it came to follow, all of it was told.
+        assert later or last == max(number for number, _ in _of_addresses(copy))
+        later += last > before
+    assert later > 5
+
+
+def test_a_busy_journal_is_shown_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes after the beginning is new, also if there is always more by the next look."""
+    place = tmp_path / "journal"
+    write(place, [*beginning(), *cycles(3)])
+
+    def go_on(copy: Path, number: int) -> None:
+        with writing(copy) as journal:
+            for event in cycles(1, start=number):
+                journal.append([event])
+            journal.append([])
+
+    shown = []
+    for _, answer in interrupted_calls(
+        main,
+        monkeypatch,
+        place,
+        lambda copy: [partial(go_on, copy, number) for number in range(10, 30)],
+        *("-f", "--until", "now", "-n", "0"),
+    ):
+        rows = [msgspec.json.decode(line) for line in answer.stdout.splitlines()]
+        ended = [row["container-id"] for row in rows if row["released-at"]]
+
+        assert (0, "") == (answer.status, answer.stderr)
+        assert ended == [f"c{n}" for n in range(30 - len(ended), 30)]
+        shown.append(len(ended))
+    assert 0 < shown[0] <= max(shown) == 20
+
+
+def _of_addresses(directory: Path) -> list[tuple[int, object]]:
+    """The allocations and releases of a journal, with their sequences."""
+    return [
+        (sequence, event)
+        for sequence, event in read_events(directory, Event, schema=SCHEMA)
+        if isinstance(event, AddressAllocated | AddressReleased)
+    ]

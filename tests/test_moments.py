@@ -70,6 +70,7 @@ def test_every_form_has_its_meaning(text: str, moment: int) -> None:
         *("", " ", "x", "2h", "-", "+", "ago", "-2", "-2x", "@", "@x", "25:00", "14:60", "14"),
         *("2026-02-30", "2026-11-2214:03", "2026-11-22T", "2026-11-22 14:03 MEZ", "Z", "-0x2h"),
         *("14:03:00+99:00", "14:03:00+01:60", "@999999999999", "-99999999w", "٢٠٢٦-11-22", "\0"),
+        *("@\uff14", "-\uff14h", "\uff14 h ago", "1\uff14:03", "14:0\uff13"),
     ],
 )
 def test_anything_else_is_refused_with_how_to_write_it(text: str) -> None:
@@ -108,6 +109,18 @@ def test_shown_forms() -> None:
     """UTC to the ns for scripts, local time to the second for tables."""
     assert format_utc(NOW + 1) == "2026-11-22T13:30:00.000000001Z"
     assert format_local(NOW + 1) == "2026-11-22 14:30:00"
+
+
+@pytest.mark.parametrize("zone", ["UTC+25", "UTC-24:30"])
+def test_a_zone_that_is_none_is_utc(monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
+    """As the C library takes any other name that is no zone."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+
+    assert NOW == parse_moment("now", NOW)
+    assert MIDNIGHT_UTC == parse_moment("today", NOW)
+    assert MIDNIGHT_UTC == parse_moment("2026-11-22", NOW)
+    assert format_local(NOW) == "2026-11-22 13:30:00"
 
 
 @pytest.mark.parametrize(

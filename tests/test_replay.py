@@ -325,6 +325,26 @@ def test_a_damaged_snapshot_is_replayed_without(journal: Path, tmp_path: Path) -
     assert f"{snapshot} cannot be used" in done.stderr
 
 
+@pytest.mark.parametrize("kind", ["directory", "dangling link", "fifo"])
+@pytest.mark.parametrize("arguments", [(), ("--until", "now"), ("--until-seq", str(END))])
+def test_a_snapshot_that_is_no_file_is_replayed_without(
+    journal: Path, tmp_path: Path, kind: str, arguments: tuple[str, ...]
+) -> None:
+    """Whatever cannot be read is no place to begin, and no reason to stop."""
+    copy = Path(shutil.copytree(journal, tmp_path / "journal"))
+    (snapshot,) = copy.glob("*.snap")
+    snapshot.unlink()
+    if kind == "directory":
+        snapshot.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(snapshot)
+    else:
+        snapshot.symlink_to("nowhere")
+    done = replay("--journal", str(copy), "--digest", *arguments)
+
+    assert (0, fold(EVENTS).digest()) == (done.returncode, done.stdout.split()[-1:][0])
+
+
 def test_nothing_is_changed(journal: Path) -> None:
     """Neither a file nor a name, whatever is asked."""
     before = tree(journal)
@@ -513,6 +533,23 @@ def test_steps_go_forwards_and_backwards_by_keys(terminal: Terminal) -> None:
     os.write(terminal._main, b"q")
 
     assert 0 == terminal.status()
+
+
+@pytest.mark.parametrize(
+    "until", [("--until-seq", "42"), ("--until", format_utc(EVENTS[42].time - 1))]
+)
+def test_steps_by_keys_end_where_they_are_asked_to(journal: Path, until: tuple[str, str]) -> None:
+    """Neither a step nor a leap goes beyond --until; back is free."""
+    last = sum(event.time < EVENTS[42].time for event in EVENTS) if until[0] == "--until" else 42
+    with closing(
+        Terminal("--journal", str(journal), "--step", "--from", str(last), *until)
+    ) as opened:
+        opened.press("n", rf"(?m)^{last} ")
+        opened.press("n", r"as far as --until-seq or --until goes\r\n")
+        opened.press("g 100\n", r"event 100 comes after --until-seq or --until\r\n")
+        opened.press("p", rf"(?m)^undone {last} ")
+        opened.press("n", rf"(?m)^{last} ")
+        opened.press("n", r"as far as --until-seq or --until goes\r\n")
 
 
 def test_steps_go_back_as_far_as_history_goes(journal: Path, tmp_path: Path) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.daemon_kit import PATIENCE_SECONDS, ROOT, environment
+from tests.history_kit import allocated, beginning, write
 
 OLD = ROOT / "tests/old_journals/schema-2/journal"
 TOOLS = {
     "history": ("10.64.0.1",),
     "replay": (),
     "verify": (),
+    "compact": ("--dry-run",),
+    "repair": ("--truncate-tail",),
 }
 
 
@@ -75,3 +80,88 @@ def test_an_empty_directory_name_is_refused() -> None:
 
     assert done.returncode == 2
     assert "empty" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", ["", "--print-completion bash", "--help", "--version", "--nonsense"]
+)
+@pytest.mark.parametrize("closed", [">/dev/full", "2>/dev/full", ">&-", "2>&-", "<&-"])
+@pytest.mark.parametrize("tool", TOOLS)
+def test_no_output_is_no_traceback(journal: Path, tool: str, closed: str, arguments: str) -> None:
+    """Whatever is asked, and whichever stream is full or closed."""
+    # Without the warning that what stands in for a closed stream is never closed itself.
+    line = f"{sys.executable} -m tools.{tool} --journal {journal} {' '.join(TOOLS[tool])}"
+    done = shell(f"{line} {arguments} {closed}")
+
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert done.stderr.count("\n") <= 1
+    if closed == ">/dev/full" and arguments in {"", "--print-completion bash"}:
+        assert done.returncode == (3 if tool == "verify" else 1)
+        assert "No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--container", "--pod", "--pool"])
+def test_a_name_that_is_no_utf8_is_refused(journal: Path, flag: str) -> None:
+    """Nothing can have such a name: one line, and not a traceback."""
+    done = shell(f"tool history --journal {journal} {flag} \"$(printf 'd/\\377')\"")
+
+    assert (2, "", 1) == (done.returncode, done.stdout, done.stderr.count("\n"))
+    assert "is no UTF-8" in done.stderr
+
+
+def test_a_path_that_is_no_utf8_can_be_told(journal: Path) -> None:
+    """Its odd bytes are escaped, in valid JSON and in text."""
+    place = journal.with_name(os.fsdecode(b"x\xffy"))
+    journal.rename(place)
+    victim = min(place.glob("*.seg"))
+    data = bytearray(victim.read_bytes())
+    data[4200] ^= 1
+    victim.write_bytes(data)
+    name = "'" + str(place) + "'"
+    as_json = shell(f"tool verify --journal {name} -o json")
+    fault = msgspec.json.decode(as_json.stdout.splitlines()[0])
+    repaired = shell(f"tool repair --truncate-tail --journal {name}")
+
+    assert fault["file"].endswith(rf"x\xffy/{victim.name}")
+    assert "Traceback" not in as_json.stderr + repaired.stderr
+    assert rf"x\udcffy/{victim.name}" in repaired.stdout
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+@pytest.mark.parametrize("victim", ["*.seg", "*.snap", "archive/*.zst", "archive/*.idx"])
+def test_what_is_no_file_keeps_nobody_waiting(journal: Path, victim: str, kind: str) -> None:
+    """Each tool answers or says in a line what the matter is."""
+    path = min(journal.glob(victim))
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(os.devnull)
+    for tool, arguments in TOOLS.items():
+        done = shell(f"tool {tool} --journal {journal} {' '.join(arguments)}")
+
+        assert "Traceback" not in done.stderr
+        assert done.returncode == 0 or "not a regular file" in done.stderr, done
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_json_is_json_in_any_locale(tmp_path: Path, encoding: str) -> None:
+    """What the locale cannot write is escaped as JSON does."""
+    directory = tmp_path / "journal"
+    event = allocated(0, "pödß-λ", 0)
+    write(directory, [*beginning(), event])
+    line = f"PYTHONIOENCODING={encoding} tool history --journal {directory}"
+    done = shell(f"{line} -o json")
+    text = shell(f"{line} | wc -l")
+
+    assert event.container_id == msgspec.json.decode(done.stdout)["container-id"]
+    assert (0, "2") == (text.returncode, text.stdout.strip())
+
+
+def test_an_anchor_is_written_with_ascii_digits(journal: Path) -> None:
+    """No other digits are taken for the same number."""
+    done = shell(f"tool verify --journal {journal} --anchor \uff14:{'0' * 32}")
+
+    assert done.returncode == 3
+    assert "is no head" in done.stderr

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
+import io
+import json
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -158,8 +162,7 @@ def run(prog: str, main: Callable[[], int], *, exit_unreadable: int = EXIT_FAILU
     `exit_unreadable` is the status for a journal that cannot be read at all.
     """
     try:
-        status = main()
-        sys.stdout.flush()
+        status = _status(main)
     except BrokenPipeError:
         # Whoever read has what they wanted. Python would complain again when it exits.
         with contextlib.suppress(OSError, ValueError):
@@ -181,22 +184,45 @@ def run(prog: str, main: Callable[[], int], *, exit_unreadable: int = EXIT_FAILU
     return status
 
 
+def _status(main: Callable[[], int]) -> int:
+    """What `main` returns, when all that it wrote is out; also if it exits by itself."""
+    try:
+        status = main()
+    except SystemExit:
+        # After --help, --version and --print-completion.
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+    return status
+
+
 def _journal_of(file: Path) -> Path:
     """The journal that a file is of, archived or not."""
     return file.parent.parent if file.parent.name == ARCHIVE_NAME else file.parent
 
 
 def _open_streams() -> None:
-    """Give whoever closed stdin, stdout or stderr an empty one: writing to it is no error."""
+    """Give whoever closed stdin, stdout or stderr an empty one: writing to it is no error.
+
+    What the terminal or the locale cannot show, like a file's name that is no UTF-8, is escaped.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - for good
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def fail(prog: str, status: int, text: str) -> int:
     """Say on stderr what is wrong; the exit status."""
     notice(prog, text)
     return status
+
+
+def journal_option(directory: Path) -> str:
+    """The option that names a journal, as a shell takes it."""
+    name = shlex.quote(str(directory))
+    return f"--journal={name}" if name.startswith("-") else f"--journal {name}"
 
 
 def notice(prog: str, text: str) -> None:
@@ -207,8 +233,33 @@ def notice(prog: str, text: str) -> None:
 
 
 def emit(record: Any) -> None:
-    """One JSON line on stdout."""
-    sys.stdout.write(msgspec.json.encode(record).decode() + "\n")
+    """One JSON line on stdout, which is UTF-8 unless the locale is not."""
+    try:
+        line = msgspec.json.encode(record).decode()
+    except UnicodeEncodeError:
+        # The name of a file may be any bytes; JSON has none for those.
+        line = msgspec.json.encode(_escaped(msgspec.to_builtins(record))).decode()
+    if not line.isascii() and not _takes_unicode():
+        line = json.dumps(json.loads(line))
+    sys.stdout.write(line + "\n")
+
+
+def _takes_unicode() -> bool:
+    """Whether stdout can write every character as itself."""
+    encoding = getattr(sys.stdout, "encoding", None)
+    return encoding is None or codecs.lookup(encoding).name.startswith("utf")
+
+
+def _escaped(value: Any) -> Any:
+    r"""A value in which bytes that are no UTF-8 stand like \xff."""
+    match value:
+        case str():
+            return os.fsencode(value).decode(errors="backslashreplace")
+        case dict():
+            return {key: _escaped(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_escaped(item) for item in value]
+    return value
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

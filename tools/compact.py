@@ -30,8 +30,10 @@ from journal import (
     prepare,
 )
 from journal.archive import compress
-from journal.pruning import archive_bytes
-from journal.segments import list_segments
+from journal.fs import FileSystem
+from journal.head import read_head
+from journal.pruning import Coming, archive_bytes
+from journal.segments import SegmentFile, list_segments
 from tools import common
 from tools.writing import writing
 
@@ -49,7 +51,7 @@ examples:
   coild-compact --dry-run              what it would do, and what it would free
   coild-compact --keep-archive 90d     and lose what is older than 90 days
   coild-compact --keep-size 2GiB       and lose the oldest until the archive has 2 GiB
-  coild-compact --delete               and lose all that is in the archive
+  coild-compact --delete               and lose all that is in the archive then
 
 exit status: 0 done; 1 it failed, nothing is lost, and the next run finishes; 2 wrong usage.
 """
@@ -66,13 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep.add_argument("--keep-size", metavar="SIZE", help="keep the newest, up to this size")
     keep.add_argument("--delete", action="store_true", help="keep nothing of the archive")
     common.add_output(parser)
-    arguments = common.parse(parser, argv)
-    # What the compactor says, wherever it runs.
-    logging.basicConfig(format=f"{PROG}: %(message)s")
-    return common.run(PROG, lambda: _compact(arguments))
+    return common.run(PROG, lambda: _compact(common.parse(parser, argv)))
 
 
 def _compact(arguments: argparse.Namespace) -> int:
+    # What the compactor says, wherever it runs.
+    logging.basicConfig(format=f"{PROG}: %(message)s")
     policy = _policy(arguments)
     directory = common.journal_directory(arguments)
     as_json = arguments.output == "json"
@@ -89,6 +90,10 @@ def _compact(arguments: argparse.Namespace) -> int:
 
 def _policy(arguments: argparse.Namespace) -> Policy | None:
     """What is to be kept; None: everything."""
+    if arguments.delete and (arguments.keep_archive or arguments.keep_size):
+        raise common.UsageError(
+            "--delete keeps nothing of the archive: give it, or --keep-archive and --keep-size"
+        )
     try:
         policy = Policy(
             keep_age=_parsed(arguments.keep_archive, parse_span),
@@ -115,6 +120,9 @@ def _show(done: dict[str, Any], *, as_json: bool) -> None:
 def _lines(done: dict[str, Any]) -> Iterator[str]:
     """What was done, or would be, for people."""
     would = "would be " if "dry-run" in done else ""
+    if not would and not done["sequence"]:
+        yield "nothing to compact: the journal has no events"
+        return
     if not would:
         yield (
             f"snapshot of the state after event {done['sequence']}, "
@@ -130,7 +138,7 @@ def _lines(done: dict[str, Any]) -> Iterator[str]:
             f"to {done['pruned-through']}: {_size(done['pruned-bytes'])}"
         )
     elif "order" in done:
-        yield f"nothing that is in the archive now {would}removed by {done['order']}"
+        yield f"nothing of the archive {would}removed by {done['order']}"
 
 
 def _size(size: int) -> str:
@@ -223,19 +231,26 @@ def _ask_daemon(directory: Path, policy: Policy | None, locked: JournalLockedErr
 
 
 def _dry_run(directory: Path, policy: Policy | None) -> dict[str, Any]:
-    """What a compaction would do now. Sizes are in bytes; `archive-bytes` is an estimate."""
+    """What a compaction would do now. Sizes are in bytes; those in the archive are estimates."""
     fs = OsFileSystem()
     files = list_segments(fs, directory)
-    size = sum(file.path.stat().st_size for file in files)
+    last_sequence = 0
+    if files:
+        _, found = read_head(fs, directory, SCHEMA)
+        last_sequence = found.next_sequence - 1
+        # One without an event is not sealed.
+        files = [file for file in files if file.first_sequence <= last_sequence]
+    sizes = {file.first_sequence: _compressed(fs, file) for file in files}
     going: dict[str, Any] = {
         "dry-run": True,
         "segments": len(files),
-        "segment-bytes": size,
-        "archive-bytes": round(size * _ratio(files[0].path) if files else 0),
+        "segment-bytes": sum(size for size, _ in sizes.values()),
+        "archive-bytes": sum(archived for _, archived in sizes.values()),
         "archive-bytes-now": archive_bytes(fs, directory),
     }
     if policy is not None:
-        pruning = plan(fs, directory, SCHEMA, policy, time.time_ns())
+        coming = Coming({first: size for first, (_, size) in sizes.items()}, last_sequence)
+        pruning = plan(fs, directory, SCHEMA, policy, time.time_ns(), coming)
         going["order"] = describe(policy)
         going["pruned-through"] = pruning.through if pruning else 0
         going["pruned-segments"] = pruning.segments if pruning else 0
@@ -243,11 +258,15 @@ def _dry_run(directory: Path, policy: Policy | None) -> dict[str, Any]:
     return going
 
 
-def _ratio(path: Path) -> float:
-    """How well the beginning of a segment compresses."""
-    with path.open("rb") as file:
-        sample = file.read(_SAMPLE_BYTES)
-    return len(compress(sample)) / max(1, len(sample))
+def _compressed(fs: FileSystem, file: SegmentFile) -> tuple[int, int]:
+    """A segment's bytes, and about how many the archive takes, as its beginning compresses."""
+    fd = fs.open(file.path)
+    try:
+        size = fs.size(fd)
+        sample = fs.read(fd, _SAMPLE_BYTES, 0)
+    finally:
+        fs.close(fd)
+    return size, round(len(compress(sample)) * size / max(1, len(sample)))
 
 
 if __name__ == "__main__":

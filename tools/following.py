@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import sys
 import time
@@ -29,7 +30,7 @@ def follow_rows(
     """
     pause = _pause()
     history = Remaining(reader, prog)
-    ledger, wanted = _catch_up(history, asked, count)
+    ledger, wanted, last = _catch_up(history, asked, count)
     past = True
     events = follow(reader, wanted)
     while True:
@@ -39,14 +40,17 @@ def follow_rows(
             if not history.pruned(wanted):
                 raise
             history.say_pruned()
-            if past:
-                ledger, wanted = _catch_up(history, asked, count)
-            else:
-                # Whoever held may have released it, and had it again, in what is gone.
-                ledger, wanted = asked.ledger(), history.first
+            # Whoever held may have released it, and had it again, in what is gone.
+            ledger, wanted, last = (
+                _catch_up(history, asked, count) if past else (asked.ledger(), history.first, last)
+            )
             events = follow(reader, wanted)
             continue
         for sequence, event in found:
+            # Who waits for a busy journal to pause, shows nothing.
+            if past and sequence > last:
+                output.show(newest(ledger.rows(), count))
+                past = False
             wanted = sequence + 1
             row = ledger.feed(sequence, event)
             # At once: the next event may end what this one began, and changes the row.
@@ -63,12 +67,18 @@ def follow_rows(
             pause(_PAUSE_SECONDS)
 
 
-def _catch_up(history: Remaining, asked: Asked, count: int | None) -> tuple[Ledger, int]:
-    """What was before the newest segment, and where that begins."""
-    files = history.reader.files()
+def _catch_up(history: Remaining, asked: Asked, count: int | None) -> tuple[Ledger, int, int]:
+    """What was before the newest segment, where that begins, and the last event there is now."""
+    reader = history.reader
+    files = reader.files()
     # What is in the newest segment may not be durable yet: `follow` says what is.
     start = files[-1].first_sequence if files else 1
-    return read_ledger(history, asked, count=count, before=start), start
+    last = start - 1
+    # It is for `follow` to say that nothing of it can be read.
+    with contextlib.suppress(*GONE):
+        newest_batch = next(reader.batches(start), None)
+        last += len(newest_batch.events) if newest_batch else 0
+    return read_ledger(history, asked, count=count, before=start), start, last
 
 
 def _pause() -> Callable[[float], None]:

@@ -107,6 +107,8 @@ def _parser() -> argparse.ArgumentParser:
 def _understand(arguments: argparse.Namespace, now: int) -> _Order:
     """Check the arguments. Raises UsageError."""
     try:
+        for name in (arguments.pod, arguments.container, arguments.pool):
+            _check_name(name)
         at, since, until = (
             None if text is None else parse_moment(text, now)
             for text in (arguments.at, arguments.since, arguments.until)
@@ -167,6 +169,13 @@ def _parse_pod(text: str) -> tuple[str, str]:
     if not (namespace and slash and name) or "/" in name:
         raise ValueError(f"{text!r} is no pod: write it like default/web-0")
     return namespace, name
+
+
+def _check_name(text: str | None) -> None:
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{text!r} is no UTF-8, so nothing has this name") from None
 
 
 def _parse_count(text: str) -> int:

@@ -7,17 +7,22 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from coild.events import HistoryPruned
 from coild.projection import InconsistentEventError
 from coild.replay import VOCABULARY, State
 from journal import Batch, JournalError, Reader
 from journal.codec import MalformedError, UnsupportedError
-from journal.snapshot import list_snapshots, read_snapshot
-from tools.common import ToolError, progress
+from journal.snapshot import SnapshotFile, list_snapshots, read_snapshot
+from tools.common import ToolError, journal_option, progress
+from tools.remaining import GONE, order_of
 
 Notice = Callable[[str], None]
+_T = TypeVar("_T")
+
+#: Who prunes again and again while this looks, keeps no history to rebuild a state from.
+_LOOKS = 20
 
 #: What the projection raises for events that do not go together, or whose bytes mean nothing.
 CONTRADICTIONS = (InconsistentEventError, ValueError, TypeError, LookupError, OverflowError)
@@ -32,6 +37,10 @@ class NoEventError(ToolError):
             f"there is no event {sequence}: the journal ends with the sequence {last}; "
             "ask for that one or an earlier one"
         )
+
+
+class GoneError(ToolError):
+    """What is asked for needs events from before the oldest segment."""
 
 
 class Moment(NamedTuple):
@@ -54,17 +63,47 @@ def open_reader(directory: Path, event_type: Any = VOCABULARY.folded_type) -> Re
     return Reader(directory, event_type, schema=VOCABULARY.schema)
 
 
+def whatever_goes(reader: Reader, look: Callable[[], _T]) -> _T:
+    """What `look` finds; once more when files went by order, or to a newer snapshot, under it.
+
+    So what it says to be gone or missing is so. Raises what `look` raises, ToolError.
+    """
+    for _ in range(_LOOKS):
+        first, snapshots = _places(reader)
+        try:
+            return look()
+        except GoneError:
+            if _places(reader) == (first, snapshots):
+                raise
+        except GONE:
+            if not order_of(reader, first):
+                raise
+    raise ToolError(f"{reader.directory} is pruned all the time; run it again when that is over")
+
+
+def _places(reader: Reader) -> tuple[int, list[SnapshotFile]]:
+    """Where the history and the states that are left of it begin."""
+    files = reader.files()
+    return files[0].first_sequence if files else 1, list_snapshots(reader.fs, reader.directory)
+
+
 def rebuild(
     directory: Path, moment: Moment, notice: Notice, *, from_genesis: bool = False
 ) -> State:
     """The state at a moment. Raises ToolError if there is none, JournalError, OSError.
 
-    It begins at the nearest snapshot, or with the first event.
+    It begins at the nearest snapshot, or with the first event. Files may be pruned meanwhile.
     """
-    state = State()
     if moment.sequence == 0:
-        return state
+        return State()
     reader = open_reader(directory)
+    return whatever_goes(
+        reader, lambda: _rebuild(reader, moment, notice, from_genesis=from_genesis)
+    )
+
+
+def _rebuild(reader: Reader, moment: Moment, notice: Notice, *, from_genesis: bool) -> State:
+    state = State()
     _begin(reader, state, moment, notice, from_genesis=from_genesis)
     if state.sequence != moment.sequence:
         with progress("replaying") as update:
@@ -97,11 +136,15 @@ def oldest_state(directory: Path, notice: Notice) -> State:
     Raises as `rebuild`.
     """
     reader = open_reader(directory)
+    return whatever_goes(reader, lambda: _oldest_state(reader, notice))
+
+
+def _oldest_state(reader: Reader, notice: Notice) -> State:
     state = State()
     files = reader.files()
     if not files or files[0].first_sequence == 1:
         return state
-    for file in reversed(list_snapshots(reader.fs, directory)):
+    for file in reversed(list_snapshots(reader.fs, reader.directory)):
         if file.sequence >= files[0].first_sequence - 1:
             _, rejected = reader.restore(state.restore, file.sequence)
             for path, reason in rejected:
@@ -132,13 +175,13 @@ def _snapshot_at(reader: Reader, time: int) -> int:
         try:
             if read_snapshot(reader.fs, file.path, reader.schema).time <= time:
                 return file.sequence
-        except (MalformedError, UnsupportedError, FileNotFoundError):
+        except (MalformedError, UnsupportedError, OSError):
             # One that cannot be read is no place to begin; one that is gone was an old one.
             continue
     return 0
 
 
-def gone(reader: Reader, *, usable: bool = True) -> ToolError:
+def gone(reader: Reader, *, usable: bool = True) -> GoneError:
     """What to say of a state that needs events from before the oldest segment.
 
     `usable` is whether the snapshots behind them can be read. Raises OSError.
@@ -151,7 +194,7 @@ def gone(reader: Reader, *, usable: bool = True) -> ToolError:
         if usable and oldest is not None
         else "and no snapshot is left to begin with"
     )
-    return ToolError(f"{lost(reader)}; {rest}")
+    return GoneError(f"{lost(reader)}; {rest}")
 
 
 def lost(reader: Reader) -> str:
@@ -160,8 +203,8 @@ def lost(reader: Reader) -> str:
     Reads what is left of the history.
     """
     before = reader.files()[0].first_sequence - 1
-    pruned = 0
-    # What is damaged behind it says nothing of an order.
+    pruned = order_of(reader, before)
+    # What is damaged behind it says nothing of an order; what is before it may.
     with contextlib.suppress(JournalError):
         for batch in open_reader(reader.directory).batches():
             pruned = max(
@@ -172,5 +215,5 @@ def lost(reader: Reader) -> str:
         return f"the events up to {before} were pruned"
     return (
         f"the events {pruned + 1} to {before} are missing, and the journal does not say that they "
-        f"were pruned; run: coild-verify --journal {reader.directory}"
+        f"were pruned; run: coild-verify {journal_option(reader.directory)}"
     )

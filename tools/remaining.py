@@ -19,6 +19,32 @@ _T = TypeVar("_T")
 GONE = (JournalCorruptError, FileNotFoundError)
 
 
+def order_of(reader: Reader, sequence: int) -> int:
+    """Up to where an order on record pruned, if it took the event `sequence`; 0 if none did.
+
+    That this event is missing must not be all that is missing: what is gone behind the order makes
+    it 0 as well.
+    """
+    try:
+        files = reader.files()
+        if not files or files[0].first_sequence <= sequence:
+            return 0
+        through = _newest_order(reader)
+    except (JournalError, OSError):
+        return 0
+    return through if through >= files[0].first_sequence - 1 else 0
+
+
+def _newest_order(reader: Reader) -> int:
+    """Up to where the newest order to prune goes; 0 if there is none."""
+    for file in reversed(reader.files()):
+        batch = next(reader.batches(file.first_sequence), None)
+        for event in reversed(batch.events if batch else ()):
+            if isinstance(event, HistoryPruned):
+                return event.through
+    return 0
+
+
 class Remaining:
     """The history of a journal from the sequence `first` on."""
 
@@ -61,25 +87,10 @@ class Remaining:
 
     def pruned(self, sequence: int) -> bool:
         """Whether an order on record took this event meanwhile; then `first` is behind it."""
-        try:
-            files = self.reader.files()
-            if not files or files[0].first_sequence <= sequence:
-                return False
-            through = self._order()
-        except (JournalError, OSError):
-            return False
-        if through < files[0].first_sequence - 1:
+        through = order_of(self.reader, sequence)
+        if not through:
             return False
         # All of it is going, if it is not gone yet.
         self.first = through + 1
         self._meanwhile = True
         return True
-
-    def _order(self) -> int:
-        """Up to where the newest order to prune goes; 0 if there is none."""
-        for file in reversed(self.reader.files()):
-            batch = next(self.reader.batches(file.first_sequence), None)
-            for event in reversed(batch.events if batch else ()):
-                if isinstance(event, HistoryPruned):
-                    return event.through
-        return 0

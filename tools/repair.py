@@ -102,7 +102,7 @@ def _plan(directory: Path, now: int) -> Truncation | None:
         raise common.ToolError(
             f"this cannot be repaired by cutting off the tail: {error.file} at offset "
             f"{error.offset}: {error.reason}; restore {error.file} from a backup, then run: "
-            f"coild-verify --journal {directory}; nothing was changed"
+            f"coild-verify {common.journal_option(directory)}; nothing was changed"
         ) from None
     except JournalUnsupportedError as error:
         raise common.ToolError(
@@ -111,7 +111,7 @@ def _plan(directory: Path, now: int) -> Truncation | None:
     except (InconsistentEventError, ValueError) as error:
         raise common.ToolError(
             f"the journal in {directory} is whole, but contradicts itself: {error}; nothing was "
-            f"changed; run: coild-replay --check --journal {directory}"
+            f"changed; run: coild-replay --check {common.journal_option(directory)}"
         ) from None
 
 

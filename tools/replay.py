@@ -25,9 +25,10 @@ from tools.common import (
     parse,
     run,
 )
-from tools.past import Moment, NoEventError, oldest_state, rebuild
+from tools.past import Moment, NoEventError, oldest_state, open_reader, rebuild, whatever_goes
 from tools.replay_check import check_history
-from tools.replay_step import Timeline, interact, print_steps
+from tools.replay_keys import interact
+from tools.replay_step import Timeline, print_steps
 from tools.replay_text import change_text, event_record, event_text, summary, when
 
 _PROG = "coild-replay"
@@ -208,22 +209,27 @@ def _step(
     from_genesis: bool,
 ) -> None:
     if from_genesis:
-        timeline = Timeline(directory, 0, _notice)
+        timeline = Timeline(directory, 0, _notice, until)
+        # What is gone already was not pruned meanwhile.
+        timeline.time(1)
     elif first is None:
-        timeline = Timeline(directory, oldest_state(directory, _notice).sequence, _notice)
+        timeline = whatever_goes(
+            open_reader(directory),
+            lambda: Timeline(directory, oldest_state(directory, _notice).sequence, _notice, until),
+        )
     else:
         timeline = _timeline_from(directory, first, until)
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if at_terminal and count is None and not as_json:
         interact(timeline, _notice)
     else:
-        print_steps(timeline, until, count, as_json=as_json)
+        print_steps(timeline, count, as_json=as_json)
 
 
 def _timeline_from(directory: Path, first: int, until: Moment) -> Timeline:
     """Begin before the event `first`. Raises ToolError without one, UsageError behind `until`."""
     try:
-        timeline = Timeline(directory, first - 1, _notice)
+        timeline = Timeline(directory, first - 1, _notice, until)
     except NoEventError as error:
         raise NoEventError(first, error.last) from None
     time_ns = timeline.time(first)

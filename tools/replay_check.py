@@ -13,7 +13,7 @@ from coild.replay import VOCABULARY, State
 from journal import JournalError
 from journal.snapshot import state_digest
 from tools.common import progress
-from tools.past import CONTRADICTIONS, Notice, lost, oldest_state, open_reader
+from tools.past import CONTRADICTIONS, Notice, lost, oldest_state, open_reader, whatever_goes
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -24,11 +24,15 @@ class Checked(msgspec.Struct, frozen=True):
 
 
 def check_history(directory: Path, notice: Notice) -> Checked:
-    """Check all events that there are, in order.
+    """Check all events that there are, in order; anew if some are pruned meanwhile.
 
     Raises BrokenInvariantError for the first that breaks an invariant, JournalError, OSError,
     ToolError.
     """
+    return whatever_goes(open_reader(directory), lambda: _check(directory, notice))
+
+
+def _check(directory: Path, notice: Notice) -> Checked:
     state = oldest_state(directory, notice)
     first = state.sequence + 1
     if state.sequence:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
-import termios
-import tty
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -17,16 +14,23 @@ from coild.moments import format_local, format_utc
 from coild.replay import VOCABULARY, State
 from journal import Batch
 from tools.common import ToolError, emit
-from tools.past import Moment, Notice, apply, gone, open_reader, rebuild
+from tools.past import (
+    GoneError,
+    Moment,
+    Notice,
+    apply,
+    gone,
+    oldest_state,
+    open_reader,
+    rebuild,
+    whatever_goes,
+)
+from tools.remaining import order_of
 from tools.replay_text import change_text, event_record, event_text
 
 #: Events between two states that are kept to go back to, and how many of those.
 CHECKPOINT_EVENTS = 1000
 CHECKPOINTS_MAX = 64
-
-HELP = "n, space or enter: next event; p or b: back; g SEQ: go to an event; q: quit"
-
-_ARROWS = {b"[A": "p", b"[D": "p", b"[B": "n", b"[C": "n"}
 
 
 class Step(NamedTuple):
@@ -41,10 +45,16 @@ class Step(NamedTuple):
 class Timeline:
     """A state that can be moved along the history, one event at a time or at once."""
 
-    def __init__(self, directory: Path, sequence: int, notice: Notice) -> None:
-        """Begin with the state after the event `sequence`. Raises as `rebuild`."""
+    def __init__(
+        self, directory: Path, sequence: int, notice: Notice, until: Moment | None = None
+    ) -> None:
+        """Begin with the state after the event `sequence`; go as far as `until`.
+
+        Raises as `rebuild`.
+        """
         self._directory = directory
         self._notice = notice
+        self._until = until or Moment()
         self._reader = open_reader(directory, VOCABULARY.event_type)
         self._batch = Batch(1, [])
         self._checkpoints: dict[int, tuple[bytes, int]] = {}
@@ -52,10 +62,10 @@ class Timeline:
         self._keep()
 
     def forward(self) -> Step | None:
-        """Apply the next event; None at the end of the journal."""
+        """Apply the next event; None at the end of the journal, and where `until` is."""
         sequence = self.state.sequence + 1
         event = self._event(sequence)
-        if event is None:
+        if event is None or self._is_behind(sequence, event):
             return None
         step = Step(sequence, event, self._effect(event))
         try:
@@ -82,17 +92,39 @@ class Timeline:
         event = self._event(sequence)
         return None if event is None else int(event.time)
 
+    def skip(self) -> bool:
+        """Be where the history begins now, if the next event was pruned; whether it was."""
+        if not order_of(self._reader, self.state.sequence + 1):
+            return False
+        self.state = oldest_state(self._directory, self._notice)
+        self._keep()
+        self._notice(f"history before sequence {self.state.sequence + 1} was pruned meanwhile")
+        return True
+
+    def end(self) -> str:
+        """Why there is no next step."""
+        if self._event(self.state.sequence + 1) is None:
+            return "this is the end of the journal"
+        return "this is as far as --until-seq or --until goes"
+
     def go(self, sequence: int) -> Step:
         """Be after the event `sequence`, wherever that is. Raises ToolError if it is nowhere."""
         if sequence < 1:
             raise ToolError("the first event has the sequence 1")
-        if self._event(sequence) is None:
+        event = self._event(sequence)
+        if event is None:
             raise ToolError(f"there is no event {sequence}: the journal ends before it")
+        if self._is_behind(sequence, event):
+            raise ToolError(f"event {sequence} comes after --until-seq or --until")
         self._move(sequence - 1)
         step = self.forward()
         if step is None:
             raise ToolError(f"event {sequence} is not in the journal any more")
         return step
+
+    def _is_behind(self, sequence: int, event: Any) -> bool:
+        """Whether an event is none that was asked for."""
+        return not self._until.reach(Batch(sequence, [event]))
 
     @property
     def _first(self) -> int:
@@ -119,13 +151,16 @@ class Timeline:
         """
         index = sequence - self._batch.first_sequence
         if not 0 <= index < len(self._batch.events):
-            if sequence < self._first:
-                raise gone(self._reader)
-            batch = next(self._reader.batches(sequence), None)
+            batch = whatever_goes(self._reader, lambda: self._batch_from(sequence))
             if batch is None:
                 return None
             self._batch, index = batch, 0
         return self._batch.events[index]
+
+    def _batch_from(self, sequence: int) -> Batch | None:
+        if sequence < self._first:
+            raise gone(self._reader)
+        return next(self._reader.batches(sequence), None)
 
     def _move(self, sequence: int) -> None:
         """Make the state that after the event `sequence`. On failure it stays what it was."""
@@ -159,95 +194,27 @@ class Timeline:
             del self._checkpoints[next(iter(self._checkpoints))]
 
 
-def print_steps(timeline: Timeline, until: Moment, count: int | None, *, as_json: bool) -> None:
-    """All steps to the end, or up to a moment, or so many."""
-    for step in islice(_steps(timeline, until), count):
-        _show(step, as_json=as_json)
+def print_steps(timeline: Timeline, count: int | None, *, as_json: bool) -> None:
+    """All steps to the end, or so many."""
+    for step in islice(_steps(timeline), count):
+        show(step, as_json=as_json)
 
 
-def _steps(timeline: Timeline, until: Moment) -> Iterator[Step]:
-    while until.sequence is None or timeline.state.sequence < until.sequence:
-        step = timeline.forward()
-        if step is None or (until.time is not None and step.event.time > until.time):
+def _steps(timeline: Timeline) -> Iterator[Step]:
+    while True:
+        try:
+            step = timeline.forward()
+        except GoneError:
+            if not timeline.skip():
+                raise
+            continue
+        if step is None:
             return
         yield step
 
 
-def interact(timeline: Timeline, notice: Notice) -> None:
-    """Step by the keys of the terminal that stdin is."""
-    descriptor = sys.stdin.fileno()
-    before = termios.tcgetattr(descriptor)
-    try:
-        # What was typed ahead counts.
-        tty.setcbreak(descriptor, termios.TCSADRAIN)
-        notice(HELP)
-        while _obey(timeline, _key(descriptor), descriptor, notice):
-            sys.stdout.flush()
-    finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-
-
-def _obey(timeline: Timeline, key: str, descriptor: int, notice: Notice) -> bool:
-    """Do what a key says; whether to go on."""
-    step: Step | None
-    try:
-        match key:
-            case "" | "q" | "\x04":
-                return False
-            case "n" | " " | "\n" | "\r":
-                step = timeline.forward()
-                missing = "this is the end of the journal"
-            case "p" | "b":
-                step = timeline.back()
-                missing = "this is the beginning of the journal"
-            case "g":
-                step = timeline.go(_number(descriptor))
-                missing = ""
-            case _:
-                notice(HELP)
-                return True
-    except ToolError as error:
-        notice(str(error))
-        return True
-    if step is None:
-        notice(missing)
-    else:
-        _show(step, as_json=False)
-    return True
-
-
-def _key(descriptor: int) -> str:
-    """The next key; the empty string at the end of input."""
-    key = os.read(descriptor, 1)
-    if key == b"\x1b":
-        return _ARROWS.get(os.read(descriptor, 2), "?")
-    return key.decode("latin-1")
-
-
-def _number(descriptor: int) -> int:
-    """The sequence that is typed up to Enter. Raises ToolError if it is none."""
-    typed = ""
-    _echo("g")
-    while (key := _key(descriptor)) not in {"", "\n", "\r"}:
-        if key not in {"\x7f", "\b"}:
-            typed += key
-            _echo(key if key.isprintable() else "?")
-        elif typed:
-            typed = typed[:-1]
-            _echo("\b \b")
-    _echo("\n")
-    if not typed.strip().isdecimal() or len(typed) > 20:
-        raise ToolError("write g, a sequence and Enter, like g 1200")
-    return int(typed)
-
-
-def _echo(text: str) -> None:
-    """Show what is typed: the terminal does not."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
-
-
-def _show(step: Step, *, as_json: bool) -> None:
+def show(step: Step, *, as_json: bool) -> None:
+    """Write a step and its effect on stdout."""
     if as_json:
         emit(
             {

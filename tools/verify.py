@@ -19,13 +19,14 @@ from tools.verify_advice import (
     EXIT_GOOD,
     EXIT_TORN,
     EXIT_UNREADABLE,
+    Found,
     Trouble,
     explain,
 )
-from tools.verify_check import check
+from tools.verify_check import check, starts
 
 _PROG = "coild-verify"
-_HEAD = re.compile(r"(\d{1,20}):([0-9a-fA-F]{32})")
+_HEAD = re.compile(r"([0-9]{1,20}):([0-9a-fA-F]{32})")
 #: How people are told of what is not simply bad.
 _NAMES = {
     Kind.TORN: "torn tail",
@@ -66,8 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="prove that the journal contains this head, unaltered",
     )
     common.add_output(parser)
-    arguments = common.parse(parser, argv)
-    return common.run(_PROG, lambda: _run(arguments), exit_unreadable=EXIT_UNREADABLE)
+    return common.run(
+        _PROG, lambda: _run(common.parse(parser, argv)), exit_unreadable=EXIT_UNREADABLE
+    )
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -76,8 +78,10 @@ def _run(arguments: argparse.Namespace) -> int:
     as_json = arguments.output == "json"
     if arguments.head:
         return _head(directory, as_json=as_json)
-    verified, faults = check(OsFileSystem(), directory, anchor=anchor, deep=arguments.deep)
-    troubles = [explain(directory, verified, fault) for fault in faults]
+    fs = OsFileSystem()
+    verified, faults = check(fs, directory, anchor=anchor, deep=arguments.deep)
+    found = Found(directory, verified, faults, starts=not faults or starts(fs, directory))
+    troubles = [explain(found, fault) for fault in faults]
     status = max((trouble.status for trouble in troubles), default=EXIT_GOOD)
     if any(trouble.status == EXIT_CORRUPT for trouble in troubles):
         # What is known to be damaged is not excused by what cannot be judged.
@@ -103,7 +107,9 @@ def _head(directory: Path, *, as_json: bool) -> int:
     try:
         file, found = read_head(OsFileSystem(), directory, VOCABULARY.schema)
     except JournalCorruptError as error:
-        return common.fail(_PROG, EXIT_CORRUPT, f"{error}; run: coild-verify --journal {directory}")
+        return common.fail(
+            _PROG, EXIT_CORRUPT, f"{error}; run: coild-verify {common.journal_option(directory)}"
+        )
     head = f"{found.next_sequence - 1}:{found.digest.hex()}"
     if as_json:
         common.emit({"record": "head", "head": head})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
 from journal.findings import Fault, Kind, Verified
 from journal.snapshot import snapshot_path
+from tools import common
 from tools.verify_check import pruned_through
 
 EXIT_GOOD, EXIT_TORN, EXIT_CORRUPT, EXIT_UNREADABLE = range(4)
@@ -17,6 +19,10 @@ _STATUS = {
     Kind.UNSUPPORTED: EXIT_UNREADABLE,
     Kind.UNREADABLE: EXIT_UNREADABLE,
 }
+
+
+#: What may have said that something was pruned.
+_HIDING = {Kind.TORN, Kind.SEGMENT, Kind.MISSING, Kind.UNSUPPORTED, Kind.UNREADABLE}
 
 
 class Trouble(NamedTuple):
@@ -32,9 +38,19 @@ class Trouble(NamedTuple):
         return _STATUS.get(self.fault.kind, EXIT_CORRUPT)
 
 
-def explain(directory: Path, verified: Verified, fault: Fault) -> Trouble:
+class Found(NamedTuple):
+    """What was found of a journal: `starts` is whether coild starts with it."""
+
+    directory: Path
+    verified: Verified
+    faults: list[Fault]
+    starts: bool
+
+
+def explain(found: Found, fault: Fault) -> Trouble:
     """What a fault means, and what to do next."""
-    journal = f"--journal {directory}"
+    directory = found.directory
+    journal = common.journal_option(directory)
     if fault.kind is Kind.TORN:
         return Trouble(
             fault,
@@ -63,11 +79,12 @@ def explain(directory: Path, verified: Verified, fault: Fault) -> Trouble:
             "run coild-verify as a user who may read it, or look for errors of the disk (dmesg)",
         )
     judge = {Kind.SNAPSHOT: _explain_snapshot, Kind.MISSING: _explain_missing}
-    return judge.get(fault.kind, _explain_segment)(directory, verified, fault)
+    return judge.get(fault.kind, _explain_segment)(found, fault)
 
 
-def _explain_snapshot(directory: Path, verified: Verified, fault: Fault) -> Trouble:
-    journal = f"--journal {directory}"
+def _explain_snapshot(found: Found, fault: Fault) -> Trouble:
+    directory, verified = found.directory, found.verified
+    journal = common.journal_option(directory)
     others = any(
         snapshot.sequence >= verified.beginning.sequence
         and snapshot_path(directory, snapshot.sequence) != fault.file
@@ -78,12 +95,16 @@ def _explain_snapshot(directory: Path, verified: Verified, fault: Fault) -> Trou
     if not fault.file.is_file():
         remedy = f"remove it, then run: coild-compact {journal}; it makes another"
     if verified.beginning.sequence and not others:
+        meaning = "the state after what was pruned is nowhere else"
         remedy = f"restore {fault.file} from a backup: no other snapshot covers what was pruned"
+    if not found.starts:
+        meaning += ", and coild refuses to start"
     return Trouble(fault, meaning, remedy)
 
 
-def _explain_segment(directory: Path, verified: Verified, fault: Fault) -> Trouble:
-    journal = f"--journal {directory}"
+def _explain_segment(found: Found, fault: Fault) -> Trouble:
+    directory, verified = found.directory, found.verified
+    journal = common.journal_option(directory)
     archived = fault.file.name.endswith(".zst")
     if fault.kind is Kind.COPY:
         return Trouble(
@@ -91,8 +112,9 @@ def _explain_segment(directory: Path, verified: Verified, fault: Fault) -> Troub
             "the other copy of this segment is good, so nothing is lost",
             f"remove it, and run: coild-compact {journal}"
             if archived
-            else f"make it again, run: zstd -d -f "
-            f"{directory / 'archive' / fault.file.name}.zst -o {fault.file}",
+            else f"{'' if fault.file.is_file() else 'remove it, then '}make it again, run: zstd -d "
+            f"-f {_quoted(directory / 'archive' / f'{fault.file.name}.zst')} "
+            f"-o {_quoted(fault.file)}",
         )
     newest = max((snapshot.sequence for snapshot in verified.snapshots), default=0)
     if archived or fault.last_sequence < newest or not fault.file.is_file():
@@ -104,14 +126,17 @@ def _explain_segment(directory: Path, verified: Verified, fault: Fault) -> Troub
         )
     return Trouble(
         fault,
-        "events after that sequence cannot be trusted, and coild refuses to start with them",
+        "events after that sequence cannot be trusted"
+        + ("" if found.starts else ", and coild refuses to start with them"),
         f"restore {fault.file} from a backup, or lose all events after {fault.last_sequence}, "
         f"run: coild-repair --truncate-tail {journal}",
     )
 
 
-def _explain_missing(directory: Path, verified: Verified, fault: Fault) -> Trouble:
-    again = f"run: coild-verify --journal {directory}"
+def _explain_missing(found: Found, fault: Fault) -> Trouble:
+    directory, verified = found.directory, found.verified
+    journal = common.journal_option(directory)
+    again = f"run: coild-verify {journal}"
     restore = f"restore {fault.file} from a backup of this journal"
     gap = fault.gap
     pruned = pruned_through(verified)
@@ -129,14 +154,22 @@ def _explain_missing(directory: Path, verified: Verified, fault: Fault) -> Troub
         if pruned
         else "the journal does not say that they were pruned"
     )
+    others = [other for other in found.faults if other != fault and other.kind in _HIDING]
+    if others:
+        said += ", though the order may be in what is damaged or missing"
     if gap is not None and gap.last is not None and gap.last <= newest:
-        covered = "the state is whole, its history is not, and coild starts"
+        covered = "the state is whole, its history is not, and "
     else:
-        covered = "no snapshot covers them, and coild refuses to start"
+        covered = "no snapshot covers them, and "
+    covered += "coild starts" if found.starts else "coild refuses to start"
     remedy = f"{restore}, then {again}"
     if fault.last_sequence > newest:
         remedy += (
             f"; or lose all events after {fault.last_sequence}, "
-            f"run: coild-repair --truncate-tail --journal {directory}"
+            f"run: coild-repair --truncate-tail {journal}"
         )
     return Trouble(fault, f"{said}; {covered}", remedy)
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from coild.events import HistoryPruned, SnapshotTaken
-from coild.replay import VOCABULARY
-from journal import JournalCorruptError
+from coild.projection import InconsistentEventError
+from coild.replay import VOCABULARY, State
+from journal import JournalCorruptError, JournalError
+from journal.beginning import find_beginning
+from journal.chain import walk
 from journal.findings import Anchor, Fault, Gap, Kind, Verified
 from journal.fs import FileSystem
+from journal.scan import list_decoder
 from journal.segments import list_history
-from journal.snapshot import snapshot_path
+from journal.snapshot import list_snapshots, snapshot_path
 from journal.verify import verify
 from journal.verify_files import missing
 from tools import common
@@ -75,7 +79,10 @@ def _check_files(fs: FileSystem, directory: Path, anchor: Anchor | None) -> Chec
         fault = Fault(Kind.SEGMENT, error.file, error.offset, error.last_sequence, error.reason)
         return Checked(Verified(), [fault])
     faults = [*verified.faults, *_contradicted_snapshots(directory, verified)]
-    faults += _missing_beginning(fs, directory, verified)
+    # Where the beginning is lost, that it is covered by no snapshot goes without saying.
+    faults += list(_missing_beginning(fs, directory, verified)) or _missing_snapshot(
+        fs, directory, verified
+    )
     if not verified.segments and not faults:
         faults.append(Fault(Kind.SEGMENT, directory, 0, 0, "its segments are missing"))
     return Checked(verified, faults)
@@ -106,6 +113,43 @@ def _missing_beginning(fs: FileSystem, directory: Path, verified: Verified) -> I
     pruned = pruned_through(verified)
     if pruned < before:
         yield missing(fs, directory, Gap(pruned + 1, before), pruned)
+
+
+def _missing_snapshot(fs: FileSystem, directory: Path, verified: Verified) -> Iterator[Fault]:
+    """What is wrong if history was pruned, and nothing says how the state was after that."""
+    before = verified.beginning.sequence
+    if not before or pruned_through(verified) < before:
+        return
+    # A bad one that is there was told; one that a compaction made meanwhile is none of those read.
+    if any(file.sequence >= before for file in list_snapshots(fs, directory)):
+        return
+    taken = (found.event for found in verified.events if isinstance(found.event, SnapshotTaken))
+    newest = max((event.sequence for event in taken if event.sequence >= before), default=before)
+    yield Fault(
+        Kind.SNAPSHOT,
+        snapshot_path(directory, newest),
+        0,
+        before,
+        f"there is no snapshot, and the segments begin after event {before} only",
+    )
+
+
+def starts(fs: FileSystem, directory: Path) -> bool:
+    """Whether coild starts with the journal as it is: what it would read, without its changes."""
+    state = State()
+    try:
+        beginning = find_beginning(fs, directory, VOCABULARY.schema, state.restore)
+        walked = walk(
+            fs,
+            beginning.files,
+            VOCABULARY.schema,
+            list_decoder(VOCABULARY.folded_type),
+            state.apply_all,
+            start=beginning.position,
+        )
+    except (JournalError, InconsistentEventError, ValueError, OSError):
+        return False
+    return not (walked and walked[-1].file.archived)
 
 
 def pruned_through(verified: Verified) -> int:

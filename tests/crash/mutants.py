@@ -13,7 +13,19 @@ from collections.abc import Iterator
 from types import FunctionType
 from typing import Any, NamedTuple
 
-from journal import codec, compaction, log, pruning, recovery, repair, scan, segments, set_aside
+from journal import (
+    codec,
+    commit,
+    compaction,
+    log,
+    pruning,
+    recovery,
+    repair,
+    retiring,
+    scan,
+    segments,
+    set_aside,
+)
 
 
 class Edit(NamedTuple):
@@ -121,17 +133,17 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     ),
     "segments go before the archive's names are durable": (
         Edit(compaction._publish, "fs.sync_directory(path.parent)", "pass"),
-        Edit(compaction.retire, "fs.sync_directory(directory / ARCHIVE_NAME)", "pass"),
+        Edit(retiring.retire, "fs.sync_directory(directory / ARCHIVE_NAME)", "pass"),
     ),
     "segments and archive go before the snapshot's name is durable": (
         Edit(compaction._publish, "fs.sync_directory(path.parent)", "pass"),
         Edit(compaction.archive_lock.__wrapped__, "fs.sync_directory(directory)", "pass"),  # type: ignore[attr-defined]
-        Edit(compaction.retire, "fs.sync_directory(directory)\n", "pass\n"),
+        Edit(retiring.retire, "fs.sync_directory(directory)\n", "pass\n"),
         Edit(pruning.prune, "fs.sync_directory(directory)", "pass"),
     ),
     "segments go that are in no archive": (
-        Edit(compaction.retire, "if file.first_sequence not in there:", "if False:"),
-        Edit(compaction.prepare, "sealed = sealed_segments(fs, directory, through)", "sealed = []"),
+        Edit(retiring.retire, "if not is_archived(fs, directory, file):", "if False:"),
+        Edit(compaction.prepare, "sealed = _sealed(fs, directory, through)", "sealed = []"),
     ),
     "pruning removes segments before snapshots": (
         Edit(pruning.prune, "fs.sync_directory(directory)", "pass"),
@@ -141,7 +153,7 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
 #: Faults that no crash brings to light.
 HARMLESS: dict[str, tuple[Edit, ...]] = {
     # The length lies within one sector with its checksum or with what that covers: a crash leaves
-    # both or neither. It takes rotten bits to tell.
+    # both or neither. A rotten length leads to other bytes, which do not match the checksum.
     "the checksum leaves out the length": (
         Edit(codec.encode_frame, "zlib.crc32(header, ", "zlib.crc32(header[4:], "),
         Edit(codec.decode_frame, "segment[start + 8 :", "segment[start + 12 :"),
@@ -149,10 +161,43 @@ HARMLESS: dict[str, tuple[Edit, ...]] = {
     ),
     # The damaged segment keeps the journal refused until it is replaced, which comes last.
     "a repair takes the oldest segments first": (
-        Edit(repair.truncate, "reversed(later)", "later"),
+        Edit(repair.truncate, "reversed(moved)", "moved"),
     ),
 }
-ALL = MUTANTS | HARMLESS
+#: What only a disk that fails brings to light.
+OF_ERRORS: dict[str, tuple[Edit, ...]] = {
+    "a flush that failed is tried again": (
+        Edit(
+            log.Log.append,
+            "self._fs.sync_data(self._fd)",
+            "try:\n        self._fs.sync_data(self._fd)\n"
+            "    except OSError:\n        self._fs.sync_data(self._fd)",
+        ),
+    ),
+    "a flush that failed is not noticed": (
+        Edit(
+            log.Log.append,
+            "self._fs.sync_data(self._fd)",
+            "try:\n        self._fs.sync_data(self._fd)\n    except OSError:\n        pass",
+        ),
+    ),
+    "a write that failed is tried again": (
+        Edit(
+            commit.GroupCommit._drain,
+            "log.append(batch)",
+            "try:\n            log.append(batch)\n"
+            "        except OSError:\n            log.append(batch)",
+        ),
+    ),
+    "a segment whose name failed to be flushed is written on": (
+        Edit(
+            segments.publish,
+            "fs.sync_directory(path.parent)",
+            "try:\n        fs.sync_directory(path.parent)\n    except OSError:\n        pass",
+        ),
+    ),
+}
+ALL = MUTANTS | HARMLESS | OF_ERRORS
 
 
 @contextlib.contextmanager
