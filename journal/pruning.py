@@ -72,8 +72,8 @@ def plan(
     going = None
     for number, (size, last_sequence, successor) in enumerate(archived, start=1):
         too_old = policy.keep_age is not None and (
-            # The one that is yet to be made is younger than anything.
-            successor is not None and _created(fs, successor, schema) < now - policy.keep_age
+            # The one that is yet to be made will be a moment old.
+            (_created(fs, successor, schema) if successor else now - 1) < now - policy.keep_age
         )
         too_many = policy.keep_bytes is not None and total > policy.keep_bytes
         if not (policy.delete or too_old or too_many):

@@ -112,9 +112,9 @@ class _Pass:
         self._result.count = sum(self._counts.values())
         if position is not None and (
             all(file.archived for file in files[order[-1]])
-            or position.sequence in {end.sequence for end in self._ends}
+            or order[-1] <= position.sequence in {end.sequence for end in self._ends}
         ):
-            # The segment that is being written is never archived, nor is a snapshot of its end.
+            # The segment that is being written is never archived, nor is a snapshot of its events.
             last = position.sequence
             fault = missing(self._fs, self._directory, Gap(last + 1, None), last)
             self._result.faults.append(fault)

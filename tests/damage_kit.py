@@ -55,6 +55,14 @@ def stopped(directory: Path) -> None:
     compact(directory, time=1700, retired=False)
 
 
+def unrecorded(directory: Path) -> None:
+    """A compaction was stopped before it recorded its snapshot: the newest segment is empty."""
+    live(directory)
+    with writing(directory) as journal:
+        through = journal.log.seal()
+    prepare(FS, directory, through, VOCABULARY, State(), now=EPOCH)
+
+
 def archived(directory: Path) -> None:
     """An archive, a snapshot, and a few segments behind it."""
     live(directory)
@@ -94,7 +102,7 @@ def _prune(directory: Path, through: int) -> None:
 
 
 KINDS: list[Callable[[Path], None]] = [
-    *(live, stopped, archived, twice, stopped_twice, pruned, emptied)
+    *(live, stopped, unrecorded, archived, twice, stopped_twice, pruned, emptied)
 ]
 
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from coild.orders import give_order, order_path
 from journal import OsFileSystem, Policy
 from journal.archive import decompress
 from tests.daemon_kit import PATIENCE_SECONDS, Daemon, environment, fold, status_of, wait_for
+from tests.damage_kit import KINDS
+from tests.history_kit import write
 
 SMALL = ("--segment-size=1MiB", "--reuse-after=0", "--compact-after=0")
 #: Long names make long events, so that few fill a segment of the smallest size.
@@ -374,6 +376,39 @@ def test_a_dry_run_changes_nothing(tmp_path: Path) -> None:
         assert before == {p: p.read_bytes() for p in directory.iterdir() if p.is_file()}
 
 
+@pytest.mark.parametrize(
+    "policy",
+    [("--delete",), ("--keep-size", "3KiB"), ("--keep-size", "6KiB"), ("--keep-archive", "0s")],
+)
+@pytest.mark.parametrize("make", KINDS)
+def test_a_dry_run_says_what_a_run_does(
+    tmp_path: Path, make: Callable[[Path], None], policy: tuple[str, ...]
+) -> None:
+    """What it would prune is what is archived and what it would archive first, and no other."""
+    make(tmp_path / "journal")
+    arguments = ("--journal", str(tmp_path / "journal"), *policy)
+    said, done = (
+        msgspec.json.decode(compact(*arguments, "-o", "json", *dry).stdout.splitlines()[-1])
+        for dry in (["--dry-run"], [])
+    )
+
+    keys = ["segments", "segment-bytes", "pruned-through", "pruned-segments", "pruned-bytes"]
+    assert [said[key] for key in keys] == [done[key] for key in keys]
+
+
+@pytest.mark.parametrize("options", [(), ("--delete",), ("--dry-run",)])
+def test_a_journal_without_events_has_nothing_to_compact(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """That is no failure, and leaves nothing behind."""
+    write(tmp_path / "journal", [])
+    done = compact("--journal", str(tmp_path / "journal"), *options)
+
+    assert (0, "") == (done.returncode, done.stderr)
+    assert "nothing to compact" in done.stdout or "0 segments would be" in done.stdout
+    assert [] == list((tmp_path / "journal").glob("*.snap"))
+
+
 def test_an_archive_file_is_the_segment_itself(tmp_path: Path) -> None:
     """Decompressed, it has the bytes that the segment had."""
     with Daemon(tmp_path / "data", *SMALL) as daemon:
@@ -394,6 +429,8 @@ def test_an_archive_file_is_the_segment_itself(tmp_path: Path) -> None:
         (("--keep-archive", "soon"), "write it like 30s"),
         (("--keep-size", "lots"), "write it like 16MiB"),
         (("--data-dir", "a", "--journal", "b"), "not allowed with"),
+        (("--delete", "--keep-size", "1G"), "--delete keeps nothing"),
+        (("--delete", "--keep-archive", "1d"), "--delete keeps nothing"),
         (("--what",), "unrecognized arguments: --what"),
     ],
 )

@@ -24,10 +24,19 @@ from coild.events import SCHEMA, Folded
 from coild.replay import State
 from journal import Journal, JournalError
 from journal.archive import read_segment
+from journal.codec import SEGMENT_HEADER_BYTES
 from journal.segments import list_archive, list_segments
-from tests.damage_kit import KINDS, cut_at_a_frame, damages, files_of, stopped, stopped_twice
+from tests.damage_kit import (
+    KINDS,
+    cut_at_a_frame,
+    damages,
+    emptied,
+    files_of,
+    stopped,
+    stopped_twice,
+)
 from tests.history_kit import FS
-from tests.journal_kit import SEGMENT_BYTES
+from tests.journal_kit import SEGMENT_BYTES, flipped
 from tools import compact, repair, verify
 
 #: Makes a journal, or does something to it.
@@ -201,19 +210,20 @@ def obey(directory: Path, fault: dict[str, Any], backup: Path) -> bool:
     argv = shlex.split(command.partition(";")[0])
     if advice.startswith("restore "):
         whole = backup / path.relative_to(directory)
-        if whole.exists():
-            remove(path)
-            shutil.copy(whole, path)
-            return True
-        if "coild-repair" not in command:
-            return False  # there was no such file: something else has its name
-        argv = shlex.split(command[command.index("coild-repair") :])
+        if not whole.exists():
+            return False  # something else has the name of a segment: only people can judge that
+        remove(path)
+        shutil.copy(whole, path)
+        return True
     if advice.startswith("remove it"):
         remove(path)
     if not said:
         return False
     if argv[0] == "zstd":
-        return not shutil.which("zstd") or not subprocess.run(argv, check=False).returncode
+        if not shutil.which("zstd"):
+            return False
+        done = subprocess.run(argv, capture_output=True, check=False)
+        return not done.returncode
     tool = {"coild-compact": compact, "coild-repair": repair, "coild-verify": verify}[argv[0]]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         return not tool.main(argv[1:] + ["--yes"] * (tool is repair))
@@ -239,3 +249,40 @@ def test_what_verify_says_to_do_helps(made: Path, kind: Act, damage: Act) -> Non
 
     assert (0, []) == (after.status, after.faults)
     assert "good" == start(directory)
+
+
+def test_damage_that_may_hide_an_order_to_prune_is_said_to(made: Path) -> None:
+    """Where what was pruned looks lost because the record of the order is damaged."""
+    directory = damaged(made, emptied, [])
+    newest = max(directory.glob("*.seg"))
+    cut_at_a_frame(newest, 0)
+    damaged_too = max(path for path in directory.glob("*.seg") if path != newest)
+    damaged_too.write_bytes(flipped(damaged_too.read_bytes(), SEGMENT_HEADER_BYTES + 60))
+    (missing, segment) = sorted(ask(directory).faults, key=lambda fault: fault["fault"])
+
+    assert ("missing", "segment") == (missing["fault"], segment["fault"])
+    assert "the order may be in what is damaged or missing" in missing["meaning"]
+
+
+def test_without_its_snapshot_pruned_history_does_not_start(made: Path) -> None:
+    """The snapshot is named that has the state after what is gone, and the start is refused."""
+    directory = damaged(made, emptied, [])
+    newest = max(directory.glob("*.snap"))
+    for path in directory.glob("*.snap"):
+        path.unlink()
+    status, (fault,) = ask(directory)
+
+    assert (2, "snapshot", str(newest)) == (status, fault["fault"], fault["file"])
+    assert "coild refuses to start" in fault["meaning"]
+    assert "good" != start(directory)
+
+
+def test_the_segment_that_follows_a_snapshot_is_missed(made: Path) -> None:
+    """Also when the one before it was not removed yet: what was in it, nobody can tell."""
+    directory = damaged(made, stopped_twice, [])
+    newest = max(directory.glob("*.seg"))
+    newest.unlink()
+    status, (fault,) = ask(directory)
+
+    assert (2, "missing", str(newest)) == (status, fault["fault"], fault["file"])
+    assert "good" != start(directory)

@@ -187,6 +187,82 @@ def test_retire_keeps_what_the_archive_lacks(directory: Path) -> None:
     assert_same(directory, EVENTS)
 
 
+def test_retire_keeps_what_the_archive_has_differently(directory: Path) -> None:
+    """A covered segment whose copy has other bytes, or none that can be read, stays."""
+    prepared(directory, write_sealed(directory, EVENTS))
+    first, second = archived(directory)[:2]
+    first.write_bytes(flipped(first.read_bytes(), 40))
+    second.write_bytes(archived(directory)[2].read_bytes())
+    names = [path.name for path in segments(directory)]
+    retire(FS, directory, SCHEMA)
+
+    assert [*names[:2], names[-1]] == [path.name for path in segments(directory)]
+    assert_same(directory, EVENTS)
+
+
+@pytest.mark.parametrize("frame", [1, -2])
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_segment_that_lost_its_end_does_not_replace_its_copy(
+    directory: Path, number: int, frame: int
+) -> None:
+    """A compaction was stopped before `retire`, then a live segment cut at a frame's border."""
+    through = write_sealed(directory, EVENTS)
+    prepared(directory, through)
+    path = segments(directory)[number]
+    data = path.read_bytes()
+    end = frames_of(data)[1][frame].end
+    path.write_bytes(data[:end] + bytes(len(data) - end))
+    before = tree(directory)
+
+    with pytest.raises(JournalCorruptError, match=r"does not end where .*seg begins") as caught:
+        compact(directory, through)
+    assert path == caught.value.file
+    assert before == tree(directory)
+
+
+def test_a_newest_segment_that_lost_its_end_gets_no_snapshot(directory: Path) -> None:
+    """A snapshot of fewer events than the next segment continues would be of another state."""
+    through = write_sealed(directory, EVENTS)
+    path = segments(directory)[-2]
+    data = path.read_bytes()
+    end = frames_of(data)[1][2].end
+    path.write_bytes(data[:end] + bytes(len(data) - end))
+
+    with pytest.raises(JournalCorruptError, match="does not end where"):
+        prepared(directory, through)
+    assert [] == snapshots(directory)
+
+
+@pytest.mark.parametrize("sequence", [1, 10**9])
+def test_a_directory_named_like_a_snapshot_is_stepped_over(directory: Path, sequence: int) -> None:
+    """Older or newer, it stops no compaction and no pruning, and stays."""
+    path = directory / f"{sequence:020d}.snap"
+    events: list[Any] = []
+    for round_ in range(3):
+        more = puts(300, start=300 * round_ + 1)
+        events += more
+        through = write_sealed(directory, more)
+        path.mkdir(exist_ok=True)
+        assert compact(directory, through)[1].segments
+    assert_same(directory, events)
+    prune(FS, directory, through)
+
+    assert path.is_dir()
+    assert [] == archived(directory)
+    assert state_of(events).digest == reopen(directory).state.digest
+
+
+def test_a_damaged_snapshot_with_a_higher_number_goes(directory: Path) -> None:
+    """The newest good one is what counts; without any, nothing is removed."""
+    through = write_sealed(directory, EVENTS)
+    later = directory / f"{10**9:020d}.snap"
+    later.write_bytes(b"no snapshot")
+    gone = compact(directory, through)[1]
+
+    assert (True, 1) == (gone.segments > 0, gone.snapshots)
+    assert not later.exists()
+
+
 def test_two_at_once(directory: Path) -> None:
     """While one is at work, another is told so, and touches nothing."""
     through = write_sealed(directory, EVENTS)

@@ -164,9 +164,8 @@ def run(prog: str, main: Callable[[], int], *, exit_unreadable: int = EXIT_FAILU
     try:
         status = _status(main)
     except BrokenPipeError:
-        # Whoever read has what they wanted. Python would complain again when it exits.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read has what they wanted.
+        _give_up_stdout()
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -174,11 +173,17 @@ def run(prog: str, main: Callable[[], int], *, exit_unreadable: int = EXIT_FAILU
         return fail(prog, EXIT_USAGE, f"{error}; see {prog} --help")
     except (JournalCorruptError, JournalUnsupportedError) as error:
         return fail(
-            prog, exit_unreadable, f"{error}; run: coild-verify --journal {_journal_of(error.file)}"
+            prog,
+            exit_unreadable,
+            f"{error}; run: coild-verify {journal_option(_journal_of(error.file))}",
         )
     except (JournalError, ToolError) as error:
         return fail(prog, exit_unreadable, str(error))
     except OSError as error:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _give_up_stdout()
         where = f"{error.filename}: " if error.filename else ""
         return fail(prog, exit_unreadable, f"{where}{error.strerror or error}")
     return status
@@ -194,6 +199,12 @@ def _status(main: Callable[[], int]) -> int:
         raise
     sys.stdout.flush()
     return status
+
+
+def _give_up_stdout() -> None:
+    """Let what cannot be written go: Python would complain of it when it exits."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _journal_of(file: Path) -> Path:

@@ -95,7 +95,7 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     "a torn tail is not noted": (
         Edit(
             recovery._set_tail_aside,
-            "announce(fs, path.parent, tail.next_sequence - 1, set_aside)",
+            "announce(fs, path.parent, tail.next_sequence - 1, *to_tell)",
             "pass",
         ),
     ),
@@ -187,13 +187,6 @@ OF_ERRORS: dict[str, tuple[Edit, ...]] = {
             "log.append(batch)",
             "try:\n            log.append(batch)\n"
             "        except OSError:\n            log.append(batch)",
-        ),
-    ),
-    "a segment whose name failed to be flushed is written on": (
-        Edit(
-            segments.publish,
-            "fs.sync_directory(path.parent)",
-            "try:\n        fs.sync_directory(path.parent)\n    except OSError:\n        pass",
         ),
     ),
 }

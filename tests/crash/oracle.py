@@ -287,5 +287,6 @@ class Oracle:
         if opened.unrecorded:
             raise BrokenPromiseError("repairs are told until recorded", "and not after that")
         self._check_history(cut, later, len(later.submitted))
-        if self._verify(cut, later):
-            raise BrokenPromiseError("verify finds nothing after a recovery", "it does later")
+        if found := self._verify(cut, later):
+            how = f"it does later: {found}"
+            raise BrokenPromiseError("verify finds nothing after a recovery", how)
