@@ -7,6 +7,7 @@ start, and what is archived was whole once, so a backup has it. Nothing is chang
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +41,10 @@ from journal.segments import (
 )
 from journal.snapshot import list_snapshots, read_snapshot
 from journal.writer import DEFAULT_SEGMENT_BYTES
+
+
+class StraySegmentError(JournalCorruptError):
+    """A file has a segment's name and is none of this journal: nothing behind it is damaged."""
 
 
 class Truncation(msgspec.Struct, frozen=True):
@@ -76,8 +81,8 @@ def plan(
 ) -> Truncation | None:
     """What has to go; None if the journal opens as it is. The caller holds the writer's lock.
 
-    Raises JournalCorruptError for damage that no truncation mends, JournalUnsupportedError,
-    OSError, and what `restore` and `deliver` raise.
+    Raises JournalCorruptError for damage that no truncation mends, StraySegmentError for a file
+    that is in the way, JournalUnsupportedError, OSError, and what `restore` and `deliver` raise.
     """
     start = _find_start(fs, directory, schema, restore)
     position, time = start.position, start.time
@@ -91,6 +96,7 @@ def plan(
             if file.archived:
                 at = looked.found.offset if looked.found else 0
                 raise JournalCorruptError(file.path, at, position.sequence, looked.reason)
+            _check_not_stray(fs, start.files[number:], position, schema)
             _check_no_copy(fs, directory, file, position, looked.reason)
             damage = _Damage(looked.reason, start.files[number:], looked)
             break
@@ -240,6 +246,22 @@ def _may_follow(fs: FileSystem, file: SegmentFile, position: Position, schema: i
     except JournalCorruptError:
         return False
     return True
+
+
+def _check_not_stray(
+    fs: FileSystem, files: Sequence[SegmentFile], position: Position, schema: int
+) -> None:
+    """Raise StraySegmentError if the journal goes on behind the first file as if it were not."""
+    if len(files) > 1:
+        stray, following = files[:2]
+        try:
+            check_succession(
+                following, decode_header(read_segment(fs, following), schema), position
+            )
+        except (MalformedError, JournalCorruptError, OSError):
+            return
+        reason = f"the journal goes on in {following.path.name}: this file is no part of it"
+        raise StraySegmentError(stray.path, 0, position.sequence, reason)
 
 
 def _check_no_copy(

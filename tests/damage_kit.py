@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -176,7 +177,8 @@ def _damage(path: Path, how: str, place: int, other: Path) -> None:
         case "swap":
             path.write_bytes(other.read_bytes())
         case "twin":
-            path.with_name(f"{place:020d}{''.join(path.suffixes)}").write_bytes(data)
+            with contextlib.suppress(IsADirectoryError):
+                path.with_name(f"{place:020d}{''.join(path.suffixes)}").write_bytes(data)
         case "directory" | "link":
             path.unlink()
             path.mkdir() if how == "directory" else path.symlink_to("nowhere")

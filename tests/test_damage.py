@@ -251,6 +251,19 @@ def test_what_verify_says_to_do_helps(made: Path, kind: Act, damage: Act) -> Non
     assert "good" == start(directory)
 
 
+def test_a_short_copy_beside_a_damaged_one_is_not_said_to_be_good(made: Path) -> None:
+    """Then events are lost, and no copy is to be removed because of the other."""
+    directory = damaged(made, stopped_twice, [])
+    path = min(directory.glob("*.seg"))
+    archive = directory / "archive" / f"{path.name}.zst"
+    cut_at_a_frame(path, 2)
+    archive.write_bytes(flipped(archive.read_bytes(), 60))
+    faults = {fault["file"]: fault["fault"] for fault in ask(directory).faults}
+
+    assert "segment" == faults[str(archive)]
+    assert "copy" not in faults.values()
+
+
 def test_damage_that_may_hide_an_order_to_prune_is_said_to(made: Path) -> None:
     """Where what was pruned looks lost because the record of the order is damaged."""
     directory = damaged(made, emptied, [])

@@ -518,3 +518,22 @@ def test_what_is_no_file_is_no_hindrance(
     assert repair(path) == 0
     assert facts(6)[:3] == events_of(path)[:3]
     check_start(path)
+
+
+@pytest.mark.parametrize("number", [0, 4])
+def test_a_stray_file_is_no_reason_to_cut(
+    directory: Path, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    """A copy of a segment under another number is to be moved away; nothing behind it goes."""
+    stray = directory / f"{number:020d}.seg"
+    stray.write_bytes(segments(directory)[0].read_bytes())
+    before = contents(directory)
+    status = repair(directory)
+    said = capsys.readouterr().err
+    after = contents(directory)
+    stray.unlink()
+
+    assert (1, before) == (status, after)
+    assert f"{stray}: the journal goes on in" in said
+    assert "move it to another directory" in said
+    assert facts(6) == events_of(directory)

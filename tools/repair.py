@@ -15,7 +15,7 @@ from coild.events import Event, HistoryPruned
 from coild.projection import InconsistentEventError
 from coild.replay import VOCABULARY, State
 from journal import JournalCorruptError, JournalUnsupportedError, OsFileSystem
-from journal.damage import Truncation, plan
+from journal.damage import StraySegmentError, Truncation, plan
 from journal.losses import lost_events
 from journal.repair import truncate
 from journal.scan import list_decoder
@@ -98,6 +98,12 @@ def _plan(directory: Path, now: int) -> Truncation | None:
             state.apply_all,
             now,
         )
+    except StraySegmentError as error:
+        raise common.ToolError(
+            f"nothing is to be cut off: {error.file}: {error.reason}; move it to another "
+            f"directory, then run: coild-verify {common.journal_option(directory)}; nothing was "
+            "changed"
+        ) from None
     except JournalCorruptError as error:
         raise common.ToolError(
             f"this cannot be repaired by cutting off the tail: {error.file} at offset "
