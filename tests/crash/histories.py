@@ -81,15 +81,23 @@ async def _run(
         while len(operations) < enough:
             await asyncio.sleep(0)
         daemon.process.kill()
-    await asyncio.gather(*running)
+    ended = await asyncio.gather(*running, return_exceptions=True)
+    # So that connections that were hung up are closed before the loop is.
+    await asyncio.sleep(0.001)
+    for each in ended:
+        if isinstance(each, BaseException):
+            raise each
 
 
 async def _look(daemon: Daemon, number: int, operations: list[Operation]) -> None:
     client = _Client(daemon, number, random.Random(0), operations)  # noqa: S311
-    for container in range(MODEL.containers):
-        await client.ask(Kind.GET, container)
-    await client.ask(Kind.STATUS, 0)
-    client.hang_up()
+    try:
+        for container in range(MODEL.containers):
+            await client.ask(Kind.GET, container)
+        await client.ask(Kind.STATUS, 0)
+    finally:
+        client.hang_up()
+        await asyncio.sleep(0.001)
 
 
 class _Client:
@@ -105,14 +113,17 @@ class _Client:
     async def run(self) -> None:
         """Ask this and that, until the daemon is gone."""
         kinds, weights = list(_WEIGHTS), list(_WEIGHTS.values())
-        for _ in range(OPERATIONS):
-            (kind,) = self._choice.choices(kinds, weights)
-            patient = self._choice.random() > _HANGS_UP
-            if not await self.ask(kind, self._choice.randrange(MODEL.containers), patient=patient):
-                break
-            if self._choice.random() < 0.2:
-                await asyncio.sleep(self._choice.random() / 500)
-        self.hang_up()
+        try:
+            for _ in range(OPERATIONS):
+                (kind,) = self._choice.choices(kinds, weights)
+                container = self._choice.randrange(MODEL.containers)
+                patient = self._choice.random() > _HANGS_UP
+                if not await self.ask(kind, container, patient=patient):
+                    break
+                if self._choice.random() < 0.2:
+                    await asyncio.sleep(self._choice.random() / 500)
+        finally:
+            self.hang_up()
 
     def hang_up(self) -> None:
         """Close the connection."""

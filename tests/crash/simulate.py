@@ -57,7 +57,12 @@ def main(argv: list[str] | None = None) -> int:
         tried = [try_workload(name, options.seed, only=options.moment) for name in names]
         return _report(tried, time.monotonic())
     started = time.monotonic()
-    return _report(_run(names, options.seed, started + options.seconds, options.jobs), started)
+    done = _run(names, options.seed, started + options.seconds, options.jobs)
+    disks = len(set[bytes]().union(*(it.digests | it.deeper for it in done)))
+    failed = sum(len(it.failures) for it in done)
+    calls = sum(it.moments for it in done)
+    report("crashes of a simulated disk", disks, disks - failed, f"before each of {calls:,} calls")
+    return _report(done, started)
 
 
 def _run(names: list[str], seed: int, deadline: float, jobs: int) -> list[Tried]:
@@ -102,12 +107,6 @@ def _report(done: list[Tried], started: float) -> int:
     sys.stdout.write(
         f"{count:,} distinct disks in {time.monotonic() - started:.0f} s, "
         f"{count - len(failures):,} survived\n"
-    )
-    report(
-        "crashes of a simulated disk",
-        count,
-        count - len(failures),
-        f"before each of {total[1]:,} calls, {len(second):,} of them in a recovery as well",
     )
     for failure in failures[:FAILURES_SHOWN]:
         sys.stdout.write(f"\n{failure}\n")
