@@ -52,7 +52,7 @@ def mended_frames(segment: bytes, header: SegmentHeader, mend: int) -> bytes:
             break
         if mend & CONTENT:
             first, flags = sequence, 0
-            sequence += count
+            sequence = (sequence + count) % (1 << 64)
         tail = struct.pack("<IHBBQQ", length, count, kind, flags, first, time)
         if mend & CHAIN:
             chain = digest = chain_digest(
