@@ -26,7 +26,7 @@ def report(part: str, tried: int, survived: int, note: str = "") -> None:
 def report_fault(name: str, killed_by: str) -> None:
     """Say what found a fault out that was put in on purpose; nothing, if it survived."""
     note = f"killed by: {killed_by}" if killed_by else "NOT FOUND OUT"
-    _add({"part": name, "tried": 1, "survived": not killed_by, "note": note, "fault": True})
+    _add({"part": name, "tried": 1, "survived": int(not killed_by), "note": note, "fault": True})
 
 
 def _add(row: dict[str, object]) -> None:
