@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from coild import service
 from journal import commit
-from tests.crash.mutants import Edit, edited
+from tests.crash.mutants import Edit, by_function, edited
 
 _Service = service.Service
 
@@ -87,12 +85,5 @@ FAULTS: dict[str, tuple[Edit, ...]] = {
 
 def switch_on(name: str) -> None:
     """Put a fault into this process, for good."""
-    for function, edits in _by_function(FAULTS[name]).items():
+    for function, edits in by_function(FAULTS[name]).items():
         function.__code__ = edited(function, edits).__code__
-
-
-def _by_function(edits: tuple[Edit, ...]) -> dict[Any, list[Edit]]:
-    found: dict[Any, list[Edit]] = {}
-    for each in edits:
-        found.setdefault(each.function, []).append(each)
-    return found

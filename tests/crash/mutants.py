@@ -196,9 +196,7 @@ ALL = MUTANTS | HARMLESS | OF_ERRORS
 @contextlib.contextmanager
 def mutated(name: str) -> Iterator[None]:
     """Switch a fault on."""
-    functions: dict[Any, list[Edit]] = {}
-    for edit in ALL[name]:
-        functions.setdefault(edit.function, []).append(edit)
+    functions = by_function(ALL[name])
     codes = {function: function.__code__ for function in functions}
     try:
         for function, edits in functions.items():
@@ -207,6 +205,14 @@ def mutated(name: str) -> Iterator[None]:
     finally:
         for function, code in codes.items():
             function.__code__ = code
+
+
+def by_function(edits: tuple[Edit, ...]) -> dict[Any, list[Edit]]:
+    """The edits of each function."""
+    found: dict[Any, list[Edit]] = {}
+    for each in edits:
+        found.setdefault(each.function, []).append(each)
+    return found
 
 
 def edited(function: Any, edits: list[Edit]) -> FunctionType:
