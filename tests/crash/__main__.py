@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.crash.scale import REPORT_VARIABLE, VARIABLE
+from tests.crash.simulate import DISKS
 
 ROOT = Path(__file__).parent.parent.parent
-#: For the crashes of a simulated disk, on all cores: about 200,000 disks.
-SIMULATE_SECONDS = 120
 #: Longer than any part takes on a slow machine.
 _PART_SECONDS_MAX = 3600
 _LINES_SHOWN = 40
@@ -71,12 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the campaign; 0 if everything survived that should."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
     parser.add_argument(
-        "--simulate", type=int, default=SIMULATE_SECONDS, help="seconds for crashes (%(default)s)"
+        "--disks", type=int, default=DISKS, help="simulated disks to crash (%(default)s)"
     )
     options = parser.parse_args(argv)
     simulation = Part(
         "crashes of a simulated disk",
-        arguments=("-m", "tests.crash.simulate", "--seconds", str(options.simulate)),
+        arguments=("-m", "tests.crash.simulate", "--disks", str(options.disks)),
     )
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(os.cpu_count()) as lanes:

@@ -22,7 +22,7 @@ ROOT = Path("/")
 SECTOR_BYTES = 512
 #: Less than a journal is made with, and read like any other: most bits are of zeros behind frames.
 #: In the last segment they reach farther than one unfinished write.
-SEGMENT_BYTES = 8 * 1024
+SEGMENT_BYTES = 6 * 1024
 SEALED_SEGMENTS = 4
 #: The first half of them is archived, each by a compaction with a snapshot of its own.
 ARCHIVED_SEGMENTS = 2

@@ -1,4 +1,4 @@
-"""The long campaign: `python -m tests.crash.simulate`, on all cores, until the time is over."""
+"""The long campaign: `python -m tests.crash.simulate`, on all cores, until it has tried enough."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from tests.crash.campaign import Failure, Tried, try_workload
 from tests.crash.scale import report
 from tests.crash.workloads import WORKLOADS
 
-SECONDS = 240.0
+#: Distinct disks that recovery is to be tried on.
+DISKS = 200_000
+#: Longer than so many take on a slow machine.
+SECONDS_MAX = 1800.0
 FAILURES_SHOWN = 20
 
 
@@ -46,7 +49,10 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m tests.crash.simulate",
         description="Crash a journal at every call of many workloads, and recover what is left.",
     )
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="how long (%(default)s)")
+    parser.add_argument("--disks", type=int, default=DISKS, help="how many to try (%(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS_MAX, help="how long at most (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the first run (%(default)s)")
     parser.add_argument("--workload", choices=[*WORKLOADS], help="this one alone")
     parser.add_argument("--moment", type=int, help="the crash before this call alone, once")
@@ -57,16 +63,21 @@ def main(argv: list[str] | None = None) -> int:
         tried = [try_workload(name, options.seed, only=options.moment) for name in names]
         return _report(tried, time.monotonic())
     started = time.monotonic()
-    done = _run(names, options.seed, started + options.seconds, options.jobs)
+    done = _run(names, options.seed, options.disks, started + options.seconds, options.jobs)
     disks = len(set[bytes]().union(*(it.digests | it.deeper for it in done)))
     failed = sum(len(it.failures) for it in done)
     calls = sum(it.moments for it in done)
     report("crashes of a simulated disk", disks, disks - failed, f"before each of {calls:,} calls")
-    return _report(done, started)
+    status = _report(done, started)
+    if disks < options.disks and not failed:
+        sys.stdout.write(f"the time was over before {options.disks:,} were tried\n")
+        status = 1
+    return status
 
 
-def _run(names: list[str], seed: int, deadline: float, jobs: int) -> list[Tried]:
-    """Run the workloads with one seed after the other until the time is over."""
+def _run(names: list[str], seed: int, disks: int, deadline: float, jobs: int) -> list[Tried]:
+    """Run the workloads with one seed after the other until that is enough, or the time is over."""
+    seen: set[bytes] = set()
     runs = ((name, number) for number in itertools.count(seed) for name in names)
     done: list[Tried] = []
     with ProcessPoolExecutor(jobs) as pool:
@@ -76,7 +87,12 @@ def _run(names: list[str], seed: int, deadline: float, jobs: int) -> list[Tried]
                 name, number = next(runs)
                 running.add(pool.submit(try_workload, name, number, deadline=deadline))
             ready, running = wait(running, return_when=FIRST_COMPLETED)
-            done += [future.result() for future in ready]
+            for future in ready:
+                done.append(tried := future.result())
+                seen |= tried.digests | tried.deeper
+            if len(seen) >= disks:
+                # No further runs; those that are under way are finished.
+                deadline = min(deadline, time.monotonic())
             if sum(len(tried.failures) for tried in done) >= FAILURES_SHOWN:
                 deadline = 0.0
     return done
