@@ -12,7 +12,8 @@ import msgspec
 
 from coild.events import AddressAllocated, AddressReleased, BlockAcquired, PoolsChanged
 from coild.freelist import FreeList
-from coild.projection import Block, Projection
+from coild.holding import Block
+from coild.projection import Projection
 
 #: The pool for namespaces that have none of their own.
 DEFAULT_POOL = "default"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal
 
 import msgspec
@@ -20,9 +20,12 @@ from sanic.exceptions import (
 )
 
 from coild.allocator import NoPoolError
+from coild.announcer import RouteHealth
 from coild.bodies import BadRequestError
+from coild.collection import StaleListError
 from coild.compactor import Compaction
 from coild.guard import ForbiddenError, MissingHostError
+from coild.holding import Holding
 from coild.limits import ARRIVAL_SECONDS, BODY_BYTES_MAX, HEADER_BYTES_MAX, RESPONSE_SECONDS
 from coild.orders import OrderError
 from coild.routes import METHODS
@@ -56,6 +59,7 @@ STATUS: dict[type[Exception], int] = {
     UnassignedError: 404,
     ConflictError: 409,
     CompactionRunsError: 409,
+    StaleListError: 409,
     OrderError: 400,
     NoAddressError: 503,
     TooManyConnectionsError: 503,
@@ -105,6 +109,36 @@ class CompactionAnswer(Compaction, frozen=True, rename="kebab"):
     status: Literal[200] = 200
 
 
+class Released(msgspec.Struct, frozen=True, rename="kebab"):
+    """An address that was released, and who had it."""
+
+    address: str
+    container_id: str
+    pod_name: str
+    pod_namespace: str
+
+
+class CollectionAnswer(msgspec.Struct, frozen=True):
+    """What a garbage collection released."""
+
+    released: list[Released]
+    status: Literal[200] = 200
+
+
+class Health(msgspec.Struct, frozen=True):
+    """How the daemon is: whether it can allocate, and whether the blocks' routes are exported."""
+
+    writable: bool
+    routes: RouteHealth
+
+
+class HealthAnswer(Health, frozen=True):
+    """How the daemon is, and the sequence of the journal's last event."""
+
+    sequence: int
+    status: Literal[200] = 200
+
+
 class Answer(HTTPResponse):
     """A JSON response whose few headers are made without a header dictionary's work."""
 
@@ -136,6 +170,22 @@ def address_answer(address: str) -> Answer:
 def compaction_answer(compaction: Compaction) -> Answer:
     """200 with what a compaction did."""
     return Answer(msgspec.json.encode(CompactionAnswer(**msgspec.structs.asdict(compaction))))
+
+
+def collection_answer(released: Iterable[tuple[str, Holding]]) -> Answer:
+    """200 with the containers and what they held."""
+    answer = CollectionAnswer(
+        [
+            Released(held.address, container_id, held.pod_name, held.pod_namespace)
+            for container_id, held in released
+        ]
+    )
+    return Answer(msgspec.json.encode(answer))
+
+
+def health_answer(health: Health, sequence: int) -> Answer:
+    """200 with the daemon's health."""
+    return Answer(msgspec.json.encode(HealthAnswer(health.writable, health.routes, sequence)))
 
 
 def failure(status: int, error: str, allow: str = "") -> Answer:

@@ -13,24 +13,37 @@ from sanic.config import Config as SanicConfig
 
 from coild.answers import (
     Answer,
+    Health,
     StatusAnswer,
     UnassignedError,
     address_answer,
     answer_error,
+    collection_answer,
     compaction_answer,
+    health_answer,
 )
-from coild.bodies import BadRequestError, decode_allocate, decode_compact
+from coild.bodies import BadRequestError, decode_allocate, decode_collect, decode_compact
 from coild.compactor import Compactor
 from coild.guard import Guard, GuardError
 from coild.limits import (
     ARRIVAL_SECONDS,
     BODY_BYTES_MAX,
+    COLLECT_BYTES_MAX,
     HEADER_BYTES_MAX,
     IDLE_SECONDS,
     RESPONSE_SECONDS,
 )
 from coild.openapi import document
-from coild.routes import ADDRESS, ADDRESSES, COMPACT, DOCUMENT, METHODS, STATUS
+from coild.routes import (
+    ADDRESS,
+    ADDRESSES,
+    COLLECT,
+    COMPACT,
+    DOCUMENT,
+    HEALTH,
+    METHODS,
+    STATUS,
+)
 from coild.service import Service, Status
 
 #: /status formats so many addresses at a time, then lets other requests go first.
@@ -50,58 +63,105 @@ def _part(name: str, text: str) -> str:
         raise BadRequestError(f"the {name} in the path is not UTF-8: {text}") from None
 
 
-def build_app(service: Service, compactor: Compactor, guard: Guard) -> Sanic[Any, Any]:
-    """The HTTP application over `service`."""
+class _Handlers:
+    """What answers each method of each path."""
 
-    async def post_ip(request: Request) -> Answer:
-        guard.check(request)
+    def __init__(
+        self, service: Service, compactor: Compactor, guard: Guard, health: Callable[[], Health]
+    ) -> None:
+        self._service = service
+        self._compactor = compactor
+        self._guard = guard
+        self._health = health
+        self._described = msgspec.json.encode(document())
+        self.table: dict[tuple[str, str], _Handler] = {
+            ("GET", STATUS): self._get_status,
+            ("POST", ADDRESSES): self._post_ip,
+            ("GET", ADDRESS): self._get_ip,
+            ("DELETE", ADDRESS): self._delete_ip,
+            ("POST", COMPACT): self._post_compact,
+            ("POST", COLLECT): _function(self._post_gc),
+            ("GET", HEALTH): self._get_health,
+            ("GET", DOCUMENT): self._get_document,
+        }
+
+    async def _post_ip(self, request: Request) -> Answer:
+        self._guard.check(request)
         wanted = decode_allocate(request.body)
         return address_answer(
-            await service.allocate(
+            await self._service.allocate(
                 wanted.pod_namespace,
                 wanted.pod_name,
                 wanted.container_id,
                 _VERSIONS[wanted.address_type],
+                wanted.network,
             )
         )
 
-    async def get_ip(request: Request, namespace: str, pod: str, container: str) -> Answer:
-        guard.check(request)
+    async def _get_ip(self, request: Request, namespace: str, pod: str, container: str) -> Answer:
+        self._guard.check(request)
         parts = _parts(namespace, pod, container)
-        address = await service.address(*parts)
+        address = await self._service.address(*parts)
         if address is None:
             raise UnassignedError("pod {}/{} has no address under container ID {}".format(*parts))
         return address_answer(address)
 
-    async def delete_ip(request: Request, namespace: str, pod: str, container: str) -> Answer:
-        guard.check(request)
-        return address_answer(await service.release(*_parts(namespace, pod, container)))
+    async def _delete_ip(
+        self, request: Request, namespace: str, pod: str, container: str
+    ) -> Answer:
+        self._guard.check(request)
+        return address_answer(await self._service.release(*_parts(namespace, pod, container)))
 
-    async def get_status(request: Request) -> Answer:
-        guard.check(request)
-        return Answer(await _encode_status(await service.status()))
+    async def _get_status(self, request: Request) -> Answer:
+        self._guard.check(request)
+        return Answer(await _encode_status(await self._service.status()))
 
-    async def post_compact(request: Request) -> Answer:
-        guard.check(request)
-        return compaction_answer(await compactor.compact(order=decode_compact(request.body)))
+    async def _post_compact(self, request: Request) -> Answer:
+        self._guard.check(request)
+        return compaction_answer(await self._compactor.compact(order=decode_compact(request.body)))
 
-    described = msgspec.json.encode(document())
+    async def _post_gc(self, request: Request) -> Answer:
+        self._guard.check(request)
+        # The one body that may be long: it is read here, so that no other may.
+        stream: Any = request.stream
+        stream.request_max_size = COLLECT_BYTES_MAX
+        wanted = decode_collect(b"".join([part async for part in stream]))
+        return collection_answer(
+            await self._service.collect(wanted.network, frozenset(wanted.valid), wanted.sequence)
+        )
 
-    async def get_document(request: Request) -> Answer:
-        guard.check(request)
-        return Answer(described)
+    async def _get_health(self, request: Request) -> Answer:
+        self._guard.check(request)
+        return health_answer(self._health(), await self._service.sequence())
 
+    async def _get_document(self, request: Request) -> Answer:
+        self._guard.check(request)
+        return Answer(self._described)
+
+
+def _function(handler: _Handler) -> _Handler:
+    """A handler that Sanic can mark as one that reads its own body: a method takes no attribute."""
+
+    async def handle(request: Request) -> Answer:
+        return await handler(request)
+
+    return handle
+
+
+def build_app(
+    service: Service, compactor: Compactor, guard: Guard, health: Callable[[], Health]
+) -> Sanic[Any, Any]:
+    """The HTTP application over `service`."""
     app = Sanic("coild", config=sanic_config(), configure_logging=False)
-    handlers: dict[tuple[str, str], _Handler] = {
-        ("GET", STATUS): get_status,
-        ("POST", ADDRESSES): post_ip,
-        ("GET", ADDRESS): get_ip,
-        ("DELETE", ADDRESS): delete_ip,
-        ("POST", COMPACT): post_compact,
-        ("GET", DOCUMENT): get_document,
-    }
+    handlers = _Handlers(service, compactor, guard, health).table
     for path, method in ((each, method) for each in METHODS for method in METHODS[each]):
-        app.add_route(handlers[method, path], path, methods=[method], strict_slashes=True)
+        app.add_route(
+            handlers[method, path],
+            path,
+            methods=[method],
+            strict_slashes=True,
+            stream=path == COLLECT,
+        )
     app.exception(Exception)(_error_handler(guard))
     return app
 

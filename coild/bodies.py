@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -14,6 +15,8 @@ from coild.limits import (
     NAME_RULE,
 )
 
+_T = TypeVar("_T")
+
 
 class BadRequestError(Exception):
     """What the client sent is not what the API takes."""
@@ -23,13 +26,31 @@ _Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 _ContainerId = Annotated[str, msgspec.Meta(pattern=CONTAINER_ID_PATTERN)]
 
 
+_Network = Annotated[str, msgspec.Meta(pattern=f"^$(?!\\n)|{NAME_PATTERN}")]
+
+
 class AllocateRequest(msgspec.Struct, rename="kebab", frozen=True, gc=False):
-    """The body of POST /ip. Fields that are not known are ignored."""
+    """The body of POST /ip. Fields that are not known are ignored.
+
+    `network` is the name of the CNI network that the address is for.
+    """
 
     pod_namespace: _Name
     pod_name: _Name
     container_id: _ContainerId
     address_type: Literal["ipv4", "ipv6"] = "ipv4"
+    network: _Network = ""
+
+
+class CollectRequest(msgspec.Struct, frozen=True):
+    """The body of POST /gc: all containers of a network that there were at a sequence.
+
+    `network` is empty for addresses that were allocated without one.
+    """
+
+    sequence: Annotated[int, msgspec.Meta(ge=0)]
+    valid: list[_ContainerId]
+    network: _Network = ""
 
 
 class CompactRequest(msgspec.Struct, frozen=True):
@@ -43,18 +64,29 @@ _RULES = {
     "pod-name": NAME_RULE,
     "container-id": CONTAINER_ID_RULE,
     "address-type": "'ipv4' or 'ipv6'",
+    "network": f"empty, or {NAME_RULE}",
+    "sequence": "the journal's, as GET /health told it before the containers were listed",
+    "valid": f"a list of container IDs, each {CONTAINER_ID_RULE}",
 }
 _decode = msgspec.json.Decoder(AllocateRequest).decode
+_decode_collect = msgspec.json.Decoder(CollectRequest).decode
 
 
 def decode_allocate(body: bytes) -> AllocateRequest:
     """Read the body of POST /ip. Raises BadRequestError, naming the field."""
+    return _decode_by(_decode, body, "pod-namespace, pod-name, container-id")
+
+
+def decode_collect(body: bytes) -> CollectRequest:
+    """Read the body of POST /gc. Raises BadRequestError, naming the field."""
+    return _decode_by(_decode_collect, body, "sequence, valid and network")
+
+
+def _decode_by(decode: Callable[[bytes], _T], body: bytes, fields: str) -> _T:
     if not body:
-        raise BadRequestError(
-            "the body is empty: it must be a JSON object with pod-namespace, pod-name, container-id"
-        )
+        raise BadRequestError(f"the body is empty: it must be a JSON object with {fields}")
     try:
-        return _decode(body)
+        return decode(body)
     except msgspec.ValidationError as error:
         raise BadRequestError(_explain(str(error))) from None
     except RecursionError:
@@ -76,7 +108,9 @@ def decode_compact(body: bytes) -> str:
 
 def _explain(text: str) -> str:
     """Msgspec's message with the rule of the field it names."""
-    found = re.search(r"`\$\.([a-z-]+)`", text) or re.search(r"required field `([a-z-]+)`", text)
+    found = re.search(r"`\$\.([a-z-]+)(?:\[\.\.\.\])?`", text) or re.search(
+        r"required field `([a-z-]+)`", text
+    )
     if found is None or found[1] not in _RULES:
         return f"the body must be a JSON object: {text}"
     field = found[1]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from coild import __version__, logs
-from coild.config import LOG_FORMATS, LOG_LEVELS, load
+from coild.config import AFTER_REBOOT, LOG_FORMATS, LOG_LEVELS, load
 from coild.limits import CONNECTIONS_MAX
 from coild.settings import ConfigError, Settings
 from journal import (
@@ -100,6 +100,12 @@ _FLAGS = (
         "DURATION",
         "how long a released address rests while another is free (default: 30s)",
     ),
+    (
+        "--table-id",
+        "N",
+        "routing table of the kernel for a route to each block of this node (default: 119)",
+    ),
+    ("--protocol-id", "N", "protocol that marks these routes as coild's (default: 30)"),
     ("--segment-size", "SIZE", "size of a journal file (default: 16MiB)"),
     (
         "--compact-after",
@@ -140,6 +146,18 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         default=None,
         help="allow an --http address that other machines can reach",
+    )
+    parser.add_argument(
+        "--export-routes",
+        action=argparse.BooleanOptionalAction,
+        help="keep a route to each block of this node on lo, for BIRD or FRR to announce "
+        "(default: if permitted, and without fail if --table-id or --protocol-id is given)",
+    )
+    parser.add_argument(
+        "--after-reboot",
+        choices=AFTER_REBOOT,
+        help="what becomes of the addresses that were held before the node was booted "
+        "(default: release)",
     )
     parser.add_argument("--log-level", choices=LOG_LEVELS, help="(default: info)")
     parser.add_argument("--log-format", choices=LOG_FORMATS, help="(default: plain)")

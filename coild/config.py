@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from coild.addresses import Pool
+from coild.endpoint import Endpoint
 from coild.limits import CONNECTIONS_MAX, NAME_PATTERN, NAME_RULE
 from coild.pools import pools_in_force
 from coild.settings import (
@@ -28,49 +29,21 @@ from coild.units import format_duration, format_size, parse_duration, parse_size
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("plain", "json")
+AFTER_REBOOT = ("release", "keep")
+#: Whether to export the routes of blocks: if permitted, in any case, or not at all.
+AUTO, ALWAYS, NEVER = "auto", "always", "never"
 
+#: Those of Coil v1.
+DEFAULT_TABLE = 119
+DEFAULT_PROTOCOL = 30
+#: The tables and the protocols whose routes are the kernel's and the administrator's
+#: (rtnetlink.h: unspecified, default, main, local; unspecified to static).
+_TABLES_TAKEN = {0, 253, 254, 255}
+_PROTOCOL_MIN = 5
 DEFAULT_HTTP = "127.0.0.1:9383"
 #: Below, roll-over would be most of the work; above, one segment takes long to fill ahead.
 SEGMENT_SIZE_MIN = 1 << 20
 SEGMENT_SIZE_MAX = 1 << 30
-
-
-class Endpoint(msgspec.Struct, frozen=True):
-    """Where to listen. An empty host is every address of the machine."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> Endpoint:
-        """Read `HOST:PORT`, an IPv6 host in brackets. Raises ValueError."""
-        host, colon, port = text.rpartition(":")
-        if not colon or not port.isascii() or not port.isdigit() or int(port) > 0xFFFF:
-            raise ValueError(
-                f"{text!r} is no HOST:PORT: write it like 127.0.0.1:9383 or [::1]:9383, "
-                "with a port from 0 (any free one) to 65535"
-            )
-        bracketed = host.startswith("[") and host.endswith("]")
-        if bracketed:
-            host = host[1:-1]
-        if bracketed != (":" in host) or "%" in host:
-            raise ValueError(f"{text!r}: write an IPv6 host in brackets, without a zone")
-        if host == "localhost":
-            host = "127.0.0.1"
-        try:
-            host = str(ipaddress.ip_address(host)) if host else ""
-        except ValueError:
-            raise ValueError(f"{text!r}: the host must be an IP address or localhost") from None
-        return cls(host, int(port))
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine can reach it."""
-        return bool(self.host) and ipaddress.ip_address(self.host).is_loopback
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -90,6 +63,11 @@ class Config(msgspec.Struct, frozen=True):
     pools: dict[str, Pool]
     scan_interval: int
     reuse_after: int
+    #: AUTO, ALWAYS or NEVER.
+    export_routes: str
+    table_id: int
+    protocol_id: int
+    after_reboot: str
     log_level: str
     log_format: str
     #: Whether nobody configured pools.
@@ -109,6 +87,10 @@ class Config(msgspec.Struct, frozen=True):
             "node-name": self.node_name,
             "scan-interval": format_duration(self.scan_interval),
             "reuse-after": format_duration(self.reuse_after),
+            "export-routes": _EXPORT_VALUES[self.export_routes],
+            "table-id": self.table_id,
+            "protocol-id": self.protocol_id,
+            "after-reboot": self.after_reboot,
             "log-level": self.log_level,
             "log-format": self.log_format,
             "pools": {
@@ -153,6 +135,12 @@ def load(flags: Settings, file: Path | None, environment: Mapping[str, str]) -> 
         pools=pools,
         scan_interval=layers.get("scan_interval", parse_duration("10m"), _scan_interval),
         reuse_after=layers.get("reuse_after", parse_duration("30s"), parse_duration),
+        export_routes=_export_routes(layers),
+        table_id=layers.get("table_id", DEFAULT_TABLE, _table),
+        protocol_id=layers.get("protocol_id", DEFAULT_PROTOCOL, _protocol),
+        after_reboot=layers.get(
+            "after_reboot", "release", lambda value: _one_of(value, AFTER_REBOOT)
+        ),
         log_level=layers.get("log_level", "info", lambda value: _one_of(value, LOG_LEVELS)),
         log_format=layers.get("log_format", "plain", lambda value: _one_of(value, LOG_FORMATS)),
         embedded=embedded,
@@ -174,6 +162,46 @@ def default_data_dir(environment: Mapping[str, str]) -> Path:
         raise ConfigError(
             "data-dir", "this user has no home directory; choose another with --data-dir DIR"
         ) from None
+
+
+_EXPORT_VALUES: dict[str, bool | str] = {AUTO: "auto", ALWAYS: True, NEVER: False}
+
+
+def _export_routes(layers: Layers) -> str:
+    """Whoever names a table or a protocol wants routes; who says nothing gets what is permitted."""
+    named = any(layers.find(field)[1] is not None for field in ("table_id", "protocol_id"))
+    return layers.get("export_routes", ALWAYS if named else AUTO, _export)
+
+
+def _export(value: str | bool) -> str:  # noqa: FBT001
+    if value == AUTO:
+        return AUTO
+    return ALWAYS if _boolean(value) else NEVER
+
+
+def _table(value: str | int) -> int:
+    table = _number(value, 0xFFFFFFFF)
+    if table is None or table in _TABLES_TAKEN:
+        raise ValueError(
+            f"{value!r} is no table for routes of blocks: 1 to 4294967295, but for 253 to 255, "
+            "which are the system's own"
+        )
+    return table
+
+
+def _protocol(value: str | int) -> int:
+    protocol = _number(value, 0xFF)
+    if protocol is None or protocol < _PROTOCOL_MIN:
+        raise ValueError(
+            f"{value!r} is no protocol for routes of blocks: {_PROTOCOL_MIN} to 255, those below "
+            "are the system's own"
+        )
+    return protocol
+
+
+def _number(value: str | int, largest: int) -> int | None:
+    text = str(value)
+    return int(text) if re.fullmatch("[0-9]{1,10}", text) and int(text) <= largest else None
 
 
 def _boolean(value: str | bool) -> bool:  # noqa: FBT001

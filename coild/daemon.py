@@ -6,41 +6,38 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
-import socket
-import sys
-import time
-from pathlib import Path
 
-import tqdm
 import uvloop
 
 from coild import __version__
 from coild.address_file import AddressFile
+from coild.answers import Health
 from coild.api import build_app
 from coild.blocks.static import StaticBlocks
 from coild.clock import Clock
 from coild.compactor import Compactor
-from coild.config import Config, Endpoint
-from coild.events import SCHEMA, DaemonStarted, DaemonStopped, Folded
+from coild.config import Config
+from coild.events import DaemonStopped
 from coild.guard import Guard
-from coild.listen import UnixSocket, bind_tcp
-from coild.projection import InconsistentEventError, pools_changed
-from coild.replay import State, records_of
+from coild.listen import Inherited, endpoint_of, inherit, listen, place_of
+from coild.recovery import make_data_dir, recover
+from coild.replay import State
 from coild.server import Server
 from coild.service import Service
-from coild.settings import ConfigError
+from coild.startup import (
+    announce_blocks,
+    apply_spool,
+    exporter_of,
+    record_repairs,
+    record_start,
+)
+from coild.systemd import Notifier
 from coild.upkeep import UpkeepProcess
-from journal import Journal, JournalError, OsFileSystem
+from journal import Journal, JournalError
 
 logger = logging.getLogger(__name__)
-
-_OWN_NAMES = {"journal", "http"}
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-# Its thread would watch over a bar that is long gone, for as long as the daemon runs.
-tqdm.tqdm.monitor_interval = 0
-#: A recovery that takes longer than this shows a progress bar at a terminal.
-_PROGRESS_AFTER_SECONDS = 1.0
 
 
 def run(config: Config) -> int:
@@ -48,88 +45,28 @@ def run(config: Config) -> int:
 
     Raises ConfigError and JournalError when it cannot start.
     """
-    _make_data_dir(config.data_dir)
+    inherited = inherit(os.environ, allow_remote=config.allow_remote)
+    notifier = Notifier(os.environ)
+    make_data_dir(config.data_dir)
     state = State()
     # A replay makes no garbage in circles, and what it makes stays: no collection during it, and
     # none looks at it later.
     gc.disable()
-    journal = _recover(config, state)
+    journal = recover(config, state, notifier)
     gc.freeze()
     gc.enable()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        status = runner.run(_serve(config, state, journal))
+        status = runner.run(_serve(config, state, journal, inherited, notifier))
     # The loop's end gave the signals back to the system, which would kill.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    notifier.close()
     return status
 
 
-def _make_data_dir(path: Path) -> None:
-    """Make the directory and its parents; on return their names are durable."""
-    missing = [part for part in (path, *path.parents) if not part.exists()]
-    try:
-        for part in reversed(missing):
-            part.mkdir(mode=0o700, exist_ok=True)
-            OsFileSystem().sync_directory(part.parent)
-        # One that was made for coild is coild's alone; one with anything else in it is left as it
-        # is, for it may be anybody's. The journal inside is 0700 either way.
-        if {entry.name for entry in path.iterdir()} <= _OWN_NAMES and path.stat().st_mode & 0o077:
-            # Another's directory that we may use: how open it is, is the other's business.
-            with contextlib.suppress(PermissionError):
-                path.chmod(0o700)
-    except OSError as error:
-        raise ConfigError("data-dir", f"cannot use {path}: {error.strerror}") from None
-
-
-def _recover(config: Config, state: State) -> Journal:
-    directory = config.data_dir / "journal"
-    started = time.monotonic()
-    with tqdm.tqdm(
-        desc="replaying the journal",
-        unit="B",
-        unit_scale=True,
-        leave=False,
-        delay=_PROGRESS_AFTER_SECONDS,
-        disable=None if sys.stderr is not None else True,
-    ) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        try:
-            journal = Journal.open(
-                directory,
-                Folded,
-                schema=SCHEMA,
-                replay=state.apply_all,
-                restore=state.restore,
-                segment_bytes=config.segment_size,
-                progress=progress,
-            )
-        except OSError as error:
-            raise JournalError(f"cannot use the journal in {directory}: {error}") from None
-        except (InconsistentEventError, ValueError) as error:
-            raise JournalError(
-                f"the journal in {directory} is whole, but contradicts itself: {error}; nothing "
-                "was changed; keep a copy and report it: whatever wrote it has a bug"
-            ) from None
-    for path, reason in journal.recovered.rejected:
-        logger.error("the snapshot %s could not be used, an older state was: %s", path, reason)
-    snapshot = journal.recovered.snapshot_sequence
-    logger.info(
-        "replayed %d events from %d segments%s in %s in %.0f ms, head %s",
-        state.sequence - snapshot,
-        journal.recovered.segments,
-        f" after snapshot {snapshot}" if snapshot else "",
-        directory,
-        (time.monotonic() - started) * 1000,
-        journal.head,
-    )
-    return journal
-
-
-async def _serve(config: Config, state: State, journal: Journal) -> int:
+async def _serve(
+    config: Config, state: State, journal: Journal, inherited: Inherited, notifier: Notifier
+) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     failures: list[JournalError] = []
@@ -141,12 +78,14 @@ async def _serve(config: Config, state: State, journal: Journal) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     clock = Clock(state.time)
+    exporter = exporter_of(config)
     service = Service(
         state,
         journal,
         StaticBlocks(config.pools, [block.subnet for block in state.blocks.values()]),
         reuse_after=config.reuse_after,
         clock=clock,
+        announcer=exporter,
     )
     journal.start(on_failure)
     compactor = Compactor(
@@ -157,33 +96,40 @@ async def _serve(config: Config, state: State, journal: Journal) -> int:
         clock=clock,
         compact_after=config.compact_after,
     )
+
+    def health() -> Health:
+        return Health(writable=journal.trouble is None, routes=exporter.health)
+
     guard = Guard(config.allowed_hosts, remote=config.allow_remote)
-    server = Server(build_app(service, compactor, guard), config.max_connections)
+    server = Server(build_app(service, compactor, guard, health), config.max_connections)
     address_file = AddressFile(config.data_dir / "http")
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(journal.close)
         # First of all: whatever keeps this start from serving, the journal must tell of the repair.
-        await _record_repairs(journal, service, clock)
-        tcp = bind_tcp(config.http)
-        stack.callback(tcp.close)
-        sockets = [tcp]
-        if config.socket is not None:
-            unix = UnixSocket(config.socket)
-            stack.callback(unix.close)
-            sockets.append(unix.socket)
-        await _record_start(config, state, service, clock)
+        await record_repairs(journal, service, clock)
+        sockets = stack.enter_context(listen(config.http, config.socket, inherited))
+        stack.push_async_callback(exporter.close)
+        await announce_blocks(config, state, exporter)
+        await record_start(config, state, service, clock)
         stack.push_async_callback(service.close)
+        await apply_spool(config.data_dir / "spool", service)
         await server.start(sockets)
-        address = _address(tcp)
-        address_file.publish(address)
+        address_file.publish(str(endpoint_of(sockets[0])))
         stack.callback(address_file.remove)
-        _announce(config, journal, address)
-        scan = asyncio.create_task(_scan(service, config.scan_interval, address_file))
-        upkeep = asyncio.create_task(compactor.run())
+        places = [place_of(sock) for sock in sockets]
+        _announce(config, journal, places)
+        notifier.ready(f"listening on {' and '.join(places)}")
+        tasks = [
+            asyncio.create_task(_scan(service, config.scan_interval, address_file)),
+            asyncio.create_task(compactor.run()),
+            asyncio.create_task(exporter.run()),
+            asyncio.create_task(_be_watched(notifier)),
+        ]
         await stop.wait()
         logger.info("stopping")
-        scan.cancel()
-        upkeep.cancel()
+        notifier.stopping("stopping")
+        for task in tasks:
+            task.cancel()
         # Whoever waits for a compaction is told that there will be none, before the server waits.
         await compactor.close()
         await server.stop()
@@ -207,40 +153,6 @@ async def _serve(config: Config, state: State, journal: Journal) -> int:
     return 0
 
 
-async def _record_repairs(journal: Journal, service: Service, clock: Clock) -> None:
-    """Say and journal what was set aside, by recovery now or by a repair that was cut short."""
-    for aside in journal.recovered.set_aside:
-        logger.warning(
-            "%s ended in %d bytes of an unfinished write (%s), which nobody was told was durable; "
-            "they are kept in %s"
-            if not aside.ordered
-            else "an operator had %s cut off by %d bytes (%s); they are kept in %s",
-            aside.file,
-            aside.size,
-            aside.reason,
-            journal.path.with_name(aside.kept) if aside.kept else "no file: they were missing",
-        )
-    for event in records_of(journal.recovered, clock):
-        await service.record(event)
-    journal.repairs_recorded()
-
-
-async def _record_start(config: Config, state: State, service: Service, clock: Clock) -> None:
-    """Journal what is different now: the pools, and that the daemon runs."""
-    if state.pools != config.pools:
-        await service.record(pools_changed(clock(), config.pools))
-    for block in state.blocks.values():
-        if not block.in_force:
-            logger.warning(
-                "block %s of pool %s is in no configured subnet any more: its %d addresses are "
-                "kept until they are released, no more are handed out",
-                block.subnet,
-                block.pool,
-                block.held,
-            )
-    await service.record(DaemonStarted(clock(), __version__, config.node_name, _boot_id()))
-
-
 async def _scan(service: Service, interval: int, address_file: AddressFile) -> None:
     """Give back blocks that stay empty, for as long as the daemon runs."""
     while True:
@@ -253,7 +165,15 @@ async def _scan(service: Service, interval: int, address_file: AddressFile) -> N
             logger.warning("could not give idle blocks back: %s", error)
 
 
-def _announce(config: Config, journal: Journal, address: str) -> None:
+async def _be_watched(notifier: Notifier) -> None:
+    """Tell the service manager that the loop turns, as often as it wants to know."""
+    while notifier.watchdog_seconds is not None:
+        notifier.alive()
+        # As sd_watchdog_enabled(3) has it: at half of the time.
+        await asyncio.sleep(notifier.watchdog_seconds / 2)
+
+
+def _announce(config: Config, journal: Journal, places: list[str]) -> None:
     """Say where the daemon is and, to who configured nothing, what it chose."""
     if config.embedded:
         pools = "; ".join(
@@ -262,22 +182,12 @@ def _announce(config: Config, journal: Journal, address: str) -> None:
         )
         logger.info("no pools were configured, so this is the embedded default: %s", pools)
         logger.info("the journal is in %s", journal.path.parent)
-        logger.info("try: curl -s http://%s/status", address)
+        logger.info("try: curl -s %s/status", places[0])
         logger.info(
-            "try: curl -s http://%s/ip -d '%s'",
-            address,
+            "try: curl -s %s/ip -d '%s'",
+            places[0],
             '{"pod-namespace": "default", "pod-name": "web-0", "container-id": "c1"}',
         )
-    if config.socket is not None:
-        logger.info("listening on unix:%s", config.socket)
-    logger.info("listening on http://%s", address)
-
-
-def _boot_id() -> str:
-    """The kernel's name for this boot; empty where there is none."""
-    return _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
-
-
-def _address(sock: socket.socket) -> str:
-    host, port = sock.getsockname()[:2]
-    return str(Endpoint(host, port))
+    # TCP last: who waits for that line may ask on either.
+    for place in reversed(places):
+        logger.info("listening on %s", place)

@@ -20,10 +20,11 @@ from __future__ import annotations
 import msgspec
 
 #: The number of this vocabulary; written into each segment's header.
-SCHEMA = 2
+SCHEMA = 3
 
-#: Why an address was released.
-REQUESTED = "requested"
+#: Why an address was released: its container asked, the runtime does not know the container any
+#: more, or the node has been booted since.
+REQUESTED, COLLECTED, REBOOTED = "requested", "garbage-collected", "rebooted"
 
 #: Who repaired a journal.
 RECOVERY, OPERATOR = "recovery", "operator"
@@ -76,6 +77,12 @@ class AddressAllocated(Allocation, tag=4, array_like=True, frozen=True, gc=False
     pool: str
 
 
+class AttachmentAllocated(AddressAllocated, tag=13, array_like=True, frozen=True, gc=False):
+    """As AddressAllocated, for the container's attachment to the CNI network of this name."""
+
+    network: str
+
+
 class Release(msgspec.Struct, tag=5, array_like=True, frozen=True, gc=False):
     """What state needs to know of AddressReleased."""
 
@@ -86,7 +93,7 @@ class Release(msgspec.Struct, tag=5, array_like=True, frozen=True, gc=False):
 
 
 class AddressReleased(Release, tag=5, array_like=True, frozen=True, gc=False):
-    """The container of the pod holds the address no more; `reason` is REQUESTED."""
+    """The container of the pod holds the address no more; `reason` is one of those above."""
 
     pod_namespace: str
     pod_name: str
@@ -100,6 +107,13 @@ class DaemonStarted(msgspec.Struct, tag=6, array_like=True, frozen=True, gc=Fals
     time: int
     version: str
     node_name: str
+    boot_id: str
+
+
+class NodeBooted(msgspec.Struct, tag=12, array_like=True, frozen=True, gc=False):
+    """The node runs since a boot of this ID (the kernel's); what was held before is dealt with."""
+
+    time: int
     boot_id: str
 
 
@@ -162,11 +176,13 @@ _Rare = (
     | BlockAcquired
     | BlockReleased
     | DaemonStarted
+    | NodeBooted
     | DaemonStopped
     | JournalRepaired
     | SnapshotTaken
     | JournalCompacted
     | HistoryPruned
+    | AttachmentAllocated
 )
 
 #: Any event, with all that is known about it: for history.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from coild.projection import Block
+from coild.holding import Block
 
 _WORD_BITS = 1024
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from coild.addresses import BITS, Subnet, address_text
-from coild.events import AddressAllocated, AddressReleased
+from coild.events import AddressAllocated, AddressReleased, AttachmentAllocated
 from coild.projection import Projection
 
 #: Of a subnet's key, by IP version.
@@ -151,7 +151,7 @@ class Ledger:
     def feed(self, sequence: int, event: Any) -> Holder | None:
         """Take the next event; the holder that it begins or ends, if that is asked for."""
         kind = type(event)
-        if kind is AddressAllocated:
+        if kind is AddressAllocated or kind is AttachmentAllocated:
             if not self._question.accepts(event):
                 return None
             return self._begin(sequence, event)

@@ -2,6 +2,8 @@
 
 #: A request has three names and a few words around them; this is twenty times that.
 BODY_BYTES_MAX = 64 * 1024
+#: A garbage collection names every container of a network: 200,000 of 64 digits each.
+COLLECT_BYTES_MAX = 16 * 1024 * 1024
 #: Kubernetes names are DNS subdomains at most: 253 characters (RFC 1123, section 2.1).
 NAME_LENGTH_MAX = 253
 #: Container IDs are 64 hexadecimal digits everywhere; runtimes may choose otherwise, within reason.
@@ -23,6 +25,7 @@ NAME_SCHEMA = {
     "minLength": 1,
     "maxLength": NAME_LENGTH_MAX,
 }
+NETWORK_SCHEMA = NAME_SCHEMA | {"pattern": r"^[^/\x00-\x1f\x7f-\x9f]*$", "minLength": 0}
 CONTAINER_ID_SCHEMA = {
     "type": "string",
     "pattern": r"^[^\x00-\x1f\x7f-\x9f]+$",

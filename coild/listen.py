@@ -1,4 +1,7 @@
-"""The sockets: made by us, since a server's own way replaces a live socket and opens it to all."""
+"""The sockets: made by us, since a server's own way replaces a live socket and opens it to all.
+
+Or by whoever started us, as systemd does for a socket unit.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,13 @@ import os
 import resource
 import socket
 import stat
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
+from typing import NamedTuple
 
-from coild.config import Endpoint
+from coild.endpoint import Endpoint
 from coild.settings import ConfigError
+from coild.systemd import Descriptor, take_descriptors
 
 #: Connections that wait to be accepted: a node's containers may all start at once.
 BACKLOG = 1024
@@ -35,6 +41,109 @@ def descriptors_for(connections: int) -> int:
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return connections
     return max(soft - BACKLOG - _OWN_FILES, soft // 2)
+
+
+class Inherited(NamedTuple):
+    """Listening sockets that whoever started this process made for it."""
+
+    tcp: socket.socket | None = None
+    unix: socket.socket | None = None
+
+    def close(self) -> None:
+        """Close this process's end of them; whoever made them goes on listening."""
+        for sock in filter(None, self):
+            sock.close()
+
+
+def inherit(environment: MutableMapping[str, str], *, allow_remote: bool) -> Inherited:
+    """The sockets that a service manager passes, one of a kind; sd_listen_fds(3).
+
+    Raises ConfigError that names a descriptor which cannot be used, or, unless `allow_remote`, one
+    that other machines can reach.
+    """
+    try:
+        descriptors = take_descriptors(environment)
+    except ValueError as error:
+        raise ConfigError("LISTEN_FDS", str(error)) from None
+    found = Inherited()
+    try:
+        for descriptor in descriptors:
+            found = _adopt(found, descriptor, allow_remote=allow_remote)
+    except BaseException:
+        found.close()
+        raise
+    return found
+
+
+def _adopt(found: Inherited, descriptor: Descriptor, *, allow_remote: bool) -> Inherited:
+    sock = _listener(descriptor)
+    kind = "unix" if sock.family == socket.AF_UNIX else "tcp"
+    try:
+        if getattr(found, kind) is not None:
+            raise ConfigError(
+                str(descriptor), f"it is the second {kind} socket; coild listens on one of a kind"
+            )
+        if kind == "tcp" and not allow_remote and not endpoint_of(sock).is_loopback:
+            raise ConfigError(
+                str(descriptor),
+                f"{endpoint_of(sock)} can be reached from other machines, and whoever reaches it "
+                "can release any address; use a loopback address, or give --allow-remote",
+            )
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return found._replace(**{kind: sock})
+
+
+def _listener(descriptor: Descriptor) -> socket.socket:
+    try:
+        # Python asks the kernel which family and type it has.
+        sock = socket.socket(fileno=descriptor.number)
+    except OSError as error:
+        raise ConfigError(str(descriptor), f"it is no socket: {error.strerror}") from None
+    if sock.family not in {socket.AF_UNIX, socket.AF_INET, socket.AF_INET6}:
+        reason = "it is neither a TCP nor a unix socket"
+    elif sock.type != socket.SOCK_STREAM:
+        reason = "it is no stream socket; use ListenStream="
+    elif not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        reason = "it does not listen; use ListenStream= and Accept=no"
+    else:
+        return sock
+    sock.close()
+    raise ConfigError(str(descriptor), reason)
+
+
+@contextlib.contextmanager
+def listen(
+    endpoint: Endpoint, path: Path | None, inherited: Inherited
+) -> Iterator[list[socket.socket]]:
+    """Sockets that listen, the TCP one first; what is not inherited is made. Raises ConfigError."""
+    with contextlib.ExitStack() as stack:
+        tcp = inherited.tcp or bind_tcp(endpoint)
+        stack.callback(tcp.close)
+        sockets = [tcp]
+        if inherited.unix is not None:
+            sockets.append(inherited.unix)
+        elif path is not None:
+            unix = UnixSocket(path)
+            stack.callback(unix.close)
+            sockets.append(unix.socket)
+        yield sockets
+
+
+def place_of(sock: socket.socket) -> str:
+    """Where a socket listens, as people write it."""
+    if sock.family == socket.AF_UNIX:
+        # An abstract name begins with a NUL.
+        return f"unix:{os.fsdecode(sock.getsockname()).replace(chr(0), '@')}"
+    return f"http://{endpoint_of(sock)}"
+
+
+def endpoint_of(sock: socket.socket) -> Endpoint:
+    """Where a TCP socket listens."""
+    host, port = sock.getsockname()[:2]
+    return Endpoint(host, port)
 
 
 def bind_tcp(endpoint: Endpoint) -> socket.socket:

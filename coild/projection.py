@@ -8,17 +8,17 @@ change; that an address has one holder may not.
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from coild.addresses import Pool, Subnet, address_text
+from coild.addresses import Pool, Subnet
 from coild.events import (
     AddressAllocated,
     AddressReleased,
     Allocation,
+    AttachmentAllocated,
     BlockAcquired,
     BlockReleased,
     DaemonStarted,
@@ -26,107 +26,13 @@ from coild.events import (
     HistoryPruned,
     JournalCompacted,
     JournalRepaired,
+    NodeBooted,
     PoolsChanged,
     PoolSpec,
     Release,
     SnapshotTaken,
 )
-
-
-class InconsistentEventError(Exception):
-    """An event contradicts the events before it: the journal was not written by these rules."""
-
-
-class Block:
-    """One block that the node holds, and what is free in it.
-
-    Offsets below `fresh` have been used; of those, `released` has the free ones as pairs of offset
-    and time of release, oldest first. All others are held.
-    """
-
-    __slots__ = (
-        "acquired",
-        "base",
-        "fresh",
-        "in_force",
-        "key",
-        "pool",
-        "released",
-        "size",
-        "version",
-    )
-
-    def __init__(self, key: bytes, pool: str, time: int) -> None:
-        subnet = Subnet.from_key(key)
-        self.key = key
-        self.pool = pool
-        self.version = subnet.version
-        self.base = subnet.base
-        self.size = subnet.size
-        self.fresh = 0
-        self.released: deque[tuple[int, int]] = deque()
-        self.acquired = time
-        #: Whether the pools of the configuration still have it.
-        self.in_force = True
-
-    @property
-    def held(self) -> int:
-        """How many of its addresses are held."""
-        return self.fresh - len(self.released)
-
-    @property
-    def idle_since(self) -> int:
-        """Since when no address is held. Means nothing while one is."""
-        return self.released[-1][1] if self.released else self.acquired
-
-    @property
-    def subnet(self) -> Subnet:
-        """The block as a subnet."""
-        return Subnet.from_key(self.key)
-
-    @property
-    def next_offset(self) -> int:
-        """The free offset that is to be used next: a fresh one, or the one released longest ago.
-
-        Raises IndexError if none is free.
-        """
-        return self.fresh if self.fresh < self.size else self.released[0][0]
-
-    def text(self, offset: int) -> str:
-        """The address at `offset`."""
-        return address_text(self.version, self.base + offset)
-
-    def take(self, offset: int) -> None:
-        """Make a free offset held, whichever it is."""
-        if self.fresh <= offset < self.size:
-            # Those that were skipped stay as good as fresh: released longest ago.
-            skipped = [(skipped, 0) for skipped in range(self.fresh, offset)]
-            self.released.extendleft(reversed(skipped))
-            self.fresh = offset + 1
-            return
-        for entry in self.released:
-            if entry[0] == offset:
-                self.released.remove(entry)
-                return
-        raise InconsistentEventError(
-            f"{self.text(offset)} is held already"
-            if 0 <= offset < self.size
-            else f"offset {offset} is outside of {self.subnet}"
-        )
-
-
-class Holding(msgspec.Struct, frozen=True, gc=False):
-    """A container's address: an offset into a block, and the pod that the container is of."""
-
-    block: Block
-    offset: int
-    pod_namespace: str
-    pod_name: str
-
-    @property
-    def address(self) -> str:
-        """The address as text."""
-        return self.block.text(self.offset)
+from coild.holding import Attachment, Block, Holding, InconsistentEventError
 
 
 class _Dump(msgspec.Struct, array_like=True):
@@ -139,8 +45,19 @@ class _Dump(msgspec.Struct, array_like=True):
     holdings: list[tuple[str, int, int, str, str]]
 
 
+class _LongDump(_Dump, array_like=True):
+    """A state with what older vocabularies had not.
+
+    It is written only where there is some: so the older states keep the digests that are on record.
+    """
+
+    boot_id: str = ""
+    #: By container ID.
+    networks: dict[str, str] = {}
+
+
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_Dump).decode
+_decode = msgspec.msgpack.Decoder(_LongDump).decode
 
 
 class Projection:
@@ -152,6 +69,8 @@ class Projection:
         self.blocks: dict[bytes, Block] = {}
         #: By container ID.
         self.holdings: dict[str, Holding] = {}
+        #: The boot that the node runs since; empty if the journal does not say.
+        self.boot_id = ""
         #: The sequence and the time of the last event applied.
         self.sequence = 0
         self.time = 0
@@ -170,12 +89,17 @@ class Projection:
         hold, pop = self.holdings.setdefault, self.holdings.pop
         for event in events:
             kind = type(event)
-            if kind is Allocation or kind is AddressAllocated:
+            if kind is Allocation or kind is AddressAllocated or kind is AttachmentAllocated:
                 block = find(event.block)
                 if block is None:
                     raise self._contradiction(event)
                 offset = event.offset
-                holding = Holding(block, offset, event.pod_namespace, event.pod_name)
+                namespace, pod = event.pod_namespace, event.pod_name
+                holding = (
+                    Attachment(block, offset, namespace, pod, event.network)
+                    if kind is AttachmentAllocated
+                    else Holding(block, offset, namespace, pod)
+                )
                 # Looks and stores with one search.
                 if hold(event.container_id, holding) is not holding:
                     raise self._contradiction(event)
@@ -203,28 +127,34 @@ class Projection:
     def dump(self) -> bytes:
         """The whole state but for `sequence` and `time`: equal states, equal bytes."""
         number = {key: index for index, key in enumerate(self.blocks)}
-        return _encode(
-            _Dump(
-                pools={
-                    name: PoolSpec([subnet.key for subnet in pool.subnets], pool.block_size)
-                    for name, pool in sorted(self.pools.items())
-                },
-                blocks=[
-                    (key, block.pool, block.fresh, list(block.released), block.acquired)
-                    for key, block in self.blocks.items()
-                ],
-                holdings=sorted(
-                    (
-                        container_id,
-                        number[held.block.key],
-                        held.offset,
-                        held.pod_namespace,
-                        held.pod_name,
-                    )
-                    for container_id, held in self.holdings.items()
-                ),
-            )
+        dump = _Dump(
+            pools={
+                name: PoolSpec([subnet.key for subnet in pool.subnets], pool.block_size)
+                for name, pool in sorted(self.pools.items())
+            },
+            blocks=[
+                (key, block.pool, block.fresh, list(block.released), block.acquired)
+                for key, block in self.blocks.items()
+            ],
+            holdings=sorted(
+                (
+                    container_id,
+                    number[held.block.key],
+                    held.offset,
+                    held.pod_namespace,
+                    held.pod_name,
+                )
+                for container_id, held in self.holdings.items()
+            ),
         )
+        networks = {
+            container_id: held.network
+            for container_id, held in sorted(self.holdings.items())
+            if isinstance(held, Attachment)
+        }
+        if self.boot_id or networks:
+            dump = _LongDump(dump.pools, dump.blocks, dump.holdings, self.boot_id, networks)
+        return _encode(dump)
 
     def load(self, state: bytes, sequence: int, time: int) -> None:
         """Become what `dump` gave after the event `sequence`, whose time was `time`.
@@ -248,11 +178,20 @@ class Projection:
             container_id: Holding(blocks[block], offset, pod_namespace, pod_name)
             for container_id, block, offset, pod_namespace, pod_name in dump.holdings
         }
+        for container_id, network in dump.networks.items():
+            held = self.holdings.get(container_id)
+            if held is None:
+                raise ValueError(f"a snapshot's container {container_id} has a network, no address")
+            self.holdings[container_id] = Attachment(
+                held.block, held.offset, held.pod_namespace, held.pod_name, network
+            )
+        self.boot_id = dump.boot_id
         self.sequence, self.time = sequence, time
 
     def clear(self) -> None:
         """Become the state before the first event."""
         self.pools, self.blocks, self.holdings = {}, {}, {}
+        self.boot_id = ""
         self.sequence = self.time = 0
 
     def digest(self) -> str:
@@ -276,6 +215,8 @@ class Projection:
                 if event.block not in self.blocks or self.blocks[event.block].held:
                     raise self._contradiction(event)
                 del self.blocks[event.block]
+            case NodeBooted():
+                self.boot_id = event.boot_id
             case (
                 DaemonStarted()
                 | DaemonStopped()

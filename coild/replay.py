@@ -17,6 +17,7 @@ from coild.events import (
     SCHEMA,
     AddressAllocated,
     AddressReleased,
+    AttachmentAllocated,
     BlockAcquired,
     BlockReleased,
     Event,
@@ -27,7 +28,7 @@ from coild.projection import Projection
 from journal import Keys, Recovered, SetAside, Snapshot, Vocabulary
 
 _decode = msgspec.msgpack.Decoder(Event).decode
-_OF_ADDRESS = {AddressAllocated, AddressReleased}
+_OF_ADDRESS = {AddressAllocated, AttachmentAllocated, AddressReleased}
 
 
 def address_key(version: int, address: int) -> bytes:

@@ -6,6 +6,8 @@ STATUS = "/status"
 ADDRESSES = "/ip"
 ADDRESS = "/ip/<namespace>/<pod>/<container>"
 COMPACT = "/compact"
+COLLECT = "/gc"
+HEALTH = "/health"
 DOCUMENT = "/openapi.json"
 
 #: The methods of each path.
@@ -14,5 +16,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     ADDRESSES: ("POST",),
     ADDRESS: ("GET", "DELETE"),
     COMPACT: ("POST",),
+    COLLECT: ("POST",),
+    HEALTH: ("GET",),
     DOCUMENT: ("GET",),
 }

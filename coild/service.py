@@ -11,34 +11,39 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
+from coild.acquisition import BLOCK_WAIT_SECONDS, Acquisition
 from coild.addresses import Subnet
 from coild.allocator import Allocator
-from coild.blocks import BlockSource, NoBlockError
+from coild.announcer import Announcer, Nobody
+from coild.blocks import BlockSource
+from coild.collection import Allocations, StaleListError
 from coild.events import (
+    COLLECTED,
     REQUESTED,
     AddressAllocated,
     AddressReleased,
+    AttachmentAllocated,
     BlockAcquired,
     BlockReleased,
     Event,
 )
-from coild.projection import Holding, Projection
+from coild.holding import Holding
+from coild.projection import Projection
 from journal import Journal, JournalBusyError, JournalError
 
 logger = logging.getLogger(__name__)
 
-#: How long a request waits for a block. The container runtime gives up later than this, and an
-#: answer is worth more to it than a time-out.
-BLOCK_WAIT_SECONDS = 10.0
 #: How long it waits for a spare block while it could have an address that was released lately: what
 #: a slow cluster does must not keep it from that.
 SPARE_WAIT_SECONDS = 0.05
 #: So many containers' last events are remembered before those that became durable are dropped.
 _RECENT_MIN = 1024
+#: After so many releases in a row, requests go first.
+_RELEASE_SLICE = 100
 
 
 class ConflictError(Exception):
@@ -78,16 +83,20 @@ class Service:
         *,
         reuse_after: int,
         clock: Callable[[], int],
+        announcer: Announcer | None = None,
     ) -> None:
+        """`announcer` is told of each block that becomes the node's, and before it is no more."""
         self._state = state
         self._journal = journal
         self._source = source
         self._clock = clock
+        self._announcer = announcer or Nobody()
         self._allocator = Allocator(state, reuse_after)
-        self._acquiring: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._acquisition = Acquisition(source, self._took_block)
         # The last event of each container that may not be durable yet, and of some that are.
         self._recent: dict[str, int] = {}
         self._recent_max = _RECENT_MIN
+        self._allocations = Allocations(journal.last_sequence)
         self._allocated = self._released = self._reused_early = self._refused = 0
 
     @property
@@ -95,8 +104,12 @@ class Service:
         """What was counted so far."""
         return Statistics(self._allocated, self._released, self._reused_early, self._refused)
 
-    async def allocate(self, namespace: str, pod_name: str, container_id: str, version: int) -> str:
+    async def allocate(
+        self, namespace: str, pod_name: str, container_id: str, version: int, network: str = ""
+    ) -> str:
         """Hand an address of IP version 4 or 6 to the container; durable on return.
+
+        `network` is the CNI network that it is for, if any.
 
         Raises ConflictError, NoAddressError, allocator.NoPoolError, and the journal's errors.
         """
@@ -121,7 +134,7 @@ class Service:
                 wait = deadline - moment
                 if choice.block is not None:
                     wait = min(wait, SPARE_WAIT_SECONDS)
-                refusal = await self._another_block(pool, version, wait)
+                refusal = await self._acquisition.another_block(pool, version, wait)
                 continue
             if choice.block is None:
                 self._refused += 1
@@ -129,11 +142,10 @@ class Service:
                 await self._journal.durable(self._journal.last_sequence)
                 raise NoAddressError(refusal)
             block, offset = choice.block, choice.block.next_offset
+            fact = (now, block.key, offset, container_id, namespace, pod_name, pool)
             try:
                 sequence = self._commit(
-                    AddressAllocated(
-                        now, block.key, offset, container_id, namespace, pod_name, pool
-                    )
+                    AttachmentAllocated(*fact, network) if network else AddressAllocated(*fact)
                 )
             except JournalBusyError:
                 await self._journal.room()
@@ -143,6 +155,7 @@ class Service:
                 self._reused_early += 1
                 logger.debug("%s is reused early", block.text(offset))
             self._remember(container_id, sequence)
+            self._allocations.note(sequence, container_id)
             await self._journal.durable(sequence)
             return block.text(offset)
 
@@ -153,28 +166,63 @@ class Service:
             if held is None or held.pod_name != pod_name or held.pod_namespace != namespace:
                 await self._settled(container_id)
                 return ""
-            block, offset = held.block, held.offset
             try:
-                sequence = self._commit(
-                    AddressReleased(
-                        self._clock(),
-                        block.key,
-                        offset,
-                        container_id,
-                        namespace,
-                        pod_name,
-                        block.pool,
-                        REQUESTED,
-                    ),
-                    essential=True,
-                )
+                sequence = self._release(container_id, held, REQUESTED)
             except JournalBusyError:
                 await self._journal.room()
                 continue
-            self._released += 1
-            self._remember(container_id, sequence)
             await self._journal.durable(sequence)
-            return block.text(offset)
+            return held.address
+
+    async def release_all(
+        self, holdings: Iterable[tuple[str, Holding]], reason: str
+    ) -> list[tuple[str, Holding]]:
+        """Release those of these that are still held; which they are. Durable on return.
+
+        Requests are answered meanwhile. Raises the journal's errors.
+        """
+        released: list[tuple[str, Holding]] = []
+        for container_id, held in holdings:
+            # The container may have released it since, and even hold another by now.
+            while self._state.holdings.get(container_id) is held:
+                try:
+                    self._release(container_id, held, reason)
+                except JournalBusyError:
+                    await self._journal.room()
+                else:
+                    released.append((container_id, held))
+                    if not len(released) % _RELEASE_SLICE:
+                        await asyncio.sleep(0)
+        await self._journal.durable(self._journal.last_sequence)
+        return released
+
+    async def collect(
+        self, network: str, valid: frozenset[str], sequence: int
+    ) -> list[tuple[str, Holding]]:
+        """Release what the network's runtime does not know of any more; what that was.
+
+        That is every address of exactly this network, of a container that is not in `valid`, and
+        allocated by the event `sequence` or before: what came later was not in the runtime's list
+        because the list is older. Durable on return. Raises StaleListError, the journal's errors.
+        """
+        if sequence > (last := self._journal.last_sequence):
+            raise StaleListError(
+                f"this journal ends with the sequence {last}, so {sequence} is not of it: ask for "
+                "the sequence again (GET /health)"
+            )
+        later = self._allocations.after(sequence)
+        forgotten = [
+            (container_id, held)
+            for container_id, held in self._state.holdings.items()
+            if held.network == network and container_id not in valid and container_id not in later
+        ]
+        return await self.release_all(forgotten, COLLECTED)
+
+    async def sequence(self) -> int:
+        """The sequence of the last event, which is durable on return."""
+        sequence = self._journal.last_sequence
+        await self._journal.durable(sequence)
+        return sequence
 
     async def address(self, namespace: str, pod_name: str, container_id: str) -> str | None:
         """The container's address, or None if that pod has none under this container ID."""
@@ -209,16 +257,23 @@ class Service:
 
         Raises the journal's errors; what was not given back then is still held.
         """
-        now = self._clock()
         released = []
         refusal: JournalError | None = None
-        for block in self._allocator.idle_blocks(now, idle_for):
-            event = BlockReleased(now, block.key, block.pool)
+        for block in self._allocator.idle_blocks(self._clock(), idle_for):
+            idle_since = block.idle_since
+            # Routers must not send here what may be another node's.
+            withdrawn = await self._announcer.withdraw(block.subnet)
+            if not withdrawn or block.held or block.idle_since != idle_since:
+                # It may be announced still, or was used meanwhile.
+                self._announcer.announce(block.subnet)
+                continue
+            event = BlockReleased(self._clock(), block.key, block.pool)
             try:
                 self._journal.append(event, essential=True)
             except JournalError as error:
                 # The source must still be told of those before.
                 refusal = error
+                self._announcer.announce(block.subnet)
                 break
             self._allocator.forget(block)
             self._state.apply(event)
@@ -233,9 +288,27 @@ class Service:
 
     async def close(self) -> None:
         """Stop waiting for blocks. What has been committed stays."""
-        for task in self._acquiring.values():
-            task.cancel()
-        await asyncio.gather(*self._acquiring.values(), return_exceptions=True)
+        await self._acquisition.close()
+
+    def _release(self, container_id: str, held: Holding, reason: str) -> int:
+        """Commit the release of an address that is held. The event's sequence."""
+        block = held.block
+        sequence = self._commit(
+            AddressReleased(
+                self._clock(),
+                block.key,
+                held.offset,
+                container_id,
+                held.pod_namespace,
+                held.pod_name,
+                block.pool,
+                reason,
+            ),
+            essential=True,
+        )
+        self._released += 1
+        self._remember(container_id, sequence)
+        return sequence
 
     def _commit(self, event: Event, *, essential: bool = False) -> int:
         """Append an event that was just decided, and apply it. The event's sequence.
@@ -262,45 +335,14 @@ class Service:
         if sequence > self._journal.durable_sequence:
             await self._journal.durable(sequence)
 
-    async def _another_block(self, pool: str, version: int, wait: float) -> str:
-        """Wait so many seconds for one more block; why there is none, or the empty string.
-
-        All who need one wait for the same request, and none of them can cancel it.
-        """
-        task = self._acquiring.get((pool, version))
-        # One that is done gave its block to others already; to await it would not even give way.
-        if task is None or task.done():
-            task = asyncio.create_task(self._acquire(pool, version))
-            self._acquiring[pool, version] = task
-            task.add_done_callback(lambda done: self._acquired(pool, version, done))
-        try:
-            await asyncio.wait_for(asyncio.shield(task), wait)
-        except NoBlockError as error:
-            return str(error)
-        except TimeoutError:
-            return (
-                f"no block of pool {pool!r} could be had in {BLOCK_WAIT_SECONDS:.0f} s, try again"
-            )
-        return ""
-
-    def _acquired(self, pool: str, version: int, task: asyncio.Task[None]) -> None:
-        if self._acquiring.get((pool, version)) is task:
-            del self._acquiring[pool, version]
-        if not task.cancelled():
-            # Everyone who waited may have hung up; then nobody else looks at the error.
-            task.exception()
-
-    async def _acquire(self, pool: str, version: int) -> None:
-        subnet: Subnet = await self._source.acquire(pool, version)
-        try:
-            while True:
-                try:
-                    self._commit(BlockAcquired(self._clock(), subnet.key, pool))
-                except JournalBusyError:
-                    await self._journal.room()
-                else:
-                    break
-        except BaseException:
-            await self._source.release(pool, subnet)
-            raise
+    async def _took_block(self, pool: str, subnet: Subnet) -> None:
+        """Make a block of the source the node's."""
+        while True:
+            try:
+                self._commit(BlockAcquired(self._clock(), subnet.key, pool))
+            except JournalBusyError:
+                await self._journal.room()
+            else:
+                break
         logger.info("took block %s from pool %s", subnet, pool)
+        self._announcer.announce(subnet)

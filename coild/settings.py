@@ -48,6 +48,10 @@ class FileSettings(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
     pools: dict[str, PoolSettings] | None = None
     scan_interval: str | None = None
     reuse_after: str | None = None
+    export_routes: bool | str | None = None
+    table_id: str | int | None = None
+    protocol_id: str | int | None = None
+    after_reboot: str | None = None
     log_level: str | None = None
     log_format: str | None = None
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from coild.projection import InconsistentEventError
+from coild.holding import InconsistentEventError
 from coild.replay import VOCABULARY, State
 from journal import (
     CompactionRunsError,

@@ -79,7 +79,8 @@ class OsFileSystem:
             path.mkdir(mode=DIRECTORY_MODE)
             if os.geteuid() == 0:
                 owner = path.parent.stat()
-                os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+                if owner.st_uid:
+                    os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
     def list_directory(self, path: Path) -> list[str]:
         return os.listdir(path)

@@ -36,7 +36,11 @@ def environment(**variables: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("COIL", "SANIC"))}
     # Absolute: the README's is relative to the checkout, and not every test's process runs there.
     inherited = [str(ROOT / path) for path in kept.get("PYTHONPATH", "").split(os.pathsep) if path]
-    return kept | {"PYTHONPATH": os.pathsep.join([str(ROOT), *inherited])} | variables
+    return (
+        kept
+        | {"COILD_EXPORT_ROUTES": "no", "PYTHONPATH": os.pathsep.join([str(ROOT), *inherited])}
+        | variables
+    )
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -80,6 +84,8 @@ class Daemon:
 
     #: What is run.
     module = "coild"
+    #: The command that executes it, for one that is run in namespaces of its own.
+    runner: Sequence[str] = ()
 
     def __init__(self, data_dir: Path, *arguments: str, **variables: str) -> None:
         self.data_dir = data_dir
@@ -103,14 +109,17 @@ class Daemon:
 
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                command(
-                    "--data-dir",
-                    str(self.data_dir),
-                    "--http",
-                    "127.0.0.1:0",
-                    *self._arguments,
-                    module=self.module,
-                ),
+                [
+                    *self.runner,
+                    *command(
+                        "--data-dir",
+                        str(self.data_dir),
+                        "--http",
+                        "127.0.0.1:0",
+                        *self._arguments,
+                        module=self.module,
+                    ),
+                ],
                 env=environment(**self._variables),
                 stderr=log,
             )

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from coild import __version__
 from coild.addresses import Pool
 from coild.cli import main
-from coild.config import SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN, Config, Endpoint, load
+from coild.config import SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN, Config, load
+from coild.endpoint import Endpoint
 from coild.settings import FileSettings, Settings, kebab, variable
 from tests import daemon_kit
 from tests.service_kit import pool
@@ -143,6 +144,22 @@ KEYS = [
         "2M",
         "segment-size = 4194304",
         ("1MiB", "2MiB", "4MiB"),
+    ),
+    Key(
+        "export_routes",
+        ("--no-export-routes",),
+        "yes",
+        'export-routes = "auto"',
+        (False, True, "auto"),
+    ),
+    Key("table_id", ("--table-id", "1"), "2", "table-id = 4294967295", (1, 2, 4294967295)),
+    Key("protocol_id", ("--protocol-id", "5"), "6", "protocol-id = 255", (5, 6, 255)),
+    Key(
+        "after_reboot",
+        ("--after-reboot", "keep"),
+        "release",
+        'after-reboot = "keep"',
+        ("keep", "release", "keep"),
     ),
     Key(
         "compact_after",
@@ -592,6 +609,8 @@ POOLS = st.dictionaries(NAMES.filter(lambda name: len(name) <= 253), st.integers
     socket_name=st.none() | st.just("s"),
     allow_remote=st.booleans(),
     log_format=st.sampled_from(["plain", "json"]),
+    export_routes=st.sampled_from(["auto", "always", "never"]),
+    after_reboot=st.sampled_from(["release", "keep"]),
 )
 def test_the_printed_configuration_means_the_same(
     tmp_path_factory: pytest.TempPathFactory,
@@ -601,6 +620,8 @@ def test_the_printed_configuration_means_the_same(
     segment_pages: int,
     socket_name: str | None,
     log_format: str,
+    export_routes: str,
+    after_reboot: str,
     *,
     allow_remote: bool,
 ) -> None:
@@ -623,6 +644,10 @@ def test_the_printed_configuration_means_the_same(
         pools=made or {"default": pool(0, "10.0.0.0/32")},
         scan_interval=10**9 + reuse_after,
         reuse_after=reuse_after,
+        export_routes=export_routes,
+        table_id=segment_pages,
+        protocol_id=5 + segment_pages % 251,
+        after_reboot=after_reboot,
         log_level="info",
         log_format=log_format,
         embedded=False,
@@ -643,7 +668,7 @@ def test_the_printed_default_means_the_same(tmp_path: Path) -> None:
 def test_help_mentions_every_key(coild: CommandLine) -> None:
     """Every setting is a flag, and --help has it; the file's pools are shown as an example."""
     result = coild("--help")
-    shown = set(re.findall(r"--[a-z-]+", result.out))
+    shown = set(re.findall(r"--[a-z-]+", result.out)) - {"--no-export-routes"}
     flags = {f"--{kebab(field)}" for field in Settings.__struct_fields__ if field != "pools"}
 
     assert (0, "") == (result.status, result.err)

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from coild.addresses import Subnet
 from coild.freelist import FreeList, LowestSet
-from coild.projection import Block
+from coild.holding import Block
 
 REUSE_AFTER = 10
 #: Around the bounds of a word, and far beyond it.

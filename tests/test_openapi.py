@@ -20,7 +20,8 @@ from sanic.server.protocols import http_protocol
 
 from coild import answers, bodies, limits
 from coild.api import build_app
-from coild.openapi import ERRORS, document
+from coild.openapi import document
+from coild.operations import ERRORS
 from tests.daemon_kit import Daemon
 from tests.openapi_kit import Contract, pointer
 from tests.wire_kit import allocate_body, request_bytes
@@ -37,7 +38,7 @@ def application() -> Sanic[Any, Any]:
     """The real application, over nothing: only its routes are looked at."""
     Sanic._app_registry.clear()
     nothing: Any = None
-    return build_app(nothing, nothing, nothing)
+    return build_app(nothing, nothing, nothing, nothing)
 
 
 def raised_in(module: Any) -> set[str]:
@@ -111,7 +112,11 @@ def test_no_error_is_described_that_is_never_declared() -> None:
 
 def test_every_body_example_is_taken() -> None:
     """The examples of bodies are what the daemon's own decoders take, and their schemas allow."""
-    decoders = {"/ip": bodies.decode_allocate, "/compact": bodies.decode_compact}
+    decoders = {
+        "/ip": bodies.decode_allocate,
+        "/compact": bodies.decode_compact,
+        "/gc": bodies.decode_collect,
+    }
     for path, decode in decoders.items():
         where = ("paths", path, "post", "requestBody", "content", "application/json")
         for example in CONTRACT.look_up(*where)["examples"].values():

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from coild.events import SCHEMA, DaemonStarted, DaemonStopped, JournalRepaired
+from coild.events import SCHEMA, DaemonStarted, DaemonStopped, JournalRepaired, NodeBooted
 from journal.chain import walk
 from journal.fs import OsFileSystem
 from journal.segments import list_segments
@@ -116,14 +116,16 @@ def test_a_stop_is_journalled_and_marked(daemon: Daemon, number: signal.Signals)
 
 
 def test_a_start_is_journalled(daemon: Daemon) -> None:
-    """The journal begins with the pools in force and the start, with version, node and boot."""
-    pools, started = (event for _, event in daemon.events())
+    """The journal begins with pools, boot, and the start, with version, node and boot."""
+    pools, booted, started = (event for _, event in daemon.events())
 
     assert ["default"] == list(pools.pools)
     assert isinstance(started, DaemonStarted)
     assert re.fullmatch(r"\d+\.\d+\.\d+", started.version)
     assert started.node_name
     assert re.fullmatch(r"[0-9a-f-]{36}", started.boot_id)
+    assert isinstance(booted, NodeBooted)
+    assert started.boot_id == booted.boot_id
 
 
 @SIGNALS
@@ -248,7 +250,7 @@ def test_a_taken_port_is_named(tmp_path: Path, taken_port: int) -> None:
     assert f"127.0.0.1:{taken_port}" in line
     assert not (data_dir / "http").exists()
     with Daemon(data_dir) as daemon:
-        assert [1, 2] == [sequence for sequence, _ in daemon.events()]
+        assert [1, 2, 3] == [sequence for sequence, _ in daemon.events()]
 
 
 @pytest.mark.parametrize("http", ["0.0.0.0:0", "[::]:0", ":0", "192.0.2.1:0", "[2001:db8::1]:0"])

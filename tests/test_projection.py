@@ -28,7 +28,8 @@ from coild.events import (
     PoolSpec,
     Release,
 )
-from coild.projection import Block, InconsistentEventError, Projection, pools_changed
+from coild.holding import Block, InconsistentEventError
+from coild.projection import Projection, pools_changed
 from tests.service_kit import decode_event, decode_folded, pool
 
 BLOCK = Subnet.parse("10.0.0.8/29").key

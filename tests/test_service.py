@@ -370,7 +370,7 @@ def test_a_request_that_is_done_is_nobody_s_to_wait_for() -> None:
         done = asyncio.create_task(asyncio.sleep(0))
         await done
         # As it is until the loop's next turn, in which it is taken out.
-        bench.service._acquiring["default", 4] = done
+        bench.service._acquisition._acquiring["default", 4] = done
         source.gate.set()
 
         assert "10.0.0.0" == await bench.allocate("c0")
@@ -511,7 +511,7 @@ def test_an_error_that_nobody_waits_for_is_no_bug() -> None:
         source.gate.set()
         await settled()
         # Let go of the task: it is then that the loop would complain.
-        assert not bench.service._acquiring
+        assert not bench.service._acquisition._acquiring
         del first
 
         assert not complaints

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from coild.events import HistoryPruned
-from coild.projection import InconsistentEventError
+from coild.holding import InconsistentEventError
 from coild.replay import VOCABULARY, State
 from journal import Batch, JournalError, Reader
 from journal.codec import MalformedError, UnsupportedError

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from coild.events import Event, HistoryPruned
-from coild.projection import InconsistentEventError
+from coild.holding import InconsistentEventError
 from coild.replay import VOCABULARY, State
 from journal import JournalCorruptError, JournalUnsupportedError, OsFileSystem
 from journal.damage import StraySegmentError, Truncation, plan

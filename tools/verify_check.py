@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from coild.events import HistoryPruned, SnapshotTaken
-from coild.projection import InconsistentEventError
+from coild.holding import InconsistentEventError
 from coild.replay import VOCABULARY, State
 from journal import JournalCorruptError, JournalError
 from journal.beginning import find_beginning

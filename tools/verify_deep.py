@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from coild.holding import InconsistentEventError
 from coild.invariants import BrokenInvariantError, Checker
-from coild.projection import InconsistentEventError
 from coild.replay import VOCABULARY, State
 from journal import JournalCorruptError, Reader
 from journal.findings import Fault, Kind, Verified

@@ -1,0 +1,210 @@
+"""What the API does: its operations, and the errors that each may answer with, as data."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+from sanic.exceptions import (
+    BadRequest,
+    ExpectationFailed,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    RequestTimeout,
+    ServiceUnavailable,
+)
+
+from coild.allocator import NoPoolError
+from coild.answers import (
+    AddressAnswer,
+    CollectionAnswer,
+    CompactionAnswer,
+    HealthAnswer,
+    ReleaseAnswer,
+    Released,
+    StatusAnswer,
+    TooManyConnectionsError,
+    UnassignedError,
+)
+from coild.bodies import AllocateRequest, BadRequestError, CollectRequest, CompactRequest
+from coild.collection import StaleListError
+from coild.guard import ForbiddenError, MissingHostError
+from coild.limits import ARRIVAL_SECONDS, RESPONSE_SECONDS
+from coild.orders import OrderError
+from coild.routes import ADDRESS, ADDRESSES, COLLECT, COMPACT, DOCUMENT, HEALTH, STATUS
+from coild.service import ConflictError, NoAddressError
+from journal import CompactionRunsError, JournalError, JournalFullError
+
+IDS = {"pod-namespace": "default", "pod-name": "web-0", "container-id": "c1"}
+
+#: When each error comes, and what it may say.
+ERRORS: dict[type[Exception], tuple[str, str]] = {
+    BadRequestError: ("The body or the path is not what the API takes.", "pod-name is missing"),
+    MissingHostError: ("There is no Host, or more than one.", "there is no Host header"),
+    BadRequest: ("The request is no HTTP/1.1.", "this is no HTTP/1.1: a header is malformed"),
+    OrderError: ("There is no such order.", "an order is named by 32 hexadecimal digits"),
+    ForbiddenError: (
+        "Host or Origin is foreign: a web page may be behind the request.",
+        "Host is 'web.example', which is not this machine; allow it with --allowed-hosts",
+    ),
+    UnassignedError: (
+        "The pod has no address under this container ID.",
+        "pod default/web-0 has no address under container ID c1",
+    ),
+    NotFound: ("There is no such path.", "there is no /nowhere"),
+    MethodNotAllowed: (
+        "The path has no such method; `Allow` names those it has.",
+        "PUT is not allowed for /ip",
+    ),
+    RequestTimeout: (
+        f"The request took longer than {ARRIVAL_SECONDS} s to arrive.",
+        "the request did not arrive in time",
+    ),
+    ConflictError: ("The container holds an address already.", "container c1 holds 10.64.0.0"),
+    CompactionRunsError: ("Another compaction is at work.", "another compaction is at work"),
+    StaleListError: (
+        "The sequence is too old to say what was allocated after it, or is not of this journal.",
+        "the list of what is valid was taken at sequence 3; ask for the sequence again",
+    ),
+    PayloadTooLarge: ("The request is too large.", "the request is too large"),
+    ExpectationFailed: ("Expect is not 100-continue.", "Unknown Expect: miracles"),
+    NoPoolError: ("No pool is configured for the namespace.", "there is no pool 'default'"),
+    JournalFullError: (
+        "There is no space for the journal; DELETE and GET go on.",
+        "no space for the journal",
+    ),
+    JournalError: ("The journal failed.", "cannot write to the journal: Input/output error"),
+    Exception: ("A bug of the daemon.", "internal error, please report it: KeyError"),
+    NoAddressError: ("The pool has no free address of the family.", "pool default is exhausted"),
+    ServiceUnavailable: (
+        f"There was no answer within {RESPONSE_SECONDS} s.",
+        "there was no answer in time; ask again, or see the log",
+    ),
+    TooManyConnectionsError: (
+        "There are too many connections; the answer has `Retry-After`, in seconds.",
+        "there are too many connections",
+    ),
+}
+#: What any request may be answered with.
+ANY: tuple[type[Exception], ...] = (
+    BadRequest,
+    MissingHostError,
+    ForbiddenError,
+    RequestTimeout,
+    PayloadTooLarge,
+    ExpectationFailed,
+    Exception,
+    ServiceUnavailable,
+    TooManyConnectionsError,
+)
+#: The headers of answers with this status.
+HEADERS: dict[int, dict[str, Any]] = {
+    405: {"Allow": {"required": True, "schema": {"type": "string"}}},
+    503: {"Retry-After": {"schema": {"type": "integer", "minimum": 0}}},
+}
+
+
+class Operation(NamedTuple):
+    """A method of a path: what it takes, what it answers, and how it may fail."""
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    answer: Any
+    example: Any
+    errors: tuple[type[Exception], ...]
+    body: type[msgspec.Struct] | None = None
+    body_example: Any = None
+
+
+#: Every operation, as the router has them.
+OPERATIONS = (
+    Operation(
+        "GET",
+        STATUS,
+        "getStatus",
+        "The address blocks of this node and the addresses that are held.",
+        StatusAnswer,
+        StatusAnswer({"default": ["10.64.0.0/27"]}, {"c1": "10.64.0.0"}),
+        (JournalError,),
+    ),
+    Operation(
+        "POST",
+        ADDRESSES,
+        "allocateAddress",
+        "Give a container an address, from the pool named like its namespace or from `default`.",
+        AddressAnswer,
+        AddressAnswer("10.64.0.0"),
+        (
+            BadRequestError,
+            ConflictError,
+            NoAddressError,
+            NoPoolError,
+            JournalFullError,
+            JournalError,
+        ),
+        AllocateRequest,
+        IDS,
+    ),
+    Operation(
+        "GET",
+        ADDRESS,
+        "getAddress",
+        "The address of a container.",
+        AddressAnswer,
+        AddressAnswer("10.64.0.0"),
+        (BadRequestError, UnassignedError, JournalError),
+    ),
+    Operation(
+        "DELETE",
+        ADDRESS,
+        "releaseAddress",
+        "Release the address of a container; 200 as well if there is none.",
+        ReleaseAnswer,
+        ReleaseAnswer("10.64.0.0"),
+        (BadRequestError, JournalError),
+    ),
+    Operation(
+        "POST",
+        COMPACT,
+        "compact",
+        "Take a snapshot, archive the journal before it; answered when that is done.",
+        CompactionAnswer,
+        CompactionAnswer(5, "6e5fb58a5f2641c0b1a30dccd19877d8", 199, 1, 16777216, 7680),
+        (BadRequestError, OrderError, CompactionRunsError, JournalFullError, JournalError),
+        CompactRequest,
+        {},
+    ),
+    Operation(
+        "POST",
+        COLLECT,
+        "collectGarbage",
+        "Release the addresses of a network whose containers are not in the list, but for those "
+        "allocated after `sequence`: take it from /health before you list what is valid.",
+        CollectionAnswer,
+        CollectionAnswer([Released("10.64.0.0", "c1", "web-0", "default")]),
+        (BadRequestError, StaleListError, JournalError),
+        CollectRequest,
+        {"sequence": 5, "valid": ["c2"], "network": "pods"},
+    ),
+    Operation(
+        "GET",
+        HEALTH,
+        "getHealth",
+        "Whether addresses can be allocated and the routes of blocks are exported to the kernel.",
+        HealthAnswer,
+        HealthAnswer(writable=True, routes="exported", sequence=5),
+        (JournalError,),
+    ),
+    Operation(
+        "GET",
+        DOCUMENT,
+        "getDocument",
+        "This document.",
+        dict[str, Any],
+        {"openapi": "3.1.0"},
+        (),
+    ),
+)

@@ -1,0 +1,97 @@
+"""From a data directory to a state and an open journal, or to one line that says why not."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from pathlib import Path
+
+import tqdm
+
+from coild.config import Config
+from coild.events import SCHEMA, Folded
+from coild.holding import InconsistentEventError
+from coild.replay import State
+from coild.settings import ConfigError
+from coild.systemd import Notifier
+from journal import Journal, JournalError, OsFileSystem
+
+logger = logging.getLogger(__name__)
+
+_OWN_NAMES = {"journal", "http", "spool"}
+# Its thread would watch over a bar that is long gone, for as long as the daemon runs.
+tqdm.tqdm.monitor_interval = 0
+#: A recovery that takes longer than this shows a progress bar at a terminal.
+_PROGRESS_AFTER_SECONDS = 1.0
+
+
+def make_data_dir(path: Path) -> None:
+    """Make the directory and its parents; on return their names are durable. Raises ConfigError."""
+    missing = [part for part in (path, *path.parents) if not part.exists()]
+    try:
+        for part in reversed(missing):
+            part.mkdir(mode=0o700, exist_ok=True)
+            OsFileSystem().sync_directory(part.parent)
+        # One that was made for coild is coild's alone; one with anything else in it is left as it
+        # is, for it may be anybody's. The journal inside is 0700 either way.
+        if {entry.name for entry in path.iterdir()} <= _OWN_NAMES and path.stat().st_mode & 0o077:
+            # Another's directory that we may use: how open it is, is the other's business.
+            with contextlib.suppress(PermissionError):
+                path.chmod(0o700)
+    except OSError as error:
+        raise ConfigError("data-dir", f"cannot use {path}: {error.strerror}") from None
+
+
+def recover(config: Config, state: State, notifier: Notifier) -> Journal:
+    """Open the journal and fold it into `state`; the service manager is told how far that is.
+
+    Raises JournalError if it cannot be used; one line that says what to do.
+    """
+    directory = config.data_dir / "journal"
+    started = time.monotonic()
+    with tqdm.tqdm(
+        desc="replaying the journal",
+        unit="B",
+        unit_scale=True,
+        leave=False,
+        delay=_PROGRESS_AFTER_SECONDS,
+        disable=None if sys.stderr is not None else True,
+    ) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+            notifier.starting(f"replaying the journal, {100 * done // max(total, 1)} %")
+
+        try:
+            journal = Journal.open(
+                directory,
+                Folded,
+                schema=SCHEMA,
+                replay=state.apply_all,
+                restore=state.restore,
+                segment_bytes=config.segment_size,
+                progress=progress,
+            )
+        except OSError as error:
+            raise JournalError(f"cannot use the journal in {directory}: {error}") from None
+        except (InconsistentEventError, ValueError) as error:
+            raise JournalError(
+                f"the journal in {directory} is whole, but contradicts itself: {error}; nothing "
+                "was changed; keep a copy and report it: whatever wrote it has a bug"
+            ) from None
+    for path, reason in journal.recovered.rejected:
+        logger.error("the snapshot %s could not be used, an older state was: %s", path, reason)
+    snapshot = journal.recovered.snapshot_sequence
+    logger.info(
+        "replayed %d events from %d segments%s in %s in %.0f ms, head %s",
+        state.sequence - snapshot,
+        journal.recovered.segments,
+        f" after snapshot {snapshot}" if snapshot else "",
+        directory,
+        (time.monotonic() - started) * 1000,
+        journal.head,
+    )
+    return journal

@@ -1,0 +1,261 @@
+r"""Releases that coild could not be told of, kept until it can.
+
+A CNI runtime sends DEL once, and coild may be down just then. So the plugin leaves an entry here,
+and exits with success. Who applies an entry, the daemon when it starts or the plugin when it next
+runs, tells coild of the release and removes the entry.
+
+    <directory, 0700>/<container ID, percent-encoded>      one entry a container ID
+        coild-spool 1 \n
+        crc-32 of the file's name and all that follows, 8 hexadecimal digits \n
+        pod namespace \0 pod name \0 container ID \n
+
+One entry for each container ID is enough: a container ID has one holder at a time, and an ADD
+removes the entry before it asks for an address. What makes a late release harmless:
+
+- An entry is complete and durable before it has its name: written aside, flushed, linked.
+- Whoever applies or replaces one holds flock on the entry's file, and the file is still the one
+  with that name. A process that dies lets go of its lock, and leaves the entry to the next.
+- The lock is held until the entry is gone from the disk. So whoever finds no entry, or gets the
+  lock and removes it, knows that nobody will apply it afterwards.
+
+An unlink that a power cut undoes brings back an entry of a former boot, whose containers are gone.
+Only the standard library's C modules are imported, for the plugin's sake.
+"""
+
+from __future__ import annotations
+
+import errno
+import posix
+from binascii import crc32
+
+from coild.spool_files import (
+    READ_MAX,
+    TEMPORARY,
+    lock,
+    make,
+    read,
+    remove_stale,
+    sync,
+    unlink,
+    write_aside,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+#: Where the plugin leaves releases unless told otherwise; the daemon's own is DATA_DIR/spool.
+DEFAULT_DIRECTORY = "/var/lib/coild/spool"
+#: The name that a damaged entry is given.
+REJECTED = ".rejected"
+
+_MAGIC = b"coild-spool 1\n"
+_NAME_BYTES_MAX = 200
+_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+
+
+class SpoolError(Exception):
+    """The spool cannot be read or written; one line that names the directory and the reason."""
+
+
+class SpoolBusyError(SpoolError):
+    """Another process held the entry for as long as one could wait."""
+
+
+def file_name(container_id: str) -> str:
+    """The name of the entry's file."""
+    data = container_id.encode()
+    name = "".join([chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in data])
+    if len(name) <= _NAME_BYTES_MAX:
+        return name
+    from hashlib import blake2b  # noqa: PLC0415 - slow to import, for an ID that nobody has
+
+    return f"{name[:100]}+{blake2b(data, digest_size=32).hexdigest()}"
+
+
+class Claim:
+    """An entry that is locked: nobody else applies it meanwhile, and no ADD goes on."""
+
+    def __init__(self, directory: str, name: str, fd: int, holder: tuple[str, str, str]) -> None:
+        self.pod_namespace, self.pod_name, self.container_id = holder
+        self._directory = directory
+        self._name = name
+        self._fd = fd
+
+    def done(self) -> None:
+        """The release is durable in coild: remove the entry, durably. Raises SpoolError."""
+        try:
+            posix.unlink(f"{self._directory}/{self._name}")
+            sync(self._directory)
+        except OSError as error:
+            raise _trouble(self._directory, error) from None
+
+    def reject(self) -> str:
+        """Set the entry aside: coild will never take it. Its new path. Raises SpoolError."""
+        return _set_aside(self._directory, self._name)
+
+    def close(self) -> None:
+        """Let go of the lock; what was not done or rejected stays for the next."""
+        posix.close(self._fd)
+
+
+def add(
+    directory: str, pod_namespace: str, pod_name: str, container_id: str, deadline: float
+) -> None:
+    """Keep a release; durable on return. `deadline` is of time.monotonic(). Raises SpoolError."""
+    name = file_name(container_id)
+    content = _content(name, pod_namespace, pod_name, container_id)
+    try:
+        make(directory)
+        temporary = write_aside(directory, content)
+        try:
+            _publish(directory, temporary, name, content, deadline)
+        finally:
+            unlink(f"{directory}/{temporary}")
+        sync(directory)
+    except OSError as error:
+        raise _trouble(directory, error) from None
+
+
+def claim(
+    directory: str,
+    container_id: str,
+    deadline: float,
+    on_rejected: Callable[[str], object] = lambda _path: None,
+) -> Claim | None:
+    """The entry of this container ID, locked; None if there is none.
+
+    Waits until `deadline`, of time.monotonic(), for who holds it. A damaged one is set aside, and
+    `on_rejected` is called with its new path. Raises SpoolError, SpoolBusyError.
+    """
+    return _claim(directory, file_name(container_id), deadline, on_rejected)
+
+
+def claims(
+    directory: str, on_rejected: Callable[[str], object] = lambda _path: None
+) -> Iterator[Claim]:
+    """Every entry that nobody else holds, locked while the caller has it.
+
+    Call `done` on it when the release is durable; otherwise it stays. A damaged one is set aside,
+    and `on_rejected` is called with its new path. Raises SpoolError if the directory cannot be
+    read, and at the end for an entry that cannot.
+    """
+    trouble: SpoolError | None = None
+    for name in names(directory):
+        try:
+            entry = _claim(directory, name, 0.0, on_rejected)
+        except SpoolBusyError:
+            continue
+        except SpoolError as error:
+            trouble = error
+            continue
+        if entry is not None:
+            try:
+                yield entry
+            finally:
+                entry.close()
+    if trouble is not None:
+        raise trouble
+
+
+def names(directory: str) -> list[str]:
+    """The files of entries, damaged or not; none if there is no directory. Raises SpoolError."""
+    found = []
+    try:
+        for name in posix.listdir(directory):
+            if name.startswith(TEMPORARY):
+                remove_stale(f"{directory}/{name}")
+            elif not name.endswith(REJECTED):
+                found.append(name)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _trouble(directory, error) from None
+    return found
+
+
+def _claim(
+    directory: str, name: str, deadline: float, on_rejected: Callable[[str], object]
+) -> Claim | None:
+    try:
+        fd = lock(f"{directory}/{name}", deadline)
+        if fd < 0:
+            return None
+        try:
+            holder = _read_locked(fd, name)
+            if holder is not None:
+                entry = Claim(directory, name, fd, holder)
+                fd = -1
+                return entry
+            # Under the lock: whoever waits for it finds no entry then.
+            on_rejected(_set_aside(directory, name))
+        finally:
+            if fd >= 0:
+                posix.close(fd)
+    except BlockingIOError:
+        raise SpoolBusyError(f"{directory}/{name}: another process is applying it") from None
+    except OSError as error:
+        if error.errno not in {errno.ELOOP, errno.ENXIO}:
+            raise _trouble(directory, error) from None
+        # A link or a socket: nothing that was written here.
+        on_rejected(_set_aside(directory, name))
+    return None
+
+
+def _read_locked(fd: int, name: str) -> tuple[str, str, str] | None:
+    try:
+        return _holder(name, posix.read(fd, READ_MAX))
+    except IsADirectoryError:
+        return None
+
+
+def _publish(directory: str, temporary: str, name: str, content: bytes, deadline: float) -> None:
+    path = f"{directory}/{name}"
+    while True:
+        try:
+            posix.link(f"{directory}/{temporary}", path)
+        except FileExistsError:
+            pass
+        else:
+            return
+        if read(path) == content:
+            # Whoever holds it releases just this, and no ADD comes between.
+            return
+        fd = lock(path, deadline)
+        if fd >= 0:
+            try:
+                posix.rename(f"{directory}/{temporary}", path)
+            finally:
+                posix.close(fd)
+            return
+
+
+def _content(name: str, pod_namespace: str, pod_name: str, container_id: str) -> bytes:
+    body = f"{pod_namespace}\0{pod_name}\0{container_id}\n".encode()
+    return _MAGIC + b"%08x\n" % crc32(body, crc32(name.encode())) + body
+
+
+def _holder(name: str, content: bytes) -> tuple[str, str, str] | None:
+    """Namespace, name and container ID; None if these are not the bytes that were written."""
+    try:
+        body = content[len(_MAGIC) + 9 :].decode().removesuffix("\n")
+        pod_namespace, pod_name, container_id = body.split("\0")
+    except ValueError:
+        return None
+    if content != _content(name, pod_namespace, pod_name, container_id):
+        return None
+    return pod_namespace, pod_name, container_id
+
+
+def _set_aside(directory: str, name: str) -> str:
+    path = f"{directory}/{name}{REJECTED}"
+    try:
+        posix.rename(f"{directory}/{name}", path)
+        sync(directory)
+    except OSError as error:
+        raise _trouble(directory, error) from None
+    return path
+
+
+def _trouble(directory: str, error: OSError) -> SpoolError:
+    return SpoolError(f"the spool {directory}: {error.strerror or error}")

@@ -1,0 +1,161 @@
+"""What is different since the last run, dealt with before anyone is served."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from coild import __version__, spool
+from coild.announcer import RouteError, RoutesForbiddenError
+from coild.clock import Clock
+from coild.config import ALWAYS, NEVER, Config
+from coild.events import REBOOTED, DaemonStarted, NodeBooted
+from coild.exporter import Exporter, RouteTable
+from coild.projection import pools_changed
+from coild.replay import State, records_of
+from coild.service import Service
+from coild.settings import ConfigError
+from journal import Journal
+
+logger = logging.getLogger(__name__)
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+#: linux/capability.h: CAP_NET_ADMIN.
+_NET_ADMIN = 12
+
+
+async def record_repairs(journal: Journal, service: Service, clock: Clock) -> None:
+    """Say and journal what was set aside, by recovery now or by a repair that was cut short."""
+    for aside in journal.recovered.set_aside:
+        logger.warning(
+            "%s ended in %d bytes of an unfinished write (%s), which nobody was told was durable; "
+            "they are kept in %s"
+            if not aside.ordered
+            else "an operator had %s cut off by %d bytes (%s); they are kept in %s",
+            aside.file,
+            aside.size,
+            aside.reason,
+            journal.path.with_name(aside.kept) if aside.kept else "no file: they were missing",
+        )
+    for event in records_of(journal.recovered, clock):
+        await service.record(event)
+    journal.repairs_recorded()
+
+
+async def record_start(config: Config, state: State, service: Service, clock: Clock) -> None:
+    """Journal what is different now: the pools, the node's boot, and that the daemon runs."""
+    if state.pools != config.pools:
+        await service.record(pools_changed(clock(), config.pools))
+    for block in state.blocks.values():
+        if not block.in_force:
+            logger.warning(
+                "block %s of pool %s is in no configured subnet any more: its %d addresses are "
+                "kept until they are released, no more are handed out",
+                block.subnet,
+                block.pool,
+                block.held,
+            )
+    await _record_boot(config, state, service, clock)
+    await service.record(DaemonStarted(clock(), __version__, config.node_name, _boot_id()))
+
+
+def exporter_of(config: Config) -> Exporter:
+    """What exports blocks as the configuration says, once it is opened."""
+
+    def make() -> RouteTable:
+        if not _has_net_admin():
+            raise RoutesForbiddenError("this process has not the capability CAP_NET_ADMIN")
+        # Not at the top: 9 MB and 0.2 s, for who exports routes.
+        from coild.kernel import KernelRoutes  # noqa: PLC0415
+
+        return KernelRoutes(config.table_id, config.protocol_id)
+
+    return Exporter(make)
+
+
+async def announce_blocks(config: Config, state: State, exporter: Exporter) -> None:
+    """Make the kernel's routes those of the blocks that the journal says are ours.
+
+    Raises ConfigError if routes are asked for and there can be none.
+    """
+    if config.export_routes == NEVER:
+        return
+    try:
+        await exporter.open(block.subnet for block in state.blocks.values())
+    except RouteError as error:
+        if config.export_routes == ALWAYS:
+            raise ConfigError(
+                "export-routes",
+                f"cannot export routes to table {config.table_id}: {error}; give coild "
+                "CAP_NET_ADMIN, or start it with --no-export-routes",
+            ) from None
+        logger.info("blocks are not exported as routes: %s (see --export-routes)", error)
+        return
+    logger.info(
+        "blocks are exported as routes on lo, table %d, protocol %d",
+        config.table_id,
+        config.protocol_id,
+    )
+
+
+async def apply_spool(directory: Path, service: Service) -> None:
+    """Apply the releases that the CNI plugin kept while nobody answered. Trouble is only told.
+
+    Raises the journal's errors.
+    """
+    path = str(directory)
+    applied = freed = 0
+    try:
+        for claim in spool.claims(path, _tell_rejected):
+            freed += bool(
+                await service.release(claim.pod_namespace, claim.pod_name, claim.container_id)
+            )
+            claim.done()
+            applied += 1
+    except spool.SpoolError as error:
+        logger.warning("%s; what is left there, the plugin's next run applies", error)
+    if applied:
+        logger.info("applied %d releases of the spool %s, %d addresses", applied, path, freed)
+
+
+def _tell_rejected(path: str) -> None:
+    logger.warning("a release in the spool is damaged, it was set aside: %s", path)
+
+
+def _has_net_admin() -> bool:
+    """Whether this process has CAP_NET_ADMIN; capabilities(7)."""
+    status = Path("/proc/self/status").read_text()
+    effective = status.partition("CapEff:")[2].split(maxsplit=1)[0]
+    return bool(int(effective, 16) >> _NET_ADMIN & 1)
+
+
+async def _record_boot(config: Config, state: State, service: Service, clock: Clock) -> None:
+    """Journal the node's boot if it is another one, and what became of the addresses held before.
+
+    Their containers ended with the boot before this one, and nobody will release them. The boot is
+    journalled last: a start that is cut short is gone on with.
+    """
+    boot_id = _boot_id()
+    if not boot_id or boot_id == state.boot_id:
+        return
+    held = len(state.holdings)
+    if held and not state.boot_id:
+        logger.warning(
+            "the journal does not say since which boot its %d addresses are held: they are kept",
+            held,
+        )
+    elif held and config.after_reboot == "release":
+        await service.release_all(list(state.holdings.items()), REBOOTED)
+        logger.warning(
+            "the node was booted since: the %d addresses that were held are released "
+            "(--after-reboot keep would keep them)",
+            held,
+        )
+    elif held:
+        logger.warning("the node was booted since: the %d addresses are kept, as ordered", held)
+    await service.record(NodeBooted(clock(), boot_id))
+
+
+def _boot_id() -> str:
+    """The kernel's name for this boot; empty where there is none."""
+    return _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""

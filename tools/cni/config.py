@@ -1,0 +1,119 @@
+"""The network configuration on stdin: what every command needs of it."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from tools.cni.client import Coild, locate
+from tools.cni.codec import decode
+from tools.cni.environment import is_word
+from tools.cni.errors import DECODING_FAILURE, INCOMPATIBLE_VERSION, INVALID_CONFIG, CniError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
+#: The first version of the specification that has the command.
+SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
+#: `address-type`, and the families of the addresses that it asks for.
+FAMILIES = {"ipv4": (4,), "ipv6": (6,), "dual": (4, 6)}
+
+_WHERE = "http://127.0.0.1:9383"
+#: As coild.spool has it, which is imported only if there is something in the spool.
+_SPOOL = "/var/lib/coild/spool"
+_NAME_LENGTH_MAX = 253
+_TIMEOUT_SECONDS = 10
+_TIMEOUT_SECONDS_MIN = 0.1
+_TIMEOUT_SECONDS_MAX = 300
+
+
+class Config:
+    """A network configuration: `network` is its name, `families` those of `address-type`."""
+
+    def __init__(self, document: dict[str, Any], command: str) -> None:
+        """Check what all commands need. Raises CniError, naming the key."""
+        self.document = document
+        self.version = _version(document, command)
+        self.network = document.get("name")
+        if not isinstance(self.network, str) or not is_word(self.network):
+            raise CniError(
+                INVALID_CONFIG,
+                f"name is {_shown(document, 'name')}: the network must have a name that begins "
+                "with a letter or a digit and has only these, '_', '.' and '-' after that",
+            )
+        if len(self.network) > _NAME_LENGTH_MAX:
+            raise CniError(INVALID_CONFIG, f"name is longer than {_NAME_LENGTH_MAX} characters")
+        ipam = document.get("ipam")
+        if not isinstance(ipam, dict):
+            raise CniError(INVALID_CONFIG, "ipam is missing: it must be an object with a type")
+        self.ipam: dict[str, Any] = ipam
+        address_type = ipam.get("address-type", "ipv4")
+        if not isinstance(address_type, str) or address_type not in FAMILIES:
+            raise wrong(ipam, "address-type", '"ipv4", "ipv6" or "dual"')
+        self.families = FAMILIES[address_type]
+        self.timeout = ipam.get("timeout", _TIMEOUT_SECONDS)
+        if (
+            not isinstance(self.timeout, (int, float))
+            or isinstance(self.timeout, bool)
+            or not _TIMEOUT_SECONDS_MIN <= self.timeout <= _TIMEOUT_SECONDS_MAX
+        ):
+            rule = f"a number of seconds from {_TIMEOUT_SECONDS_MIN} to {_TIMEOUT_SECONDS_MAX}"
+            raise wrong(ipam, "timeout", rule)
+        self.spool = ipam.get("spool", _SPOOL)
+        if not isinstance(self.spool, str) or self.spool[:1] != "/" or "\0" in self.spool:
+            raise wrong(ipam, "spool", "the absolute path of a directory")
+        where = ipam.get("coild", _WHERE)
+        if not isinstance(where, str):
+            raise wrong(ipam, "coild", f"an address like {_WHERE} or unix:/run/coild/coild.sock")
+        try:
+            self.coild: Coild = locate(where, monotonic() + self.timeout)
+        except ValueError as error:
+            raise CniError(INVALID_CONFIG, f"ipam.coild: {error}") from None
+
+
+def read_document(data: bytes) -> dict[str, Any]:
+    """The JSON object on stdin. Raises CniError."""
+    try:
+        document = decode(data)
+    except ValueError as error:
+        raise CniError(
+            DECODING_FAILURE, f"the network configuration on stdin is no JSON: {error}"
+        ) from None
+    if not isinstance(document, dict):
+        raise CniError(DECODING_FAILURE, "the network configuration on stdin is no JSON object")
+    return document
+
+
+def answer_version(document: object) -> str:
+    """The version to answer in: that of the configuration if it is known, else the newest."""
+    version = document.get("cniVersion") if isinstance(document, dict) else None
+    return version if isinstance(version, str) and version in VERSIONS else VERSIONS[-1]
+
+
+def wrong(ipam: dict[str, Any], key: str, rule: str) -> CniError:
+    """What to raise for a key of `ipam` that does not follow its rule."""
+    return CniError(INVALID_CONFIG, f"ipam.{key} is {_shown(ipam, key)}: it must be {rule}")
+
+
+def _shown(document: dict[str, Any], key: str) -> str:
+    return repr(document[key])[:200] if key in document else "missing"
+
+
+def _version(document: dict[str, Any], command: str) -> str:
+    # Without one, it is a configuration of before 0.2.0 (CNI spec 0.2.0, section "Versioning").
+    version = document.get("cniVersion", "0.1.0")
+    if not isinstance(version, str):
+        raise CniError(
+            DECODING_FAILURE, f"cniVersion is {_shown(document, 'cniVersion')}: it must be a string"
+        )
+    if version not in VERSIONS:
+        raise CniError(
+            INCOMPATIBLE_VERSION,
+            f"CNI version {version[:200]!r} is not supported",
+            f"supported are {', '.join(VERSIONS)}",
+        )
+    since = SINCE.get(command, VERSIONS[0])
+    if VERSIONS.index(version) < VERSIONS.index(since):
+        raise CniError(INCOMPATIBLE_VERSION, f"there is no {command} before CNI version {since}")
+    return version

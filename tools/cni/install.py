@@ -1,0 +1,203 @@
+"""`coild-ipam --install`: the executable, and the library that it imports, into a directory.
+
+    DIR/coild-ipam                      a few lines that import from the library that they name
+    DIR/coild-ipam.lib/VERSION-XXXXXX/  the modules, compiled
+
+A script is compiled at each start, and modules are not. The executable is renamed into its place
+last, and names a library of its own that is never changed: a plugin that runs meanwhile goes on
+with the one that it began with, which a later installation removes.
+"""
+
+from __future__ import annotations
+
+import os
+import py_compile
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from coild import __version__
+
+NAME = "coild-ipam"
+LIBRARY = f"{NAME}.lib"
+#: Where runtimes look for plugins unless told otherwise.
+DIRECTORY = Path("/opt/cni/bin")
+
+#: All that the executable may import of ours.
+_MODULES = (
+    "coild/__init__.py",
+    "coild/spool.py",
+    "coild/spool_files.py",
+    "tools/__init__.py",
+    "tools/ipam.py",
+)
+_ROOT = Path(__file__).parent.parent.parent
+#: A plugin runs for 300 s at most; then nobody uses a library that was superseded so long ago.
+_SUPERSEDED_SECONDS = 3600
+#: What a kernel before 5.1 reads of the first line.
+_FIRST_LINE_BYTES_MAX = 127
+_PROBE_SECONDS = 30
+
+_EXECUTABLE = """\
+#!{python} -IS
+# {name} {version}, a CNI IPAM plugin: see {name} --help. Written by {name} --install.
+import sys
+sys.path.insert(0, (__file__.rpartition("/")[0] or ".") + "/{library}/{build}")
+from tools.cni.main import main
+main()
+"""
+
+_COMPILE = """\
+import py_compile, sys
+mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+for path in sys.argv[1:]: py_compile.compile(path, doraise=True, invalidation_mode=mode)
+"""
+
+
+class InstallError(Exception):
+    """It cannot be installed; one line that says why and what to do."""
+
+
+def default_python() -> str:
+    """The interpreter of this process itself, not of its virtual environment."""
+    return os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
+
+
+def install(directory: Path, python: str) -> tuple[Path, list[str]]:
+    """Install, unless it is installed just so; the executable, and what people should know.
+
+    Raises InstallError.
+    """
+    first = f"#!{python} -IS\n".encode()
+    if not python.startswith("/") or python.split() != [python]:
+        raise InstallError(f"{python!r} is no absolute path without spaces, as a first line needs")
+    if len(first) > _FIRST_LINE_BYTES_MAX:
+        raise InstallError(f"{python!r} is too long for the first line of an executable")
+    sources = _sources()
+    executable = directory / NAME
+    try:
+        before = _build_of(executable)
+        if before and _is_installed(directory, before, python, sources):
+            return executable, [f"{executable} is up to date"]
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / LIBRARY).mkdir(exist_ok=True)
+        build = Path(tempfile.mkdtemp(prefix=f"{__version__}-", dir=directory / LIBRARY))
+        try:
+            notices = _write_library(build, sources, python)
+            if before and (directory / LIBRARY / before).is_dir():
+                # Counts from now on.
+                os.utime(directory / LIBRARY / before)
+            _publish(executable, _text(python, build.name))
+        except BaseException:
+            shutil.rmtree(build, ignore_errors=True)
+            raise
+        _remove_superseded(directory / LIBRARY, {build.name, before})
+    except OSError as error:
+        where = error.filename or directory
+        raise InstallError(f"{where}: {error.strerror or error}") from None
+    return executable, [f"installed {executable}, version {__version__}", *notices]
+
+
+def _sources() -> dict[str, bytes]:
+    """The files of the library."""
+    package = [f"tools/cni/{path.name}" for path in sorted((_ROOT / "tools/cni").glob("*.py"))]
+    try:
+        return {name: (_ROOT / name).read_bytes() for name in (*_MODULES, *package)}
+    except OSError as error:
+        raise InstallError(f"{error.filename}: {error.strerror}") from None
+
+
+def _text(python: str, build: str) -> bytes:
+    return _EXECUTABLE.format(
+        python=python, name=NAME, version=__version__, library=LIBRARY, build=build
+    ).encode()
+
+
+def _build_of(executable: Path) -> str:
+    """The library that is in use; empty if there is none."""
+    try:
+        text = executable.read_bytes().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    name = text.partition(f"/{LIBRARY}/")[2].partition('"')[0]
+    return "" if "/" in name else name
+
+
+def _is_installed(directory: Path, build: str, python: str, sources: dict[str, bytes]) -> bool:
+    library = directory / LIBRARY / build
+    if (directory / NAME).read_bytes() != _text(python, build):
+        return False
+    if not (directory / NAME).stat().st_mode & stat.S_IXOTH:
+        return False
+    found = {str(path.relative_to(library)) for path in library.rglob("*.py")}
+    return found == set(sources) and all(
+        (library / name).read_bytes() == content for name, content in sources.items()
+    )
+
+
+def _write_library(build: Path, sources: dict[str, bytes], python: str) -> list[str]:
+    """Write and compile, durably; what people should know."""
+    # As everything beside it: a plugin may be looked at by anybody.
+    build.chmod(0o755)
+    paths = [build / name for name in sources]
+    for name, content in sources.items():
+        path = build / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    notices = _compile(paths, python)
+    for path in sorted(build.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+        _sync(path)
+    for directory in (build, build.parent):
+        _sync(directory)
+    return notices
+
+
+def _compile(paths: list[Path], python: str) -> list[str]:
+    """Compile by the interpreter that will run it, which may be one that is not here."""
+    if os.path.realpath(python) == default_python():
+        for path in paths:
+            mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+            py_compile.compile(str(path), doraise=True, invalidation_mode=mode)
+        return []
+    command = [python, "-IS", "-c", _COMPILE, *map(str, paths)]
+    try:
+        subprocess.run(command, check=True, capture_output=True, timeout=_PROBE_SECONDS)  # noqa: S603 - as asked for
+    except (OSError, subprocess.SubprocessError):
+        return [f"{python} does not run here: the plugin is compiled when it first runs"]
+    return []
+
+
+def _publish(executable: Path, text: bytes) -> None:
+    """Put the executable into its place at once, durably."""
+    fd, name = tempfile.mkstemp(prefix=f".{NAME}-", dir=executable.parent)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(text)
+            file.flush()
+            os.fchmod(fd, 0o755)
+            os.fsync(fd)
+        Path(name).replace(executable)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    _sync(executable.parent)
+
+
+def _remove_superseded(library: Path, kept: set[str]) -> None:
+    """Remove what no running plugin can have begun with."""
+    for path in library.iterdir():
+        if path.name not in kept and path.stat().st_mtime < time.time() - _SUPERSEDED_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

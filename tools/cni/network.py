@@ -1,0 +1,96 @@
+"""GC and STATUS: what concerns no single container."""
+
+from __future__ import annotations
+
+from tools.cni.environment import attachment_key, ipv6_key
+from tools.cni.errors import (
+    INVALID_CONFIG,
+    LIMITED_CONNECTIVITY,
+    NOT_AVAILABLE,
+    CniError,
+    NoAnswerError,
+)
+from tools.cni.requests import refusal
+from tools.cni.spooling import notice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from tools.cni.config import Config
+
+#: The second is what the specification called it at first, and libcni still passes both.
+_VALID = ("cni.dev/valid-attachments", "cni.dev/attachments")
+#: A list that is too old to be judged is judged by a new sequence, so often.
+_ATTEMPTS = 2
+
+
+def collect(config: Config) -> None:
+    """Have coild release what the runtime does not know of. Raises CniError, NoAnswerError.
+
+    While a GC runs, a runtime runs no ADD (CNI spec 1.1.0, section "Lifecycle & Ordering"), so the
+    sequence may be asked for after the list was made.
+    """
+    valid = _valid(config.document)
+    for attempt in range(1, _ATTEMPTS + 1):
+        status, health = config.coild.ask("GET", "/health")
+        sequence = health.get("sequence")
+        if status != 200 or not isinstance(sequence, int):
+            raise refusal(status, health)
+        body = {"sequence": sequence, "network": config.network, "valid": valid}
+        status, answer = config.coild.ask("POST", "/gc", body)
+        if status == 200:
+            _tell(answer)
+            return
+        if status != 409 or attempt == _ATTEMPTS:
+            raise refusal(status, answer)
+
+
+def tell_status(config: Config) -> None:
+    """Whether an ADD would get an address now. Raises CniError."""
+    try:
+        status, health = config.coild.ask("GET", "/health")
+    except NoAnswerError as error:
+        raise CniError(NOT_AVAILABLE, str(error)) from None
+    if status != 200:
+        raise CniError(NOT_AVAILABLE, refusal(status, health).msg)
+    if health.get("writable") is not True:
+        raise CniError(
+            NOT_AVAILABLE, "coild cannot write its journal, so it gives no addresses: see its log"
+        )
+    if health.get("routes") == "failing":
+        raise CniError(
+            LIMITED_CONNECTIVITY,
+            "coild cannot export the routes of its blocks, so pods may not be reached from "
+            "other nodes: see its log",
+        )
+
+
+def _valid(document: dict[str, Any]) -> list[str]:
+    """Coild's container IDs of all attachments that are valid."""
+    given = [document[key] for key in _VALID if document.get(key) is not None]
+    rule = 'a list of objects like {"containerID": "...", "ifname": "eth0"}'
+    if not given:
+        raise CniError(
+            INVALID_CONFIG,
+            f"{_VALID[0]} is missing: it must be {rule}",
+            "without it, every address of the network would be released",
+        )
+    found = []
+    if not isinstance(given[0], list):
+        raise CniError(INVALID_CONFIG, f"{_VALID[0]} must be {rule}")
+    for item in given[0]:
+        container_id = item.get("containerID") if isinstance(item, dict) else None
+        ifname = item.get("ifname") if isinstance(item, dict) else None
+        if not isinstance(container_id, str) or not isinstance(ifname, str):
+            raise CniError(INVALID_CONFIG, f"{_VALID[0]} must be {rule}")
+        # Both, whatever address-type is now: it may have been another when these were added.
+        found += [attachment_key(container_id, ifname), ipv6_key(container_id, ifname)]
+    return found
+
+
+def _tell(answer: dict[str, Any]) -> None:
+    released = answer.get("released")
+    if isinstance(released, list) and released:
+        addresses = [str(each.get("address")) for each in released if isinstance(each, dict)]
+        notice(f"released {len(released)} leaked addresses: {', '.join(addresses[:10])}")

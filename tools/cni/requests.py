@@ -1,0 +1,85 @@
+"""The requests to coild that commands are made of, and what its refusals mean to a runtime."""
+
+from __future__ import annotations
+
+from tools.cni.client import holder_path
+from tools.cni.errors import REFUSED, TRY_AGAIN_LATER, CniError, NoAnswerError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from tools.cni.client import Coild
+    from tools.cni.config import Config
+    from tools.cni.environment import Attachment
+
+_ADDRESS_TYPES = {4: "ipv4", 6: "ipv6"}
+
+
+def keys(attachment: Attachment, families: tuple[int, ...]) -> list[tuple[int, str]]:
+    """The families and coild's container IDs of the attachment."""
+    if len(families) == 1:
+        return [(families[0], attachment.key)]
+    return [(4, attachment.key), (6, attachment.ipv6_key)]
+
+
+def allocate(config: Config, attachment: Attachment, family: int, key: str) -> tuple[str, bool]:
+    """The address, and whether it was allocated just now. Raises CniError, NoAnswerError."""
+    body = {
+        "pod-namespace": attachment.pod_namespace,
+        "pod-name": attachment.pod_name,
+        "container-id": key,
+        "address-type": _ADDRESS_TYPES[family],
+        "network": config.network,
+    }
+    status, answer = config.coild.ask("POST", "/ip", body)
+    if status == 200:
+        return _address(config.coild, answer), True
+    if status != 409:
+        raise refusal(status, answer)
+    # The answer to an earlier ADD was lost, or the container ID is another pod's.
+    held = held_address(config.coild, attachment, key)
+    if held is None:
+        raise refusal(status, answer)
+    if (":" in held) != (family == 6):
+        raise CniError(
+            REFUSED,
+            f"container {key} holds {held}, which is not of the family that is asked for",
+            "address-type was changed while the container ran: remove the container first",
+        )
+    return held, False
+
+
+def held_address(coild: Coild, attachment: Attachment, key: str) -> str | None:
+    """The address that the container has. Raises CniError, NoAnswerError."""
+    path = holder_path(attachment.pod_namespace, attachment.pod_name, key)
+    status, answer = coild.ask("GET", path)
+    if status == 404:
+        return None
+    if status != 200:
+        raise refusal(status, answer)
+    return _address(coild, answer)
+
+
+def release(coild: Coild, pod_namespace: str, pod_name: str, key: str) -> tuple[int, str]:
+    """The status of DELETE, and the error that came with it. Raises NoAnswerError."""
+    status, answer = coild.ask("DELETE", holder_path(pod_namespace, pod_name, key))
+    return status, _error(answer)
+
+
+def refusal(status: int, answer: dict[str, Any]) -> CniError:
+    """What to raise for an answer that is not 200."""
+    code = TRY_AGAIN_LATER if status >= 500 else REFUSED
+    return CniError(code, _error(answer) or f"coild answered {status}", f"coild answered {status}")
+
+
+def _error(answer: dict[str, Any]) -> str:
+    error = answer.get("error", "")
+    return error if isinstance(error, str) else ""
+
+
+def _address(coild: Coild, answer: dict[str, Any]) -> str:
+    address = answer.get("address")
+    if not isinstance(address, str) or not address:
+        raise NoAnswerError(f"the answer from {coild.where} is not coild's: it has no address")
+    return address

@@ -1,0 +1,139 @@
+"""What ADD answers: addresses, gateways, routes and DNS as the configuration has them."""
+
+from __future__ import annotations
+
+from tools.cni.addresses import Subnet, canonical, version_of
+from tools.cni.config import wrong
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from tools.cni.config import Config
+
+#: Link-local ones: with a route of a whole address, the gateway is only a name for the host's end.
+_GATEWAYS = {4: "169.254.1.1", 6: "fe80::1"}
+_DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
+_BITS = {4: 32, 6: 128}
+#: CNI spec 1.1.0, section "ADD Success": what a route may have besides.
+_ROUTE_NUMBERS = ("mtu", "advmss", "priority", "table", "scope")
+_DNS_LISTS = ("nameservers", "search", "options")
+
+
+class Layout:
+    """How addresses become a result, by family."""
+
+    def __init__(self, config: Config) -> None:
+        """Check the keys that only ADD needs. Raises CniError, naming the key."""
+        ipam = config.ipam
+        self._version = config.version
+        self._subnets = _by_family(ipam, "subnet", config.families)
+        gateways = _by_family(ipam, "gateway", config.families)
+        self._gateways = {
+            family: gateways.get(family) or ("" if family in self._subnets else _GATEWAYS[family])
+            for family in config.families
+        }
+        self._routes = self._read_routes(config)
+        self._dns = _dns(config)
+
+    def address(self, family: int, address: str) -> dict[str, Any]:
+        """One of `ips`. Raises ValueError if the subnet does not have the address."""
+        subnet = self._subnets.get(family)
+        prefix = _BITS[family]
+        if subnet:
+            parsed = Subnet(subnet)
+            if address not in parsed:
+                raise ValueError(f"coild's address {address} is not in ipam.subnet {subnet}")
+            prefix = parsed.prefix
+        gateway = self._gateways[family]
+        if address == gateway:
+            raise ValueError(f"coild's address {address} is the one of ipam.gateway")
+        entry: dict[str, Any] = {"address": f"{address}/{prefix}"}
+        if self._version.startswith("0."):
+            entry = {"version": str(family), **entry}
+        if gateway:
+            entry["gateway"] = gateway
+        return entry
+
+    def result(self, ips: list[dict[str, Any]]) -> dict[str, Any]:
+        """What an IPAM plugin prints: no interfaces (CNI spec 1.1.0, section 4)."""
+        return {
+            "cniVersion": self._version,
+            "ips": ips,
+            "routes": self._routes,
+            "dns": self._dns,
+        }
+
+    def _read_routes(self, config: Config) -> list[dict[str, Any]]:
+        ipam = config.ipam
+        if ipam.get("routes") is None:
+            families = [family for family in config.families if family not in self._subnets]
+            return [{"dst": _DEFAULT_ROUTES[family]} for family in families]
+        rule = 'a list of routes like {"dst": "0.0.0.0/0", "gw": "169.254.1.1"}'
+        if not isinstance(ipam["routes"], list):
+            raise wrong(ipam, "routes", rule)
+        try:
+            return [self._read_route(route) for route in ipam["routes"]]
+        except ValueError as error:
+            raise wrong(ipam, "routes", f"{rule}: {error}") from None
+
+    def _read_route(self, route: Any) -> dict[str, Any]:
+        if not isinstance(route, dict) or not isinstance(route.get("dst"), str):
+            raise ValueError("a route is an object with a dst")  # noqa: TRY004 - told as one
+        found: dict[str, Any] = {"dst": Subnet(route["dst"]).text}
+        if route.get("gw") is not None:
+            if not isinstance(route["gw"], str):
+                raise ValueError("gw is an IP address")
+            found["gw"] = canonical(route["gw"])
+        if self._version != "1.1.0":
+            return found
+        for key in _ROUTE_NUMBERS:
+            value = route.get(key)
+            if value is not None:
+                if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                    raise ValueError(f"{key} is a number")
+                found[key] = value
+        return found
+
+
+def _by_family(ipam: dict[str, Any], key: str, families: tuple[int, ...]) -> dict[int, str]:
+    """The values of a key that has one, or a list with one a family."""
+    value = ipam.get(key)
+    if value is None:
+        return {}
+    what = "a subnet like 10.1.0.0/16" if key == "subnet" else "an IP address"
+    rule = f"{what}, or a list with one for each family of address-type"
+    found: dict[int, str] = {}
+    for text in value if isinstance(value, list) else [value]:
+        if not isinstance(text, str):
+            raise wrong(ipam, key, rule)
+        try:
+            written = Subnet(text).text if key == "subnet" else canonical(text)
+        except ValueError as error:
+            raise wrong(ipam, key, f"{rule}: {error}") from None
+        family = version_of(written.partition("/")[0])
+        if family not in families or family in found:
+            raise wrong(ipam, key, rule)
+        found[family] = written
+    return found
+
+
+def _dns(config: Config) -> dict[str, Any]:
+    """The network's `dns`; what the file `ipam.resolvConf` says, if that is given."""
+    path = config.ipam.get("resolvConf")
+    if path is not None and path != "":
+        from tools.cni.resolv import read_resolv_conf  # noqa: PLC0415 - few name one
+
+        if not isinstance(path, str):
+            raise wrong(config.ipam, "resolvConf", "the path of a file")
+        return read_resolv_conf(path)
+    dns = config.document.get("dns")
+    found: dict[str, Any] = {}
+    if isinstance(dns, dict):
+        for key, value in dns.items():
+            lists = isinstance(value, list) and all(isinstance(item, str) for item in value)
+            if (key in _DNS_LISTS and lists and value) or (
+                key == "domain" and isinstance(value, str) and value
+            ):
+                found[key] = value
+    return found

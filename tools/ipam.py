@@ -1,0 +1,150 @@
+"""`coild-ipam`: the CNI IPAM plugin, and its side for people: help, version, installation.
+
+A container runtime starts the plugin with CNI_COMMAND in the environment; see `tools.cni`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from coild import __version__
+from tools.cni.install import DIRECTORY, NAME, InstallError, default_python, install
+from tools.cni.main import is_for_people, run
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+
+_EPILOG = """\
+A container runtime starts this program with CNI_COMMAND (ADD, DEL, CHECK, GC, STATUS or VERSION) in
+the environment and the network configuration on stdin: CNI versions 0.3.1 to 1.1.0.
+
+keys of "ipam" in the network configuration, all optional:
+  coild         http://127.0.0.1:9383 (default), or unix:/path of the daemon's --socket
+  address-type  "ipv4" (default), "ipv6" or "dual"
+  subnet        the subnet of the addresses, or a list with one a family: its prefix length is the
+                result's, as bridge and macvlan need it. Without: /32, /128
+  gateway       an address, or a list with one a family (default: 169.254.1.1 and fe80::1; with a
+                subnet: none)
+  routes        [{"dst": "0.0.0.0/0", "gw": "..."}] (default: default routes; with a subnet: none)
+  resolvConf    a file like /etc/resolv.conf, for the result's dns
+  timeout       seconds that a run may take at most (default: 10; 0.1 to 300)
+  spool         where releases are kept while coild is down (default: /var/lib/coild/spool)
+
+examples:
+  coild-ipam --install                      into /opt/cni/bin; prints a configuration to start from
+  coild-ipam --install > /etc/cni/net.d/10-pods.conflist
+  coild-ipam --install /host/opt/cni/bin --python /usr/bin/python3
+"""
+
+#: Usable as it is.
+_CONFLIST = {
+    "cniVersion": "1.0.0",
+    "name": "pods",
+    "plugins": [
+        {"type": "ptp", "ipam": {"type": NAME, "coild": "http://127.0.0.1:9383"}},
+    ],
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def main() -> int:
+    """Run as a plugin if a runtime started this; the exit status."""
+    return talk() if is_for_people() else run()
+
+
+def talk() -> int:
+    """Do what the arguments say; the exit status."""
+    parser = _parser()
+    try:
+        arguments = parser.parse_args()
+        if arguments.print_completion:
+            return _print_completion(parser, arguments.print_completion)
+        if arguments.install is None:
+            parser.error("nothing to do: a container runtime runs this, or use --install")
+        return _install(arguments.install, arguments.python)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else EXIT_FAILURE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=NAME,
+        description="Give containers their addresses from coild: a CNI IPAM plugin.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--install",
+        metavar="DIR",
+        nargs="?",
+        const=str(DIRECTORY),
+        help=f"put the executable {NAME} and its library into DIR (default: {DIRECTORY}), and print"
+        " a configuration to start from",
+    )
+    parser.add_argument(
+        "--python",
+        metavar="PATH",
+        help="with --install: the interpreter that runs it, Python 3.9 or newer, as the node knows"
+        f" it (default: {default_python()})",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        metavar="SHELL",
+        choices=("bash", "zsh", "tcsh"),
+        help="print the script that completes this command in bash, zsh or tcsh, and exit",
+    )
+    return parser
+
+
+def _install(directory: str, python: str | None) -> int:
+    if not directory:
+        return _fail("an empty directory name is none; see coild-ipam --help", EXIT_USAGE)
+    # As the executable finds its library: by its own absolute path.
+    try:
+        _, notices = install(Path(os.path.abspath(directory)), python or default_python())  # noqa: PTH100 - no link is followed
+    except InstallError as error:
+        return _fail(f"cannot install: {error}", EXIT_FAILURE)
+    for text in notices:
+        _notice(text)
+    try:
+        sys.stdout.write(json.dumps(_CONFLIST, indent=2) + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        return _fail(f"stdout: {error.strerror}", EXIT_FAILURE)
+    return 0
+
+
+def _print_completion(parser: argparse.ArgumentParser, shell: str) -> int:
+    try:
+        import shtab  # noqa: PLC0415 - the installed plugin has none
+    except ImportError:
+        return _fail("the installed plugin has no completion: use coild's own coild-ipam", 1)
+    sys.stdout.write(shtab.complete(parser, shell=shell))
+    return 0
+
+
+def _fail(text: str, status: int) -> int:
+    _notice(text)
+    return status
+
+
+def _notice(text: str) -> None:
+    if sys.stderr is not None:
+        sys.stderr.write(f"{NAME}: {text}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
