@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 from coild.addresses import Subnet
 from coild.announcer import RouteError, RouteHealth
+from coild.worker_thread import WorkerThread
 
 logger = logging.getLogger(__name__)
 
@@ -24,10 +25,18 @@ _T = TypeVar("_T")
 COMPARE_SECONDS = 60.0
 #: How long after a failure it is tried again, at first and at most.
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.5, 30.0
+#: Longer than the kernel takes for thousands of routes: then it is trouble.
+PATIENCE_SECONDS = 10.0
+#: How long a stop waits for a table that is busy. The routes stay in any case.
+_CLOSE_SECONDS = 1.0
+_SILENT = RouteError("the kernel does not answer")
 
 
 class RouteTable(Protocol):
-    """What is needed of `kernel.KernelRoutes`; methods may block, and raise RouteError."""
+    """What is needed of `kernel.KernelRoutes`; methods may block, and raise RouteError.
+
+    The error says what is wrong, not with which block: what is wrong with many is told once.
+    """
 
     def blocks(self) -> set[Subnet]:
         """The blocks that have a route of ours."""
@@ -58,26 +67,30 @@ class Exporter:
         *,
         compare_seconds: float = COMPARE_SECONDS,
         retry_seconds: float = RETRY_SECONDS_MIN,
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         """`make` opens the table, in the thread that it belongs to from then on."""
         self._make = make
         self._table: RouteTable | None = None
-        self._thread = ThreadPoolExecutor(1, "routes")
+        self._thread = WorkerThread("routes")
         self._compare_seconds = compare_seconds
-        self._retry_seconds = self._first_retry_seconds = retry_seconds
+        self._retry_seconds = retry_seconds
+        self._patience_seconds = patience_seconds
         self._wanted: set[Subnet] = set()
         #: What is to be looked at next, and why what failed did.
         self._changed: set[Subnet] = set()
-        self._failed: dict[Subnet, str] = {}
+        self._failed: dict[Subnet, Exception] = {}
         #: Why the table as a whole could not be compared.
-        self._trouble = ""
-        self._told = ""
+        self._trouble: Exception | None = None
+        #: The reasons that were told since all was well.
+        self._told: set[str] = set()
         self._wake = asyncio.Event()
         self._turn = asyncio.Lock()
+        self._closed = False
 
     async def open(self, blocks: Iterable[Subnet]) -> None:
         """Make the table equal to `blocks`, as far as that goes. Raises RouteError of `make`."""
-        self._table = await self._in_thread(self._make)
+        self._table = await self._thread.submit(self._make)
         self._wanted.update(blocks)
         await self._compare(self._table)
 
@@ -95,88 +108,160 @@ class Exporter:
         self._wake.set()
 
     async def withdraw(self, block: Subnet) -> bool:
-        """As Announcer.withdraw."""
+        """As Announcer.withdraw. Waits so long for the kernel as its patience lasts."""
         self._wanted.discard(block)
         self._changed.add(block)
         if self._table is not None:
-            await self._apply(self._table)
-        return block not in self._failed
+            try:
+                async with asyncio.timeout(self._patience_seconds):
+                    await self._apply(self._table)
+            except TimeoutError:
+                self._trouble = _SILENT
+                self._tell()
+                return False
+        elif not self._closed:
+            return True
+        # Somebody may have announced it meanwhile.
+        return not any(block in blocks for blocks in (self._wanted, self._changed, self._failed))
 
     async def run(self) -> None:
         """Make changes as they come and put right what failed, until cancelled."""
-        while self._table is not None:
-            failing = self.health == "failing"
-            pause = self._retry_seconds if failing else self._compare_seconds
+        now = asyncio.get_running_loop().time
+        pause = self._retry_seconds
+        compare_at, retry_at = now() + self._compare_seconds, math.inf
+        while (table := self._table) is not None:
+            if self.health != "failing":
+                pause, retry_at = self._retry_seconds, math.inf
+            elif retry_at == math.inf:
+                retry_at = now() + pause
             try:
-                async with asyncio.timeout(pause):
+                # A moment, not a duration: changes that come all the time must not put it off.
+                async with asyncio.timeout_at(min(compare_at, retry_at)):
                     await self._wake.wait()
             except TimeoutError:
-                self._retry_seconds = min(2 * self._retry_seconds, RETRY_SECONDS_MAX)
-                await self._compare(self._table)
+                await self._compare(table)
+                compare_at = now() + self._compare_seconds
+                if retry_at < math.inf:
+                    pause, retry_at = min(2 * pause, RETRY_SECONDS_MAX), math.inf
             else:
                 self._wake.clear()
-                await self._apply(self._table)
-            if self.health == "exported":
-                self._retry_seconds = self._first_retry_seconds
+                await self._apply(table)
 
     async def close(self) -> None:
-        """Let go of the table; the routes stay, for the pods do."""
-        async with self._turn:
-            if self._table is not None:
-                await self._in_thread(self._table.close)
-                self._table = None
-            self._thread.shutdown(wait=False)
+        """Let go of the table; the routes stay, for the pods do. Soon, whatever the kernel does."""
+        self._closed = True
+        table, self._table = self._table, None
+        if table is not None:
+            closing = self._thread.submit(table.close)
+            done, _ = await asyncio.wait([closing], timeout=_CLOSE_SECONDS)
+            if not done:
+                closing.cancel()
+                logger.warning("the kernel is still busy with the routes, it is left alone")
+            elif (error := closing.exception()) is not None:
+                logger.warning("the table of routes could not be closed: %s", error)
+        self._thread.end()
 
     async def _apply(self, table: RouteTable) -> None:
         """Make what changed so."""
         async with self._turn:
-            changed, self._changed = self._changed, set()
-            if changed:
-                self._note(changed, await self._in_thread(lambda: self._change(table, changed)))
+            if self._changed and not self._closed:
+                await self._make_so(table, set())
 
     async def _compare(self, table: RouteTable) -> None:
         """Make the whole table as it should be."""
-        async with self._turn:
-            try:
-                present = await self._in_thread(table.blocks)
-            except RouteError as error:
-                self._trouble = str(error)
-                self._note(set(), {})
-                return
-            self._trouble = ""
-            # What is announced from here on is in `_changed` again.
-            wrong = (present ^ self._wanted) | self._changed | self._failed.keys()
-            self._changed = set()
-            self._note(wrong, await self._in_thread(lambda: self._change(table, wrong)))
 
-    def _change(self, table: RouteTable, blocks: set[Subnet]) -> dict[Subnet, str]:
+        def present() -> set[Subnet] | Exception:
+            try:
+                return table.blocks()
+            except Exception as error:  # noqa: BLE001
+                return error
+
+        async with self._turn:
+            if self._closed:
+                return
+            found = await self._patiently(present)
+            if isinstance(found, Exception):
+                self._trouble = found
+                self._tell()
+            else:
+                self._trouble = None
+                await self._make_so(table, (found ^ self._wanted) | self._failed.keys())
+
+    async def _make_so(self, table: RouteTable, blocks: set[Subnet]) -> None:
+        """See to these blocks, and those that changed; take note of what failed."""
+        if self._closed:
+            return
+        # What is announced from here on is in `_changed` again.
+        tried, self._changed = blocks | self._changed, set()
+        try:
+            failed = await self._patiently(lambda: self._change(table, tried))
+        except BaseException:
+            # Nobody waits for the thread any more: it may be doing it, or not.
+            self._changed |= tried
+            self._wake.set()
+            raise
+        for block in tried:
+            self._failed.pop(block, None)
+        self._failed |= failed
+        self._tell()
+
+    def _change(self, table: RouteTable, blocks: set[Subnet]) -> dict[Subnet, Exception]:
         """In the thread: what failed, and why."""
-        failed = {}
+        failed: dict[Subnet, Exception] = {}
         for block in sorted(blocks):
+            if self._closed:
+                break
             # Looked up now: whoever announces or withdraws it later, asks again.
             act = table.add if block in self._wanted else table.remove
             try:
                 act(block)
-            except RouteError as error:
-                failed[block] = str(error)
+            except Exception as error:  # noqa: BLE001
+                failed[block] = error
         return failed
 
-    def _note(self, tried: set[Subnet], failed: dict[Subnet, str]) -> None:
-        """Take note of what was tried; say what is new about it."""
-        for block in tried:
-            self._failed.pop(block, None)
-        self._failed |= failed
-        trouble = self._trouble or next(iter(self._failed.values()), "")
-        if trouble and trouble != self._told:
-            logger.warning(
-                "%s; addresses are handed out all the same, but routers may not know of %d blocks; "
-                "it is tried again",
-                trouble,
-                len(self._failed) or len(self._wanted),
-            )
-        elif self._told and not trouble:
-            logger.info("the routes of all %d blocks are exported again", len(self._wanted))
-        self._told = trouble
+    async def _patiently(self, work: Callable[[], _T]) -> _T:
+        """Have the thread do it; what takes long is trouble, until the table was compared."""
+        future = self._thread.submit(work)
+        try:
+            done, _ = await asyncio.wait([future], timeout=self._patience_seconds)
+            if not done:
+                self._trouble = _SILENT
+                self._tell()
+            return await future
+        finally:
+            future.cancel()
 
-    async def _in_thread(self, work: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+    def _tell(self) -> None:
+        """Say what is new about what fails, each reason once, and when all is well again."""
+        if self._table is None:
+            return
+        reasons: dict[str, list[Subnet]] = {}
+        errors: dict[str, Exception] = {}
+        for block, error in sorted(self._failed.items(), key=lambda item: item[0]):
+            errors.setdefault(_reason(error), error)
+            reasons.setdefault(_reason(error), []).append(block)
+        if self._trouble is not None:
+            errors.setdefault(_reason(self._trouble), self._trouble)
+        for reason, error in errors.items():
+            if reason not in self._told:
+                blocks = reasons.get(reason, [])
+                more = f" and {len(blocks) - 1} more" if len(blocks) > 1 else ""
+                logger.warning(
+                    "%s: %s; addresses are handed out all the same, but routers may not know all "
+                    "blocks of this node; it is tried again",
+                    f"the route to {blocks[0]}{more}" if blocks else "the routes of blocks",
+                    reason,
+                    # A bug is told in full.
+                    exc_info=None if isinstance(error, RouteError) else error,
+                )
+        if errors:
+            self._told |= errors.keys()
+            # Whoever noticed it, `run` is to try again soon.
+            self._wake.set()
+        elif self._told:
+            logger.info("the routes of all %d blocks are exported again", len(self._wanted))
+            self._told.clear()
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, RouteError) else repr(error)
