@@ -259,8 +259,11 @@ class Service:
         """
         released = []
         refusal: JournalError | None = None
-        for block in self._allocator.idle_blocks(self._clock(), idle_for):
-            idle_since = block.idle_since
+        idle = self._allocator.idle_blocks(self._clock(), idle_for)
+        for block, idle_since in [(block, block.idle_since) for block in idle]:
+            if block.held or block.idle_since != idle_since:
+                # It was used while the routes of those before it were withdrawn.
+                continue
             # Routers must not send here what may be another node's.
             withdrawn = await self._announcer.withdraw(block.subnet)
             if not withdrawn or block.held or block.idle_since != idle_since:
