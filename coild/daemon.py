@@ -125,6 +125,8 @@ async def _serve(
             asyncio.create_task(exporter.run()),
             asyncio.create_task(_be_watched(notifier)),
         ]
+        for task in tasks:
+            task.add_done_callback(_tell_of_bug)
         await stop.wait()
         logger.info("stopping")
         notifier.stopping("stopping")
@@ -171,6 +173,12 @@ async def _be_watched(notifier: Notifier) -> None:
         notifier.alive()
         # As sd_watchdog_enabled(3) has it: at half of the time.
         await asyncio.sleep(notifier.watchdog_seconds / 2)
+
+
+def _tell_of_bug(task: asyncio.Task[None]) -> None:
+    """Say at once that a task that runs beside the requests ended by a bug; they go on."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("a task of the daemon ended, this is a bug", exc_info=error)
 
 
 def _announce(config: Config, journal: Journal, places: list[str]) -> None:

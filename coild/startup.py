@@ -84,10 +84,11 @@ async def announce_blocks(config: Config, state: State, exporter: Exporter) -> N
         await exporter.open(block.subnet for block in state.blocks.values())
     except RouteError as error:
         if config.export_routes == ALWAYS:
+            right = "give coild CAP_NET_ADMIN, or " * isinstance(error, RoutesForbiddenError)
             raise ConfigError(
                 "export-routes",
-                f"cannot export routes to table {config.table_id}: {error}; give coild "
-                "CAP_NET_ADMIN, or start it with --no-export-routes",
+                f"cannot export routes to table {config.table_id}: {error}; {right}start it with "
+                "--no-export-routes",
             ) from None
         logger.info("blocks are not exported as routes: %s (see --export-routes)", error)
         return
