@@ -51,6 +51,7 @@ FLOORS = (
         "coild.spool_files",
         "coild.systemd",
         "coild.units",
+        "coild.worker_thread",
     },
     {"coild"},
 )
