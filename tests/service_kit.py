@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from coild.addresses import Pool, Subnet
+from coild.announcer import Announcer
 from coild.blocks import BlockSource
 from coild.blocks.static import StaticBlocks
 from coild.events import AddressAllocated, AddressReleased, Event, Folded
@@ -165,6 +166,7 @@ class Bench:
         *,
         source: BlockSource | None = None,
         journal: MemoryJournal | None = None,
+        announcer: Announcer | None = None,
         reuse_after: int = 30,
         now: int = 1000,
     ) -> None:
@@ -180,6 +182,7 @@ class Bench:
             self.source,
             reuse_after=reuse_after,
             clock=lambda: self.now,
+            announcer=announcer,
         )
         self._pools = dict(pools)
 
