@@ -125,7 +125,31 @@ class Exporter:
         return not any(block in blocks for blocks in (self._wanted, self._changed, self._failed))
 
     async def run(self) -> None:
-        """Make changes as they come and put right what failed, until cancelled."""
+        """Make changes as they come and put right what failed, until cancelled.
+
+        Raises what is a bug of its own, and fails visibly from then on.
+        """
+        try:
+            await self._follow()
+        except Exception as error:
+            self._trouble = error
+            raise
+
+    async def close(self) -> None:
+        """Let go of the table; the routes stay, for the pods do. Soon, whatever the kernel does."""
+        self._closed = True
+        table, self._table = self._table, None
+        if table is not None:
+            closing = self._thread.submit(table.close)
+            done, _ = await asyncio.wait([closing], timeout=_CLOSE_SECONDS)
+            if not done:
+                closing.cancel()
+                logger.warning("the kernel is still busy with the routes, it is left alone")
+            elif (error := closing.exception()) is not None:
+                logger.warning("the table of routes could not be closed: %s", error)
+        self._thread.end()
+
+    async def _follow(self) -> None:
         now = asyncio.get_running_loop().time
         pause = self._retry_seconds
         compare_at, retry_at = now() + self._compare_seconds, math.inf
@@ -146,20 +170,6 @@ class Exporter:
             else:
                 self._wake.clear()
                 await self._apply(table)
-
-    async def close(self) -> None:
-        """Let go of the table; the routes stay, for the pods do. Soon, whatever the kernel does."""
-        self._closed = True
-        table, self._table = self._table, None
-        if table is not None:
-            closing = self._thread.submit(table.close)
-            done, _ = await asyncio.wait([closing], timeout=_CLOSE_SECONDS)
-            if not done:
-                closing.cancel()
-                logger.warning("the kernel is still busy with the routes, it is left alone")
-            elif (error := closing.exception()) is not None:
-                logger.warning("the table of routes could not be closed: %s", error)
-        self._thread.end()
 
     async def _apply(self, table: RouteTable) -> None:
         """Make what changed so."""

@@ -1,0 +1,47 @@
+"""`coild` over a kernel that has a bug, or never answers: the variable ROUTES says which."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+from coild import cli, exporter, kernel, startup
+from coild.addresses import Subnet
+
+
+class Faulty:
+    """A table of routes that does what ROUTES says when the first block comes."""
+
+    def __init__(self, table: int, protocol: int) -> None:
+        self._fault = os.environ["ROUTES"]
+
+    def blocks(self) -> set[Subnet]:
+        """As RouteTable.blocks."""
+        return set()
+
+    def add(self, block: Subnet) -> None:
+        """As RouteTable.add."""
+        if self._fault == "bug":
+            raise KeyError("RTA_DST")
+        if self._fault == "hangs":
+            threading.Event().wait()
+
+    def remove(self, block: Subnet) -> None:
+        """As RouteTable.remove."""
+
+    def close(self) -> None:
+        """As RouteTable.close."""
+
+
+async def ends(self: exporter.Exporter, table: exporter.RouteTable) -> None:
+    """In place of Exporter._apply."""
+    raise ValueError("it ends")
+
+
+if __name__ == "__main__":
+    startup._has_net_admin = lambda: True
+    kernel.KernelRoutes = Faulty  # type: ignore[assignment, misc]
+    if os.environ["ROUTES"] == "ends":
+        exporter.Exporter._apply = ends  # type: ignore[method-assign]
+    sys.exit(cli.main())
