@@ -194,10 +194,12 @@ class Exporter:
                 self._trouble = found
                 self._tell()
             else:
-                self._trouble = None
-                await self._make_so(table, (found ^ self._wanted) | self._failed.keys())
+                wrong = (found ^ self._wanted) | self._failed.keys()
+                await self._make_so(table, wrong, compared=True)
 
-    async def _make_so(self, table: RouteTable, blocks: set[Subnet]) -> None:
+    async def _make_so(
+        self, table: RouteTable, blocks: set[Subnet], *, compared: bool = False
+    ) -> None:
         """See to these blocks, and those that changed; take note of what failed."""
         if self._closed:
             return
@@ -213,6 +215,8 @@ class Exporter:
         for block in tried:
             self._failed.pop(block, None)
         self._failed |= failed
+        if compared:
+            self._trouble = None
         self._tell()
 
     def _change(self, table: RouteTable, blocks: set[Subnet]) -> dict[Subnet, Exception]:
