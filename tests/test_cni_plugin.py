@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from tests.cni_kit import (
 )
 from tests.daemon_kit import Daemon
 from tools.cni import main as plugin_main
+from tools.cni.addresses import covering_prefix
+from tools.cni.gateway import NODE_KEY
 
 COMMANDS = ("ADD", "DEL", "CHECK", "GC", "STATUS")
 #: What a run that may take no longer is given; a slow machine is slower than any such promise.
@@ -54,8 +58,8 @@ def alone(executable: Path, tmp_path: Path) -> Plugin:
 
 @pytest.fixture
 def ipv4_only(executable: Path, tmp_path: Path) -> Iterator[tuple[Plugin, Daemon]]:
-    """The plugin with a daemon that has two IPv4 addresses, and nothing else."""
-    with Daemon(tmp_path / "data", "--pool", "default=10.9.0.0/31", "--block-size", "1") as daemon:
+    """The plugin with a daemon that has four IPv4 addresses, and nothing else."""
+    with Daemon(tmp_path / "data", "--pool", "default=10.9.0.0/30", "--block-size", "2") as daemon:
         yield Plugin(executable, f"http://{daemon.address}", tmp_path / "spool"), daemon
 
 
@@ -70,8 +74,9 @@ def test_a_container_from_start_to_end(plugin: Plugin, shared_daemon: Daemon, ve
     """ADD prints what the version's IPAM result is, CHECK and DEL print nothing."""
     container = new_id()
     added = plugin.run("ADD", container, version)
-    address = held(shared_daemon)[container]
-    entry = {"address": f"{address}/32", "gateway": "169.254.1.1"}
+    address, gateway = held(shared_daemon)[container], held(shared_daemon)[NODE_KEY]
+    prefix = covering_prefix(address, gateway)
+    entry = {"address": f"{address}/{prefix}", "gateway": gateway}
     if version.startswith("0."):
         entry["version"] = "4"
     result = added.answer
@@ -149,7 +154,7 @@ def test_both_families(plugin: Plugin, shared_daemon: Daemon) -> None:
     deleted = plugin.run("DEL", container, address_type="dual")
 
     assert added.addresses == [now[key] for key in keys]
-    assert ["169.254.1.1", "fe80::1"] == [entry["gateway"] for entry in added.answer["ips"]]
+    assert [now[NODE_KEY], "fe80::1"] == [entry["gateway"] for entry in added.answer["ips"]]
     assert [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}] == added.answer["routes"]
     assert added.addresses == again.addresses
     assert deleted.status == 0
@@ -186,15 +191,15 @@ def test_the_first_family_goes_back_when_the_second_fails(
     plugin.run("ADD", before, address_type="dual")
 
     assert failed.code == 11
-    assert [before] == list(held(daemon))
+    assert [NODE_KEY, before] == list(held(daemon))
 
 
 def test_no_address_is_left(ipv4_only: tuple[Plugin, Daemon]) -> None:
     """The runtime is told to try again later, in coild's words."""
     plugin, _ = ipv4_only
-    outcomes = [plugin.run("ADD", new_id()) for _ in range(3)]
+    outcomes = [plugin.run("ADD", new_id()) for _ in range(4)]
 
-    assert [0, 0, 1] == [outcome.status for outcome in outcomes]
+    assert [0, 0, 0, 1] == [outcome.status for outcome in outcomes]
     assert outcomes[-1].code == 11
     assert "10.9.0.0/31" in outcomes[-1].answer["msg"] or "default" in outcomes[-1].answer["msg"]
 
@@ -208,7 +213,7 @@ def test_over_a_unix_socket(executable: Path, tmp_path: Path) -> None:
 
         assert plugin.run("ADD", container).addresses == [held(daemon)[container]]
         assert plugin.run("DEL", container).status == 0
-        assert {} == held(daemon)
+        assert {NODE_KEY} == held(daemon).keys()
 
 
 def test_over_localhost(plugin: Plugin) -> None:
@@ -236,6 +241,84 @@ def test_a_subnet_makes_the_prefix_length(plugin: Plugin) -> None:
     assert ["16", "64"] == [entry["address"].partition("/")[2] for entry in full["ips"]]
     assert ["10.64.255.254", "fd00:64::ffff"] == [entry["gateway"] for entry in full["ips"]]
     assert [{"dst": "10.0.0.0/8", "gw": "10.64.255.254", "mtu": 1400}] == full["routes"]
+
+
+@given(
+    st.integers(4, 30).flatmap(
+        lambda bits: st.tuples(*[st.integers(1 << 24, (1 << 24) + (1 << bits) - 1)] * 2)
+    )
+)
+def test_a_subnet_for_address_and_gateway(pair: tuple[int, int]) -> None:
+    """It is the smallest that has both, and the address is neither the network's nor broadcast."""
+    address, gateway = map(ipaddress.ip_address, pair)
+    prefix = covering_prefix(str(address), str(gateway))
+
+    def fits(length: int) -> bool:
+        network = ipaddress.ip_interface(f"{address}/{length}").network
+        edge = {network.network_address, network.broadcast_address}
+        return gateway in network and (length >= 31 or address not in edge)
+
+    if prefix < 32:
+        assert fits(prefix)
+    assert not any(fits(length) for length in range(max(prefix + 1, 8), 32))
+
+
+@pytest.mark.parametrize(
+    ("address", "gateway", "prefix"),
+    [
+        ("10.64.0.5", "169.254.1.1", 32),
+        ("1.1.1.1", "10.64.0.0", 32),
+        ("10.64.0.5", "fe80::1", 32),
+        ("fd00:64::5", "fe80::1", 128),
+        ("fd00:64::5", "fd00:64::4", 127),
+        ("2001:db8::5", "fd00:64::4", 128),
+    ],
+)
+def test_no_subnet_for_what_is_not_of_one_network(address: str, gateway: str, prefix: int) -> None:
+    """Then the address is whole, and the gateway has to be reached in another way."""
+    assert prefix == covering_prefix(address, gateway)
+
+
+def test_the_node_has_one_gateway(executable: Path, tmp_path: Path) -> None:
+    """However many start at once, one address is the gateway of all, and no list collects it."""
+    with Daemon(tmp_path / "data") as daemon:
+        plugin = Plugin(executable, f"http://{daemon.address}", tmp_path / "spool")
+        with ThreadPoolExecutor(8) as threads:
+            added = list(threads.map(lambda _: plugin.run("ADD", new_id()), range(16)))
+        valid: dict[str, list[Any]] = {"cni.dev/valid-attachments": []}
+        collected = plugin.run("GC", "", top=valid)
+
+        assert 1 == len({each.answer["ips"][0]["gateway"] for each in added})
+        assert collected.status == 0
+        assert [NODE_KEY] == list(held(daemon))
+
+
+def test_a_node_without_a_pool_for_its_gateway(executable: Path, tmp_path: Path) -> None:
+    """The error says which keys to set; with them, pods start."""
+    with Daemon(tmp_path / "data", "--pool", "shop=10.70.0.0/24") as daemon:
+        plugin = Plugin(executable, f"http://{daemon.address}", tmp_path / "spool")
+        args = "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0"
+        refused = plugin.run("ADD", new_id(), args=args)
+        options = {"subnet": "10.70.0.0/16", "gateway": "10.70.255.254"}
+        added = plugin.run("ADD", new_id(), args=args, **options)
+
+        assert refused.code == 11
+        assert "no address pool" in refused.answer["msg"]
+        assert "ipam.subnet and ipam.gateway" in refused.answer["details"]
+        assert added.status == 0
+        assert 1 == len(held(daemon))
+
+
+def test_a_gateway_that_is_far_from_the_pod(executable: Path, tmp_path: Path) -> None:
+    """Pools that are no one network need a subnet and a gateway; nothing stays allocated."""
+    pools = ("--pool", "default=10.70.0.0/24", "--pool", "shop=198.51.100.0/24")
+    with Daemon(tmp_path / "data", *pools) as daemon:
+        plugin = Plugin(executable, f"http://{daemon.address}", tmp_path / "spool")
+        refused = plugin.run("ADD", new_id(), args="K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0")
+
+        assert refused.code == 7
+        assert "set ipam.subnet, and ipam.gateway" in refused.answer["msg"]
+        assert [NODE_KEY] == list(held(daemon))
 
 
 def test_fields_of_routes_that_a_version_does_not_have(plugin: Plugin) -> None:

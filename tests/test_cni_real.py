@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -16,7 +17,9 @@ from typing import Any
 import pyroute2
 import pytest
 
+from coild.config import DEFAULT_HTTP
 from coild.events import COLLECTED, REQUESTED, AddressReleased
+from tests.cni_kit import install_plugin
 from tests.daemon_kit import PATIENCE_SECONDS, Daemon, wait_for
 from tests.debian_kit import package
 from tests.netns_kit import Namespace
@@ -70,11 +73,7 @@ def new_pod() -> Iterator[Callable[[], str]]:
 
 
 def ipam(tmp_path: Path, address_type: str) -> dict[str, Any]:
-    """The `ipam` section of a plugin's configuration.
-
-    Without a subnet, an IPv4 address would be a /32, and ptp fails with one: it deletes the route
-    that the kernel makes for the subnet of an address, which there is none for a /32.
-    """
+    """The `ipam` section of a plugin's configuration, with a subnet that all pods are in."""
     families = {"ipv4": slice(0, 1), "ipv6": slice(1, 2), "dual": slice(0, 2)}[address_type]
     return {
         "type": "coild-ipam",
@@ -336,3 +335,38 @@ def test_blocks_are_routes(
     assert set() == none_at_first
     assert 2 == len(blocks) == len(after_a_crash)
     assert set() == left
+
+
+@pytest.mark.parametrize("address_type", [None, "ipv6", "dual"])
+def test_the_network_to_start_from(
+    node: None,
+    plugin_path: Path,
+    tmp_path: Path,
+    new_pod: Callable[[], str],
+    address_type: str | None,
+) -> None:
+    """With what --install prints, pods reach each other and the node, over each family."""
+    network = json.loads(install_plugin(tmp_path / "bin").stdout)
+    options = network["plugins"][0]["ipam"]
+    options |= {"spool": str(tmp_path / "data" / "spool")}
+    if address_type:
+        options["address-type"] = address_type
+    runtime = Runtime(plugin_path, network)
+    pods = {"one": new_pod(), "two": new_pod()}
+    with Daemon(tmp_path / "data", "--http", DEFAULT_HTTP) as coild:
+        results = [runtime.add(*pod) for pod in pods.items()]
+        reached = [ip["gateway"] for ip in results[1]["ips"]] + addresses(results[1])
+        answers = [
+            inside(pods["one"], "ping", "-c", "1", "-w", "10", address)
+            for address in reached
+            if address != "fe80::1"
+        ]
+        for container_id, netns in pods.items():
+            runtime.check(container_id, netns)
+            runtime.delete(container_id, netns)
+        left = coild.status()["pods"].keys()
+
+    assert answers
+    assert all(", 0% packet loss" in answer for answer in answers)
+    assert left == (set() if address_type == "ipv6" else {"coild-ipam/gateway"})
+    assert links() == {"lo"}

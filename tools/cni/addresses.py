@@ -6,6 +6,8 @@ from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
 _FAMILIES = {4: AF_INET, 6: AF_INET6}
 _BITS = {4: 32, 6: 128}
+#: Larger than any network: an 8 (RFC 4632, section 2), and all unique local ones (RFC 4193).
+_PREFIX_MIN = {4: 8, 6: 7}
 
 
 def version_of(text: str) -> int:
@@ -28,6 +30,32 @@ def canonical(text: str) -> str:
     return inet_ntop(family, inet_pton(family, text))
 
 
+def covering_prefix(address: str, other: str) -> int:
+    """Of the smallest subnet that has both, and `address` neither first nor last; in bits.
+
+    A whole address's if they are not of one network.
+    """
+    version = version_of(address)
+    bits = _BITS[version]
+    if version_of(other) != version:
+        return bits
+    number, second = _number(version, address), _number(version, other)
+    prefix = bits - (number ^ second).bit_length()
+    # RFC 3021: with 31 bits, there is no network's and no broadcast address.
+    while version == 4 and prefix < 31 and _is_at_the_edge(number, bits - prefix):
+        prefix -= 1
+    return prefix if prefix >= _PREFIX_MIN[version] else bits
+
+
+def _number(version: int, address: str) -> int:
+    return int.from_bytes(inet_pton(_FAMILIES[version], address), "big")
+
+
+def _is_at_the_edge(number: int, bits: int) -> bool:
+    mask = (1 << bits) - 1
+    return number & mask in {0, mask}
+
+
 class Subnet:
     """A subnet: `version` is 4 or 6, `prefix` counts bits."""
 
@@ -43,8 +71,7 @@ class Subnet:
         self._head = self._head_of(address)
 
     def _head_of(self, address: str) -> int:
-        number = int.from_bytes(inet_pton(_FAMILIES[self.version], address), "big")
-        return number >> (_BITS[self.version] - self.prefix)
+        return _number(self.version, address) >> (_BITS[self.version] - self.prefix)
 
     def __contains__(self, address: str) -> bool:
         return version_of(address) == self.version and self._head_of(address) == self._head

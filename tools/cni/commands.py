@@ -34,7 +34,7 @@ def add(config: Config, attachment: Attachment) -> dict[str, Any]:
     try:
         for family, key in keys(attachment, config.families):
             settle(config, key)
-            address, is_new = allocate(config, attachment, family, key)
+            address, is_new = allocate(config.coild, attachment, family, key, config.network)
             if is_new:
                 fresh.append(key)
             try:

@@ -35,15 +35,16 @@ class Config:
         """Check what all commands need. Raises CniError, naming the key."""
         self.document = document
         self.version = _version(document, command)
-        self.network = document.get("name")
-        if not isinstance(self.network, str) or not is_word(self.network):
+        network = document.get("name")
+        if not isinstance(network, str) or not is_word(network):
             raise CniError(
                 INVALID_CONFIG,
                 f"name is {_shown(document, 'name')}: the network must have a name that begins "
                 "with a letter or a digit and has only these, '_', '.' and '-' after that",
             )
-        if len(self.network) > _NAME_LENGTH_MAX:
+        if len(network) > _NAME_LENGTH_MAX:
             raise CniError(INVALID_CONFIG, f"name is longer than {_NAME_LENGTH_MAX} characters")
+        self.network = network
         ipam = document.get("ipam")
         if not isinstance(ipam, dict):
             raise CniError(INVALID_CONFIG, "ipam is missing: it must be an object with a type")

@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from tools.cni.client import Coild
-    from tools.cni.config import Config
     from tools.cni.environment import Attachment
+    from tools.cni.gateway import Node
+
+    Pod = Attachment | type[Node]
 
 _ADDRESS_TYPES = {4: "ipv4", 6: "ipv6"}
 
@@ -23,22 +25,22 @@ def keys(attachment: Attachment, families: tuple[int, ...]) -> list[tuple[int, s
     return [(4, attachment.key), (6, attachment.ipv6_key)]
 
 
-def allocate(config: Config, attachment: Attachment, family: int, key: str) -> tuple[str, bool]:
+def allocate(coild: Coild, pod: Pod, family: int, key: str, network: str) -> tuple[str, bool]:
     """The address, and whether it was allocated just now. Raises CniError, NoAnswerError."""
     body = {
-        "pod-namespace": attachment.pod_namespace,
-        "pod-name": attachment.pod_name,
+        "pod-namespace": pod.pod_namespace,
+        "pod-name": pod.pod_name,
         "container-id": key,
         "address-type": _ADDRESS_TYPES[family],
-        "network": config.network,
+        "network": network,
     }
-    status, answer = config.coild.ask("POST", "/ip", body)
+    status, answer = coild.ask("POST", "/ip", body)
     if status == 200:
-        return _address(config.coild, answer), True
+        return _address(coild, answer), True
     if status != 409:
         raise refusal(status, answer)
     # The answer to an earlier ADD was lost, or the container ID is another pod's.
-    held = held_address(config.coild, attachment, key)
+    held = held_address(coild, pod, key)
     if held is None:
         raise refusal(status, answer)
     if (":" in held) != (family == 6):
@@ -50,9 +52,9 @@ def allocate(config: Config, attachment: Attachment, family: int, key: str) -> t
     return held, False
 
 
-def held_address(coild: Coild, attachment: Attachment, key: str) -> str | None:
+def held_address(coild: Coild, pod: Pod, key: str) -> str | None:
     """The address that the container has. Raises CniError, NoAnswerError."""
-    path = holder_path(attachment.pod_namespace, attachment.pod_name, key)
+    path = holder_path(pod.pod_namespace, pod.pod_name, key)
     status, answer = coild.ask("GET", path)
     if status == 404:
         return None

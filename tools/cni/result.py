@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from tools.cni.addresses import Subnet, canonical, version_of
+from tools.cni.addresses import Subnet, canonical, covering_prefix, version_of
 from tools.cni.config import wrong
+from tools.cni.gateway import IPV6_GATEWAY, node_gateway
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -11,8 +12,6 @@ if TYPE_CHECKING:
 
     from tools.cni.config import Config
 
-#: Link-local ones: with a route of a whole address, the gateway is only a name for the host's end.
-_GATEWAYS = {4: "169.254.1.1", 6: "fe80::1"}
 _DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
 _BITS = {4: 32, 6: 128}
 #: CNI spec 1.1.0, section "ADD Success": what a route may have besides.
@@ -24,30 +23,43 @@ class Layout:
     """How addresses become a result, by family."""
 
     def __init__(self, config: Config) -> None:
-        """Check the keys that only ADD needs. Raises CniError, naming the key."""
+        """Check the keys that only ADD needs, and find the gateways.
+
+        Raises CniError, naming the key; NoAnswerError.
+        """
         ipam = config.ipam
         self._version = config.version
         self._subnets = _by_family(ipam, "subnet", config.families)
-        gateways = _by_family(ipam, "gateway", config.families)
-        self._gateways = {
-            family: gateways.get(family) or ("" if family in self._subnets else _GATEWAYS[family])
-            for family in config.families
-        }
+        self._gateways = _by_family(ipam, "gateway", config.families)
         self._routes = self._read_routes(config)
         self._dns = _dns(config)
+        self._node = ""
+        for family in config.families:
+            if family in self._gateways or family in self._subnets:
+                continue
+            if family == 6:
+                self._gateways[6] = IPV6_GATEWAY
+            else:
+                self._node = self._gateways[4] = node_gateway(config)
 
     def address(self, family: int, address: str) -> dict[str, Any]:
         """One of `ips`. Raises ValueError if the subnet does not have the address."""
         subnet = self._subnets.get(family)
-        prefix = _BITS[family]
+        gateway = self._gateways.get(family)
+        if address == gateway:
+            raise ValueError(f"coild's address {address} is the one of ipam.gateway")
         if subnet:
             parsed = Subnet(subnet)
             if address not in parsed:
                 raise ValueError(f"coild's address {address} is not in ipam.subnet {subnet}")
             prefix = parsed.prefix
-        gateway = self._gateways[family]
-        if address == gateway:
-            raise ValueError(f"coild's address {address} is the one of ipam.gateway")
+        else:
+            prefix = covering_prefix(address, gateway) if gateway else _BITS[family]
+            if gateway == self._node and prefix == _BITS[family]:
+                raise ValueError(
+                    f"coild's address {address} is in no network with this node's, {gateway}: set "
+                    "ipam.subnet, and ipam.gateway to an address in it that coild never hands out"
+                )
         entry: dict[str, Any] = {"address": f"{address}/{prefix}"}
         if self._version.startswith("0."):
             entry = {"version": str(family), **entry}
