@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from tests.bench import history_rows, http_rows
+from tests.bench import cni_rows, history_rows, http_rows
 from tests.bench.table import Row, show
 from tests.daemon_kit import ROOT, environment
 
@@ -99,6 +99,7 @@ def main() -> int:
             for source in (
                 _part_rows(_parts(scratch)),
                 http_rows.rows(scratch, arguments.seconds, arguments.rounds),
+                cni_rows.rows(scratch),
                 history_rows.rows(scratch, arguments.seconds, arguments.rounds, arguments.history),
             )
             for row in source
