@@ -120,12 +120,22 @@ class Ledger:
     """The holders that a question asks for, while the events are fed to it in order."""
 
     def __init__(
-        self, question: Question, since: int | None = None, until: int | None = None
+        self,
+        question: Question,
+        since: int | None = None,
+        until: int | None = None,
+        *,
+        held: bool = False,
     ) -> None:
-        """Keep only holders within the window from `since` to `until`."""
+        """Keep only holders within the window from `since` to `until`.
+
+        `held` keeps those alone that hold after the last event: the memory is theirs, however many
+        there were before them.
+        """
         self._question = question
         self._since = since
         self._until = until
+        self._held = held
         #: Those that hold, by container ID.
         self._holding: dict[str, Holder] = {}
         #: In the window, by the sequence of the allocation; so in order.
@@ -189,7 +199,7 @@ class Ledger:
         seen = self._holding.pop(event.container_id, None)
         holder = seen or _holder(event)
         holder.released_at, holder.released_seq = event.time, sequence
-        within = holder.held_within(self._since, self._until)
+        within = not self._held and holder.held_within(self._since, self._until)
         if seen is None and within:
             self._older.append(holder)
         elif holder.allocated_seq is not None and not within:

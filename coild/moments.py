@@ -58,6 +58,16 @@ def parse_moment(text: str, now: int) -> int:
     return moment
 
 
+def parse_age(text: str, now: int) -> int:
+    """As `parse_moment`; and a duration alone is so long ago: `7d` is `-7d`."""
+    written = " ".join(text.split())
+    try:
+        parse_span(written)
+    except ValueError:
+        return parse_moment(text, now)
+    return parse_moment(f"-{written}", now)
+
+
 def parse_span(text: str) -> int:
     """A duration in ns, with the units that `journalctl` knows: `2h`, `1w`, `2 hours 30 min`.
 

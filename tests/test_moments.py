@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coild.moments import format_local, format_utc, parse_moment, parse_span
+from coild.moments import format_local, format_utc, parse_age, parse_moment, parse_span
 
 S = 10**9
 HOUR = 3600 * S
@@ -121,6 +121,28 @@ def test_a_zone_that_is_none_is_utc(monkeypatch: pytest.MonkeyPatch, zone: str) 
     assert MIDNIGHT_UTC == parse_moment("today", NOW)
     assert MIDNIGHT_UTC == parse_moment("2026-11-22", NOW)
     assert format_local(NOW) == "2026-11-22 13:30:00"
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        *((text, NOW - 7 * DAY) for text in ("7d", "-7d", "7d ago", " 7  days ", "1w", "6d24h")),
+        *(
+            (text, parse_moment(text, NOW))
+            for text in ("now", "14:03 UTC", "2026-11-22 UTC", "+7d")
+        ),
+    ],
+)
+def test_an_age_is_a_moment(text: str, moment: int) -> None:
+    """A duration alone is so long ago; all else is as everywhere."""
+    assert moment == parse_age(text, NOW)
+
+
+@pytest.mark.parametrize("text", ["", "7", "7y", "d", "99999999w"])
+def test_what_is_no_age_is_no_time(text: str) -> None:
+    """The error shows forms that work."""
+    with pytest.raises(ValueError, match=f"{text}' is no time: write it like"):
+        parse_age(text, NOW)
 
 
 @pytest.mark.parametrize(

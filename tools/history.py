@@ -12,7 +12,7 @@ from typing import NamedTuple
 from coild.addresses import BITS, Subnet
 from coild.events import SCHEMA, Event
 from coild.holders import Holder, Question
-from coild.moments import format_local, parse_moment
+from coild.moments import format_local, parse_age, parse_moment
 from journal import Reader
 from tools import common
 from tools.following import follow_rows, newest
@@ -28,6 +28,7 @@ examples:
   coild-history --pod default/web-0 --since -2h     what a pod had in the last two hours
   coild-history --block 10.64.0.0/27 -n 20 -o json  the 20 newest holders in a block, for scripts
   coild-history -f                                  every allocation and release from now on
+  coild-history --held --since-before 7d            what is held since a week or longer: a leak?
 
 times: '2026-11-22 14:03:07', 14:03, 2026-11-22T14:03:07Z, '2026-11-22 14:03 UTC', -2h, +1h30m,
 '2h ago', now, today, yesterday, tomorrow, @1795356180; local time if no zone is written.
@@ -40,6 +41,12 @@ back far enough; 2 wrong usage; 130 interrupted.
 """
 #: With -f, before anything new; as `journalctl -f`.
 _FOLLOW_ROWS = 10
+#: What asks for one moment, and what says nothing beside it.
+_ALONE = (
+    ("at", "--at asks for one moment", ("since", "until", "follow", "count")),
+    ("held", "--held asks who holds one now", ("at", "since", "until", "follow")),
+)
+_FLAGS = {"follow": "-f", "count": "-n"}
 #: IPv4 addresses as a socket of both families shows them, like ::ffff:10.64.0.7.
 _MAPPED = Subnet.parse("::ffff:0.0.0.0/96")
 
@@ -69,9 +76,11 @@ def _main(argv: Sequence[str] | None) -> int:
     elif order.at is not None:
         _show_at(reader, order, order.at)
     else:
-        ledger = read_ledger(Remaining(reader, PROG), order.asked, count=order.newest)
-        rows = ledger.rows()
-        output.show(newest(rows, order.newest))
+        history = Remaining(reader, PROG)
+        rows = newest(read_ledger(history, order.asked, count=order.newest).rows(), order.newest)
+        if order.asked.held:
+            _say_unknown(history, rows, order.asked.until)
+        output.show(rows)
         # Of none that were asked for, nothing is said.
         if not rows and order.newest != 0:
             common.notice(PROG, "nobody, as far as the journal goes")
@@ -92,6 +101,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--at", metavar="TIME", help="who held it then")
     parser.add_argument("--since", metavar="TIME", help="whoever held it at this time or later")
     parser.add_argument("--until", metavar="TIME", help="whoever held it at this time or earlier")
+    parser.add_argument("--held", action="store_true", help="who holds one now")
+    parser.add_argument(
+        "--since-before",
+        metavar="TIME",
+        help="with --held: allocated at this time or earlier; 7d is 7 days ago",
+    )
     parser.add_argument("-n", metavar="N", dest="count", help="the N newest only")
     parser.add_argument(
         "-f",
@@ -113,6 +128,8 @@ def _understand(arguments: argparse.Namespace, now: int) -> _Order:
             None if text is None else parse_moment(text, now)
             for text in (arguments.at, arguments.since, arguments.until)
         )
+        before = arguments.since_before
+        before = None if before is None else parse_age(before, now)
         question = Question(
             address=None if arguments.address is None else _parse_address(arguments.address),
             block=None if arguments.block is None else _parse_block(arguments.block),
@@ -123,24 +140,30 @@ def _understand(arguments: argparse.Namespace, now: int) -> _Order:
         count = None if arguments.count is None else _parse_count(arguments.count)
     except ValueError as error:
         raise common.UsageError(str(error)) from None
-    if at is not None:
-        for name, given in (
-            ("--since", since is not None),
-            ("--until", until is not None),
-            ("-f", arguments.follow),
-            ("-n", count is not None),
-        ):
-            if given:
-                raise common.UsageError(f"--at asks for one moment: leave {name} out")
+    _check_combination(arguments)
     if since is not None and until is not None and since > until:
         raise common.UsageError(
             f"--since {arguments.since} is after --until {arguments.until}: swap them"
         )
     if arguments.follow and count is None and since is None:
         count = _FOLLOW_ROWS
-    return _Order(
-        Asked(question, since, until), at, count, arguments.follow, arguments.output == "json"
-    )
+    # Whoever was allocated one at a moment or earlier, and holds on, is who held it until then.
+    asked = Asked(question, since, before if arguments.held else until, arguments.held)
+    return _Order(asked, at, count, arguments.follow, arguments.output == "json")
+
+
+def _check_combination(arguments: argparse.Namespace) -> None:
+    """Raises UsageError if what is asked for does not go together."""
+    for name, asks, others in _ALONE:
+        for other in others if _is_given(arguments, name) else ():
+            if _is_given(arguments, other):
+                raise common.UsageError(f"{asks}: leave {_FLAGS.get(other, f'--{other}')} out")
+    if arguments.since_before is not None and not arguments.held:
+        raise common.UsageError("--since-before asks since when one is held: add --held")
+
+
+def _is_given(arguments: argparse.Namespace, name: str) -> bool:
+    return getattr(arguments, name) not in {None, False}
 
 
 def _parse_address(text: str) -> Subnet:
@@ -192,10 +215,8 @@ def _show_at(reader: Reader, order: _Order, at: int) -> None:
     history = Remaining(reader, PROG)
     rows = read_ledger(history, asked).rows()
     if history.first > 1:
-        oldest = history.read(lambda first: next(reader.batches(first), None))
-        history.say_pruned()
-        begin = oldest.events[0].time if oldest else at
-        if at < begin:
+        begin = _beginning(history)
+        if begin is not None and at < begin:
             raise common.ToolError(
                 f"who held it at {format_local(at)} is not known: history before sequence "
                 f"{history.first}, of {format_local(begin)}, was pruned or is missing"
@@ -209,6 +230,29 @@ def _show_at(reader: Reader, order: _Order, at: int) -> None:
             common.notice(PROG, said)
         else:
             sys.stdout.write(f"{said}\n")
+
+
+def _say_unknown(history: Remaining, rows: list[Holder], before: int | None) -> None:
+    """Say on stderr if holders may have been allocated after `before`: pruned history knew.
+
+    An allocation that is gone is older than what is left, which is mostly all that is asked.
+    """
+    count = sum(row.allocated_at is None for row in rows)
+    if before is None or not count:
+        return
+    begin = _beginning(history)
+    if begin is None or before < begin:
+        left = "no event is left" if begin is None else f"the oldest is of {format_local(begin)}"
+        common.notice(
+            PROG, f"{count} of them may have been allocated after {format_local(before)}: {left}"
+        )
+
+
+def _beginning(history: Remaining) -> int | None:
+    """The time of the oldest event there is. Raises as a Reader."""
+    oldest = history.read(lambda first: next(history.reader.batches(first), None))
+    history.say_pruned()
+    return oldest.events[0].time if oldest else None
 
 
 def _nobody(rows: list[Holder], at: int) -> str:

@@ -18,15 +18,16 @@ _HEADER = ("ADDRESS", "POD", "CONTAINER", "POOL", "BLOCK", "ALLOCATED", "RELEASE
 
 
 class Asked(NamedTuple):
-    """A question, and the window of time that it is about."""
+    """A question, the window of time that it is about, and whether only of those who still hold."""
 
     question: Question
     since: int | None = None
     until: int | None = None
+    held: bool = False
 
     def ledger(self) -> Ledger:
         """One that keeps what is asked for, and knows of nothing yet."""
-        return Ledger(self.question, self.since, self.until)
+        return Ledger(self.question, self.since, self.until, held=self.held)
 
 
 class _Read(NamedTuple):
