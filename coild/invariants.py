@@ -14,13 +14,16 @@ from typing import Any, NamedTuple
 from coild.events import (
     AddressAllocated,
     AddressReleased,
+    AttachmentAllocated,
     BlockAcquired,
     BlockReleased,
     HistoryPruned,
     JournalCompacted,
+    NodeBooted,
     PoolsChanged,
     SnapshotTaken,
 )
+from coild.holding import Holding
 from coild.projection import Projection
 
 #: Width of an address in bits, by the length of its block's key.
@@ -93,6 +96,8 @@ class _Entry(NamedTuple):
     offset: int
     pod_namespace: str
     pod_name: str
+    #: Empty if it was given for none.
+    network: str = ""
 
 
 class Checker:
@@ -112,6 +117,7 @@ class Checker:
         self._ordered: list[_Range] = []
         self._holders: dict[tuple[int, int], str] = {}
         self._containers: dict[str, _Entry] = {}
+        self._boot_id = ""
 
     def begin(self, state: Projection) -> None:
         """Take over the books of a snapshot, before the first event.
@@ -119,6 +125,7 @@ class Checker:
         Raises BrokenInvariantError if there is something that no history leads to.
         """
         self.sequence, self.time = state.sequence, state.time
+        self._boot_id = state.boot_id
         try:
             for name, pool in state.pools.items():
                 ranges = [_range(subnet.key) for subnet in pool.subnets]
@@ -126,10 +133,7 @@ class Checker:
             for key, block in state.blocks.items():
                 self._insert(key, _Block(block.pool, _range(key)))
             for container_id, held in state.holdings.items():
-                self._hold(
-                    container_id,
-                    _Entry(held.block.key, held.offset, held.pod_namespace, held.pod_name),
-                )
+                self._hold(container_id, _entry(held))
         except _Broken as broken:
             raise BrokenInvariantError(
                 self.sequence, None, broken.invariant, broken.detail
@@ -153,15 +157,13 @@ class Checker:
 
     def compare(self, state: Projection) -> None:
         """Compare the books with a projection of the same events. Raises BrokenInvariantError."""
-        containers = {
-            container_id: _Entry(held.block.key, held.offset, held.pod_namespace, held.pod_name)
-            for container_id, held in state.holdings.items()
-        }
+        containers = {container_id: _entry(held) for container_id, held in state.holdings.items()}
         blocks = {key: (block.pool, block.held) for key, block in state.blocks.items()}
         ours = {key: (block.pool, block.held) for key, block in self._blocks.items()}
         for what, theirs, mine in (
             ("the addresses held", containers, self._containers),
             ("the blocks", blocks, ours),
+            ("the boot IDs", state.boot_id, self._boot_id),
             ("the sequence", state.sequence, self.sequence),
             ("the time", state.time, self.time),
         ):
@@ -182,6 +184,8 @@ class Checker:
                 self._give_back(event)
             case PoolsChanged():
                 self._change_pools(event)
+            case NodeBooted():
+                self._boot_id = event.boot_id
             case SnapshotTaken():
                 self._compare_snapshot(event)
             case JournalCompacted() | HistoryPruned():
@@ -210,16 +214,18 @@ class Checker:
 
     def _allocate(self, event: AddressAllocated) -> None:
         self._block_of(event)
+        network = event.network if isinstance(event, AttachmentAllocated) else ""
         self._hold(
             event.container_id,
-            _Entry(event.block, event.offset, event.pod_namespace, event.pod_name),
+            _Entry(event.block, event.offset, event.pod_namespace, event.pod_name, network),
         )
 
     def _release(self, event: AddressReleased) -> None:
         entry = self._containers.get(event.container_id)
         if entry is None:
             raise _Broken(Invariant.RELEASE, f"container {event.container_id!r} holds no address")
-        said = _Entry(event.block, event.offset, event.pod_namespace, event.pod_name)
+        # A release names no network: it is of the one address that the container has.
+        said = _Entry(event.block, event.offset, event.pod_namespace, event.pod_name, entry.network)
         for name, mine, theirs in zip(_Entry._fields, entry, said, strict=True):
             if mine != theirs:
                 raise _Broken(
@@ -296,6 +302,10 @@ class Checker:
     def _past(self, sequence: int) -> None:
         if not 0 <= sequence < self.sequence:
             raise _Broken(Invariant.PAST, f"it speaks of event {sequence}")
+
+
+def _entry(held: Holding) -> _Entry:
+    return _Entry(held.block.key, held.offset, held.pod_namespace, held.pod_name, held.network)
 
 
 def _range(key: bytes) -> _Range:

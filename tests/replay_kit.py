@@ -12,14 +12,18 @@ from hypothesis import strategies as st
 
 from coild.addresses import Subnet
 from coild.events import (
+    COLLECTED,
+    REBOOTED,
     REQUESTED,
     SCHEMA,
     AddressAllocated,
     AddressReleased,
+    AttachmentAllocated,
     BlockAcquired,
     BlockReleased,
     DaemonStarted,
     Event,
+    NodeBooted,
 )
 from coild.projection import pools_changed
 from coild.replay import VOCABULARY, State
@@ -77,9 +81,9 @@ class _Model:
         if free and container_id not in self.held:
             key, offset = free[number % min(len(free), 5)]
             pod = f"pod-{number % 3}"
-            event = AddressAllocated(
-                self.time, key, offset, container_id, "default", pod, self.blocks[key]
-            )
+            what = (self.time, key, offset, container_id, "default", pod, self.blocks[key])
+            network = ("", "", "pods", "storage")[number % 4]
+            event = AttachmentAllocated(*what, network) if network else AddressAllocated(*what)
             self.held[container_id] = event
             self.events.append(event)
 
@@ -95,7 +99,7 @@ class _Model:
                     held.pod_namespace,
                     held.pod_name,
                     held.pool,
-                    REQUESTED,
+                    (REQUESTED, COLLECTED, REBOOTED)[number % 3],
                 )
             )
 
@@ -109,6 +113,9 @@ class _Model:
     def start(self, number: int) -> None:
         self.events.append(DaemonStarted(self.time, "0", f"node-{number % 2}", "boot"))
 
+    def boot(self, number: int) -> None:
+        self.events.append(NodeBooted(self.time, f"boot-{number % 2}"))
+
 
 _STEPS = (
     *(_Model.allocate,) * 5,
@@ -117,6 +124,7 @@ _STEPS = (
     _Model.give_back,
     _Model.change_pools,
     _Model.start,
+    _Model.boot,
 )
 
 

@@ -16,10 +16,13 @@ from coild.events import (
     REQUESTED,
     AddressAllocated,
     AddressReleased,
+    AttachmentAllocated,
     BlockAcquired,
     BlockReleased,
+    DaemonStarted,
     HistoryPruned,
     JournalCompacted,
+    NodeBooted,
     PoolsChanged,
     PoolSpec,
     SnapshotTaken,
@@ -36,6 +39,7 @@ POOLS = pools_changed(
 )
 ACQUIRED = BlockAcquired(1, BLOCK, "default")
 ALLOCATED = AddressAllocated(2, BLOCK, 0, "c0", "default", "web-0", "default")
+ATTACHED = AttachmentAllocated(2, BLOCK, 0, "c0", "default", "web-0", "default", "pods")
 RELEASED = AddressReleased(3, BLOCK, 0, "c0", "default", "web-0", "default", REQUESTED)
 
 
@@ -89,6 +93,9 @@ BROKEN = [
     ([POOLS, ACQUIRED], BlockReleased(1, BLOCK, "web"), Invariant.BLOCK_POOL),
     ([POOLS, ACQUIRED, ALLOCATED], changed(RELEASED, pool="web"), Invariant.BLOCK_POOL),
     ([POOLS, ACQUIRED], RELEASED, Invariant.RELEASE),
+    ([POOLS, ACQUIRED, ATTACHED], changed(ALLOCATED, container_id="c1"), Invariant.ONE_HOLDER),
+    ([POOLS, ACQUIRED, ALLOCATED], changed(ATTACHED, offset=1), Invariant.ONE_ADDRESS),
+    ([POOLS, ACQUIRED, ATTACHED, RELEASED], RELEASED, Invariant.RELEASE),
     ([POOLS, ACQUIRED, ALLOCATED, RELEASED], RELEASED, Invariant.RELEASE),
     ([POOLS, ACQUIRED, ALLOCATED], changed(RELEASED, container_id="c1"), Invariant.RELEASE),
     ([POOLS, ACQUIRED, ALLOCATED], changed(RELEASED, offset=1), Invariant.RELEASE),
@@ -126,6 +133,16 @@ def test_every_invariant_has_a_history_that_breaks_it() -> None:
     assert set(Invariant) == proven | {Invariant.SNAPSHOT, Invariant.PROJECTION}
 
 
+@pytest.mark.parametrize("event", [ATTACHED, NodeBooted(2, "boot")])
+def test_networks_and_boots_are_in_the_books(event: Any) -> None:
+    """They agree with a projection of the same events; one that missed this event went astray."""
+    checker = checked(POOLS, ACQUIRED, event)
+    checker.compare(fold([POOLS, ACQUIRED, event]))
+
+    with pytest.raises(BrokenInvariantError, match="the projection agrees"):
+        checker.compare(fold([POOLS, ACQUIRED, DaemonStarted(2, "0", "node", "boot")]))
+
+
 @pytest.mark.parametrize("same", [True, False])
 def test_a_snapshot_must_have_the_digest_of_the_state(*, same: bool) -> None:
     """The record of a snapshot is compared with the state at its sequence, not at its own."""
@@ -160,7 +177,14 @@ def test_the_books_can_begin_with_any_state(events: list[Any], data: st.DataObje
 
 
 @pytest.mark.parametrize(
-    "events", [[POOLS], [POOLS, ACQUIRED], [POOLS, ACQUIRED, changed(ALLOCATED, offset=1)]]
+    "events",
+    [
+        [POOLS],
+        [POOLS, ACQUIRED],
+        [POOLS, ACQUIRED, changed(ALLOCATED, offset=1)],
+        [POOLS, ACQUIRED, ATTACHED],
+        [POOLS, ACQUIRED, ALLOCATED, NodeBooted(2, "boot")],
+    ],
 )
 def test_a_projection_that_went_astray_is_found(events: list[Any]) -> None:
     """The books are compared with the projection's, not only with themselves."""
