@@ -14,16 +14,17 @@ from typing import Any
 
 import pytest
 
-from coild.events import SCHEMA, DaemonStarted, Event, Folded
+from coild.events import SCHEMA, AttachmentAllocated, DaemonStarted, Event, Folded
 from coild.replay import State
 from journal import Journal
 from journal.chain import walk
 from journal.codec import SEGMENT_HEADER_BYTES, decode_header
 from journal.fs import OsFileSystem
-from journal.reader import Reader
+from journal.reader import Reader, read_events
 from journal.scan import list_decoder
 from journal.segments import list_history
 from tests.daemon_kit import PATIENCE_SECONDS, ROOT, Daemon, environment
+from tests.history_kit import ask
 
 OLD = sorted(path.name for path in (ROOT / "tests" / "old_journals").iterdir() if path.is_dir())
 
@@ -53,8 +54,8 @@ def status_of(state: State) -> tuple[dict[str, list[str]], dict[str, str]]:
 
 
 def test_there_are_old_journals() -> None:
-    """The first one is kept for ever."""
-    assert "schema-1" in OLD
+    """One of each vocabulary is kept for ever, today's included."""
+    assert [f"schema-{schema}" for schema in range(1, SCHEMA + 1)] == OLD
 
 
 @pytest.mark.parametrize("start", [(), ("--from", "genesis")])
@@ -126,15 +127,41 @@ def test_an_old_journal_is_written_on(old: tuple[Path, dict[str, Any]]) -> None:
 
     assert expected["head"] == head
     assert (expected["address-blocks"], expected["pods"]) == status_of(state)
+    networks = {name: held.network for name, held in state.holdings.items() if held.network}
+    assert (expected.get("boot-id", ""), expected.get("networks", {})) == (state.boot_id, networks)
     assert (SCHEMA, *before[1:]) == last_header(directory)
     assert expected["sequence"] + 1 == len(everything)
     assert "later" == everything[-1].version
 
 
+def test_a_daemon_on_another_boot_releases(old: tuple[Path, dict[str, Any]]) -> None:
+    """Unless the journal does not say, as the older ones do not, since which boot it is."""
+    data_dir, expected = old
+    with Daemon(data_dir) as daemon:
+        pods = daemon.status()["pods"]
+
+    assert ({} if "boot-id" in expected else expected["pods"]) == pods
+
+
+def test_history_of_an_old_journal(old: tuple[Path, dict[str, Any]]) -> None:
+    """Who holds, says history as well, with an allocation that is an event of theirs."""
+    data_dir, expected = old
+    rows = ask(data_dir / "journal", "--held")
+    events = dict(read_events(data_dir / "journal", Event, schema=SCHEMA))
+
+    assert expected["pods"] == {row["container-id"]: row["address"] for row in rows}
+    for row in rows:
+        event = events[row["allocated-seq"]]
+        network = expected.get("networks", {}).get(event.container_id, "")
+        assert row["container-id"] == event.container_id
+        assert network == (event.network if isinstance(event, AttachmentAllocated) else "")
+
+
 def test_a_daemon_serves_an_old_journal(old: tuple[Path, dict[str, Any]]) -> None:
     """The pods of the old daemon keep their addresses."""
     data_dir, expected = old
-    with Daemon(data_dir) as daemon:
+    # It is another boot than theirs.
+    with Daemon(data_dir, "--after-reboot", "keep") as daemon:
         pods = daemon.status()["pods"]
 
     assert expected["pods"] == pods
