@@ -6,6 +6,7 @@ history was pruned, the beginning of one may be unknown.
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Protocol
 
 import msgspec
@@ -34,6 +35,8 @@ class Holder(msgspec.Struct, gc=False):
     allocated_seq: int | None = None
     released_at: int | None = None
     released_seq: int | None = None
+    #: Of the release.
+    reason: str | None = None
 
     @property
     def subnet(self) -> Subnet:
@@ -199,6 +202,8 @@ class Ledger:
         seen = self._holding.pop(event.container_id, None)
         holder = seen or _holder(event)
         holder.released_at, holder.released_seq = event.time, sequence
+        # There are few: one string for all rows.
+        holder.reason = sys.intern(event.reason)
         within = not self._held and holder.held_within(self._since, self._until)
         if seen is None and within:
             self._older.append(holder)

@@ -17,10 +17,13 @@ from hypothesis import strategies as st
 
 from coild.addresses import Subnet
 from coild.events import (
+    COLLECTED,
+    REBOOTED,
     REQUESTED,
     SCHEMA,
     AddressAllocated,
     AddressReleased,
+    AttachmentAllocated,
     BlockAcquired,
     PoolsChanged,
     PoolSpec,
@@ -37,7 +40,7 @@ from tools.history import main
 
 KEYS = [
     *("address", "pool", "block", "pod-namespace", "pod-name", "container-id"),
-    *("allocated-at", "released-at", "allocated-seq", "released-seq"),
+    *("allocated-at", "released-at", "allocated-seq", "released-seq", "reason"),
 ]
 BLOCKS = {"default": Subnet.parse("10.64.0.0/30"), "web": Subnet.parse("fd00:64::/126")}
 ADDRESSES = [
@@ -60,14 +63,20 @@ def beginning() -> list[Any]:
 
 
 def allocated(
-    moment: int, container_id: str, offset: int, *, pool: str = "default", pod: str = NAME
+    moment: int,
+    container_id: str,
+    offset: int,
+    *,
+    pool: str = "default",
+    pod: str = NAME,
+    network: str = "",
 ) -> AddressAllocated:
-    """An allocation so many ns after the epoch of these tests."""
-    key = BLOCKS[pool].key
-    return AddressAllocated(EPOCH + moment, key, offset, container_id, "default", pod, pool)
+    """An allocation so many ns after the epoch of these tests, for a CNI network or for none."""
+    what = (EPOCH + moment, BLOCKS[pool].key, offset, container_id, "default", pod, pool)
+    return AttachmentAllocated(*what, network) if network else AddressAllocated(*what)
 
 
-def released(moment: int, of: AddressAllocated) -> AddressReleased:
+def released(moment: int, of: AddressAllocated, reason: str = REQUESTED) -> AddressReleased:
     """The release that ends it."""
     return AddressReleased(
         EPOCH + moment,
@@ -77,7 +86,7 @@ def released(moment: int, of: AddressAllocated) -> AddressReleased:
         of.pod_namespace,
         of.pod_name,
         of.pool,
-        REQUESTED,
+        reason,
     )
 
 
@@ -103,13 +112,15 @@ def histories(draw: st.DrawFn) -> list[Any]:
         container_id = f"c{number}"
         held = holding.pop(container_id, None)
         if held is not None:
-            events.append(released(moment, held))
+            reason = draw(st.sampled_from((REQUESTED, COLLECTED, REBOOTED)))
+            events.append(released(moment, held, reason))
             continue
         pool = draw(st.sampled_from(sorted(BLOCKS)))
         taken = {event.offset for event in holding.values() if event.pool == pool}
         free = sorted(set(range(4)) - taken)
         if free:
-            event = allocated(moment, container_id, draw(st.sampled_from(free)), pool=pool)
+            offset, network = draw(st.sampled_from(free)), draw(st.sampled_from(("", "pods")))
+            event = allocated(moment, container_id, offset, pool=pool, network=network)
             holding[container_id] = event
             events.append(event)
     return events

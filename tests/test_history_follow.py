@@ -48,6 +48,7 @@ def test_following_a_daemon_shows_what_is_allocated_and_released(daemon: Daemon)
             assert ended == began | {
                 "released-at": ended["released-at"],
                 "released-seq": ended["released-seq"],
+                "reason": "requested",
             }
     finally:
         status, stderr = end(process)

@@ -192,4 +192,5 @@ def _record(holder: Holder) -> dict[str, Any]:
         "released-at": None if released is None else format_utc(released),
         "allocated-seq": holder.allocated_seq,
         "released-seq": holder.released_seq,
+        "reason": holder.reason,
     }
