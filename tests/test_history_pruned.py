@@ -48,6 +48,7 @@ QUESTIONS = {
     "by several indexes": ["--block", "10.64.0.0/31"],
     "by reading": [],
     "the newest": ["-n", "30"],
+    "who holds": ["--held"],
     "at a time": ["10.64.0.1", "--at", format_utc(EPOCH + 5001)],
     "before it": ["--container", "old", "--at", format_utc(EPOCH)],
 }
