@@ -287,6 +287,11 @@ def test_the_node_has_one_gateway(executable: Path, tmp_path: Path) -> None:
             added = list(threads.map(lambda _: plugin.run("ADD", new_id()), range(16)))
         valid: dict[str, list[Any]] = {"cni.dev/valid-attachments": []}
         collected = plugin.run("GC", "", top=valid)
+        # Of no network: those of Coil v1's clients.
+        sequence = daemon.client.get("/health").json()["sequence"]
+        daemon.client.post("/gc", json={"sequence": sequence, "valid": [], "network": ""})
+        # What has the same words for its name.
+        plugin.run("DEL", "coild-ipam", ifname="gateway")
 
         assert 1 == len({each.answer["ips"][0]["gateway"] for each in added})
         assert collected.status == 0

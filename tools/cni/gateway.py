@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 #: On every link (RFC 4291, section 2.5.6).
 IPV6_GATEWAY = "fe80::1"
-#: Coild's container ID of the node's own address. A runtime's has no slash before an interface's.
-NODE_KEY = "coild-ipam/gateway"
+#: Coild's container ID of the node's own address, and its network. A runtime's begin with a letter
+#: or a digit: so it is no container's, and no garbage collection's.
+NODE_KEY = "@coild-ipam/gateway"
+_NETWORK = "@coild-ipam"
 
 
 class Node:
@@ -33,8 +35,7 @@ def node_gateway(config: Config) -> str:
     address = held_address(config.coild, Node, NODE_KEY)
     if address is None:
         try:
-            # Of no network: no runtime's list has it, and no garbage collection may take it.
-            address, _ = allocate(config.coild, Node, 4, NODE_KEY, "")
+            address, _ = allocate(config.coild, Node, 4, NODE_KEY, _NETWORK)
         except CniError as error:
             hint = "pods need a gateway: name one that coild does not hand out, by ipam.subnet and"
             raise CniError(error.code, error.msg, f"{hint} ipam.gateway") from None
