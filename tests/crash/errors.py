@@ -377,4 +377,4 @@ def _check_poisoned(disk: ErrorDisk) -> None:
     call, name = disk.calls[disk.failed_at - 1]
     if call in {"write", "sync_data"} and name.endswith(".seg"):
         later = [it for it in disk.calls[disk.failed_at :] if it[0] in {"write", "sync_data"}]
-        assert not [it for it in later if it[1].endswith(".seg")], later
+        assert not [it for it in later if it[1].endswith(".seg")], "it goes on to write"
