@@ -258,7 +258,7 @@ def _words(error: SanicException) -> str:
             return "this is no HTTP/1.1: the request line or a header is malformed or is repeated"
         case PayloadTooLarge():
             return (
-                f"the request is too large: {BODY_BYTES_MAX} bytes of body and "
+                f"the request is too large: {BODY_BYTES_MAX} bytes of body (16 MiB for POST /gc) and "
                 f"{HEADER_BYTES_MAX} of header at most"
             )
         case RequestTimeout():

@@ -112,7 +112,7 @@ async def _serve(
         await announce_blocks(config, state, exporter)
         await record_start(config, state, service, clock)
         stack.push_async_callback(service.close)
-        await apply_spool(config.data_dir / "spool", service)
+        await apply_spool(config.data_dir / "spool", service, notifier)
         await server.start(sockets)
         address_file.publish(str(endpoint_of(sockets[0])))
         stack.callback(address_file.remove)

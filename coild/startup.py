@@ -15,6 +15,7 @@ from coild.projection import pools_changed
 from coild.replay import State, records_of
 from coild.service import Service
 from coild.settings import ConfigError
+from coild.systemd import Notifier
 from journal import Journal
 
 logger = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ async def announce_blocks(config: Config, state: State, exporter: Exporter) -> N
     )
 
 
-async def apply_spool(directory: Path, service: Service) -> None:
+async def apply_spool(directory: Path, service: Service, notifier: Notifier) -> None:
     """Apply the releases that the CNI plugin kept while nobody answered. Trouble is only told.
 
     Raises the journal's errors.
@@ -113,6 +114,8 @@ async def apply_spool(directory: Path, service: Service) -> None:
             )
             claim.done()
             applied += 1
+            # Each takes a flush, and there may be thousands: a service manager is to wait.
+            notifier.starting(f"applying the releases of the spool, {applied} so far")
     except spool.SpoolError as error:
         logger.warning("%s; what is left there, the plugin's next run applies", error)
     if applied:

@@ -245,27 +245,32 @@ def test_a_subnet_makes_the_prefix_length(plugin: Plugin) -> None:
 
 @given(
     st.integers(4, 30).flatmap(
-        lambda bits: st.tuples(*[st.integers(1 << 24, (1 << 24) + (1 << bits) - 1)] * 2)
+        lambda bits: st.tuples(*[st.integers(1 << 28, (1 << 28) + (1 << bits) - 1)] * 2)
     )
 )
 def test_a_subnet_for_address_and_gateway(pair: tuple[int, int]) -> None:
-    """It is the smallest that has both, and the address is neither the network's nor broadcast."""
+    """It is the smallest that has both, and neither is the network's address or broadcast."""
     address, gateway = map(ipaddress.ip_address, pair)
     prefix = covering_prefix(str(address), str(gateway))
 
     def fits(length: int) -> bool:
         network = ipaddress.ip_interface(f"{address}/{length}").network
         edge = {network.network_address, network.broadcast_address}
-        return gateway in network and (length >= 31 or address not in edge)
+        return gateway in network and (length >= 31 or not edge & {address, gateway})
 
     if prefix < 32:
         assert fits(prefix)
-    assert not any(fits(length) for length in range(max(prefix + 1, 8), 32))
+    assert not any(fits(length) for length in range(max(prefix + 1, 4), 32))
 
 
 @pytest.mark.parametrize(
     ("address", "gateway", "prefix"),
     [
+        ("10.64.0.1", "10.64.0.3", 29),
+        ("10.64.0.5", "10.64.0.0", 9),
+        ("10.0.0.2", "10.0.0.0", 6),
+        ("10.64.0.1", "10.64.0.0", 31),
+        ("192.168.0.9", "192.168.0.0", 12),
         ("10.64.0.5", "169.254.1.1", 32),
         ("1.1.1.1", "10.64.0.0", 32),
         ("10.64.0.5", "fe80::1", 32),
@@ -274,8 +279,8 @@ def test_a_subnet_for_address_and_gateway(pair: tuple[int, int]) -> None:
         ("2001:db8::5", "fd00:64::4", 128),
     ],
 )
-def test_no_subnet_for_what_is_not_of_one_network(address: str, gateway: str, prefix: int) -> None:
-    """Then the address is whole, and the gateway has to be reached in another way."""
+def test_what_is_of_one_network(address: str, gateway: str, prefix: int) -> None:
+    """If nothing is, the address is whole, and the gateway has to be reached in another way."""
     assert prefix == covering_prefix(address, gateway)
 
 
@@ -298,32 +303,67 @@ def test_the_node_has_one_gateway(executable: Path, tmp_path: Path) -> None:
         assert [NODE_KEY] == list(held(daemon))
 
 
-def test_a_node_without_a_pool_for_its_gateway(executable: Path, tmp_path: Path) -> None:
-    """The error says which keys to set; with them, pods start."""
-    with Daemon(tmp_path / "data", "--pool", "shop=10.70.0.0/24") as daemon:
+@pytest.mark.parametrize(
+    ("pools", "key"),
+    [
+        (["shop=10.70.0.0/24"], f"{NODE_KEY}/shop"),
+        (["default=10.70.0.0/24", "shop=198.51.100.0/24"], f"{NODE_KEY}/shop"),
+        (["default=10.70.0.0/24", "shop=10.71.0.0/24"], NODE_KEY),
+    ],
+)
+def test_a_pool_has_a_gateway_near_it(
+    executable: Path, tmp_path: Path, pools: list[str], key: str
+) -> None:
+    """The node's address of the pool default does where there is one of the same network."""
+    options = [word for each in pools for word in ("--pool", each)]
+    with Daemon(tmp_path / "data", *options) as daemon:
         plugin = Plugin(executable, f"http://{daemon.address}", tmp_path / "spool")
-        args = "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0"
-        refused = plugin.run("ADD", new_id(), args=args)
-        options = {"subnet": "10.70.0.0/16", "gateway": "10.70.255.254"}
-        added = plugin.run("ADD", new_id(), args=args, **options)
+        added = plugin.run("ADD", new_id(), args="K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0")
+
+        assert added.answer["ips"][0]["gateway"] == held(daemon)[key]
+        assert 32 > int(added.answer["ips"][0]["address"].partition("/")[2])
+
+
+def test_pools_that_get_other_subnets_have_another_gateway(
+    executable: Path, tmp_path: Path
+) -> None:
+    """The node's address of before is kept for the pods that run, and is no longer given out."""
+    with Daemon(tmp_path / "data", "--pool", "default=10.70.0.0/24") as daemon:
+        plugin = Plugin(executable, f"http://{daemon.address}", tmp_path / "spool")
+        before = plugin.run("ADD", new_id()).answer["ips"][0]["gateway"]
+    with Daemon(tmp_path / "data", "--pool", "default=172.20.0.0/24") as daemon:
+        plugin = Plugin(executable, f"http://{daemon.address}", tmp_path / "spool")
+        after = plugin.run("ADD", new_id()).answer["ips"][0]["gateway"]
+
+        assert before.startswith("10.70.")
+        assert after.startswith("172.20.")
+        assert {before, after} < set(held(daemon).values())
+
+
+def test_a_gateway_that_cannot_be_had(executable: Path, tmp_path: Path) -> None:
+    """The error says which keys to set; with them, pods start; nothing stays allocated."""
+    options = ("--pool", "default=10.9.0.0/31", "--block-size", "0")
+    with Daemon(tmp_path / "data", *options) as daemon:
+        plugin = Plugin(executable, f"http://{daemon.address}", tmp_path / "spool")
+        daemon.allocate("one")
+        refused = plugin.run("ADD", new_id())
+        left = set(held(daemon))
+        added = plugin.run("ADD", new_id(), subnet="10.9.0.0/16", gateway="10.9.255.254")
 
         assert refused.code == 11
-        assert "no address pool" in refused.answer["msg"]
-        assert "ipam.subnet and ipam.gateway" in refused.answer["details"]
+        assert "set ipam.subnet, and ipam.gateway" in refused.answer["details"]
+        assert {"one"} == left
         assert added.status == 0
-        assert 1 == len(held(daemon))
 
 
-def test_a_gateway_that_is_far_from_the_pod(executable: Path, tmp_path: Path) -> None:
-    """Pools that are no one network need a subnet and a gateway; nothing stays allocated."""
-    pools = ("--pool", "default=10.70.0.0/24", "--pool", "shop=198.51.100.0/24")
-    with Daemon(tmp_path / "data", *pools) as daemon:
-        plugin = Plugin(executable, f"http://{daemon.address}", tmp_path / "spool")
-        refused = plugin.run("ADD", new_id(), args="K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0")
+def test_gc_of_a_runtime_that_has_no_attachment(plugin: Plugin, shared_daemon: Daemon) -> None:
+    """A list that is null is an empty one, as runtimes in Go write it."""
+    container = new_id()
+    plugin.run("ADD", container)
+    collected = plugin.run("GC", "", top={"cni.dev/valid-attachments": None})
 
-        assert refused.code == 7
-        assert "set ipam.subnet, and ipam.gateway" in refused.answer["msg"]
-        assert [NODE_KEY] == list(held(daemon))
+    assert collected.status == 0
+    assert container not in held(shared_daemon)
 
 
 def test_fields_of_routes_that_a_version_does_not_have(plugin: Plugin) -> None:
@@ -712,7 +752,7 @@ def test_gc_releases_what_nobody_knows_of(plugin: Plugin, shared_daemon: Daemon)
 
 @pytest.mark.parametrize(
     "valid",
-    ["missing", None, {}, "", ["x"], [{"containerID": "x"}], [{"containerID": "x", "ifname": 1}]],
+    ["missing", {}, "", ["x"], [{"containerID": "x"}], [{"containerID": "x", "ifname": 1}]],
 )
 def test_gc_without_a_list_releases_nothing(
     plugin: Plugin, shared_daemon: Daemon, valid: Any

@@ -6,8 +6,8 @@ from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
 _FAMILIES = {4: AF_INET, 6: AF_INET6}
 _BITS = {4: 32, 6: 128}
-#: Larger than any network: an 8 (RFC 4632, section 2), and all unique local ones (RFC 4193).
-_PREFIX_MIN = {4: 8, 6: 7}
+#: Of what may be called one network: 10.0.0.0 is inside of 8.0.0.0/6 only; fc00::/7 (RFC 4193).
+_PREFIX_MIN = {4: 4, 6: 7}
 
 
 def version_of(text: str) -> int:
@@ -31,29 +31,31 @@ def canonical(text: str) -> str:
 
 
 def covering_prefix(address: str, other: str) -> int:
-    """Of the smallest subnet that has both, and `address` neither first nor last; in bits.
+    """Of the smallest subnet that has both, and neither first nor last; in bits.
 
-    A whole address's if they are not of one network.
+    A whole address's if there is none that could be a network's.
     """
     version = version_of(address)
     bits = _BITS[version]
     if version_of(other) != version:
         return bits
-    number, second = _number(version, address), _number(version, other)
-    prefix = bits - (number ^ second).bit_length()
+    both = _number(version, address), _number(version, other)
+    prefix = bits - (both[0] ^ both[1]).bit_length()
     # RFC 3021: with 31 bits, there is no network's and no broadcast address.
-    while version == 4 and prefix < 31 and _is_at_the_edge(number, bits - prefix):
+    while version == 4 and 0 < prefix < 31 and _is_at_an_edge(both, bits - prefix):
         prefix -= 1
-    return prefix if prefix >= _PREFIX_MIN[version] else bits
+    # The kernel makes no route to 0.0.0.0/N.
+    is_network = prefix >= _PREFIX_MIN[version] and both[0] >> (bits - prefix)
+    return prefix if is_network else bits
 
 
 def _number(version: int, address: str) -> int:
     return int.from_bytes(inet_pton(_FAMILIES[version], address), "big")
 
 
-def _is_at_the_edge(number: int, bits: int) -> bool:
+def _is_at_an_edge(numbers: tuple[int, ...], bits: int) -> bool:
     mask = (1 << bits) - 1
-    return number & mask in {0, mask}
+    return any(number & mask in {0, mask} for number in numbers)
 
 
 class Subnet:

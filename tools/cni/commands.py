@@ -38,7 +38,7 @@ def add(config: Config, attachment: Attachment) -> dict[str, Any]:
             if is_new:
                 fresh.append(key)
             try:
-                ips.append(layout.address(family, address))
+                ips.append(layout.address(family, address, attachment.pod_namespace))
             except ValueError as error:
                 raise CniError(INVALID_CONFIG, str(error)) from None
     except (CniError, NoAnswerError):

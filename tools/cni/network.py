@@ -68,7 +68,8 @@ def tell_status(config: Config) -> None:
 
 def _valid(document: dict[str, Any]) -> list[str]:
     """Coild's container IDs of all attachments that are valid."""
-    given = [document[key] for key in _VALID if document.get(key) is not None]
+    # A runtime in Go that has no attachment passes null.
+    given = [[] if document[key] is None else document[key] for key in _VALID if key in document]
     rule = 'a list of objects like {"containerID": "...", "ifname": "eth0"}'
     if not given:
         raise CniError(

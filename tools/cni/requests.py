@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from tools.cni.environment import Attachment
     from tools.cni.gateway import Node
 
-    Pod = Attachment | type[Node]
-
 _ADDRESS_TYPES = {4: "ipv4", 6: "ipv6"}
 
 
@@ -25,7 +23,9 @@ def keys(attachment: Attachment, families: tuple[int, ...]) -> list[tuple[int, s
     return [(4, attachment.key), (6, attachment.ipv6_key)]
 
 
-def allocate(coild: Coild, pod: Pod, family: int, key: str, network: str) -> tuple[str, bool]:
+def allocate(
+    coild: Coild, pod: Attachment | Node, family: int, key: str, network: str
+) -> tuple[str, bool]:
     """The address, and whether it was allocated just now. Raises CniError, NoAnswerError."""
     body = {
         "pod-namespace": pod.pod_namespace,
@@ -52,7 +52,7 @@ def allocate(coild: Coild, pod: Pod, family: int, key: str, network: str) -> tup
     return held, False
 
 
-def held_address(coild: Coild, pod: Pod, key: str) -> str | None:
+def held_address(coild: Coild, pod: Attachment | Node, key: str) -> str | None:
     """The address that the container has. Raises CniError, NoAnswerError."""
     path = holder_path(pod.pod_namespace, pod.pod_name, key)
     status, answer = coild.ask("GET", path)

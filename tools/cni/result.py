@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from tools.cni.config import Config
 
 _DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
-_BITS = {4: 32, 6: 128}
 #: CNI spec 1.1.0, section "ADD Success": what a route may have besides.
 _ROUTE_NUMBERS = ("mtu", "advmss", "priority", "table", "scope")
 _DNS_LISTS = ("nameservers", "search", "options")
@@ -23,29 +22,26 @@ class Layout:
     """How addresses become a result, by family."""
 
     def __init__(self, config: Config) -> None:
-        """Check the keys that only ADD needs, and find the gateways.
-
-        Raises CniError, naming the key; NoAnswerError.
-        """
+        """Check the keys that only ADD needs. Raises CniError, naming the key."""
         ipam = config.ipam
         self._version = config.version
         self._subnets = _by_family(ipam, "subnet", config.families)
+        self._config = config
         self._gateways = _by_family(ipam, "gateway", config.families)
         self._routes = self._read_routes(config)
         self._dns = _dns(config)
-        self._node = ""
-        for family in config.families:
-            if family in self._gateways or family in self._subnets:
-                continue
-            if family == 6:
-                self._gateways[6] = IPV6_GATEWAY
-            else:
-                self._node = self._gateways[4] = node_gateway(config)
 
-    def address(self, family: int, address: str) -> dict[str, Any]:
-        """One of `ips`. Raises ValueError if the subnet does not have the address."""
+    def address(self, family: int, address: str, pod_namespace: str) -> dict[str, Any]:
+        """One of `ips`.
+
+        Raises ValueError if the subnet does not have the address; CniError and NoAnswerError if
+        there is no gateway.
+        """
         subnet = self._subnets.get(family)
-        gateway = self._gateways.get(family)
+        gateway = self._gateways.get(family, "")
+        if not subnet and not gateway:
+            six = family == 6
+            gateway = IPV6_GATEWAY if six else node_gateway(self._config, pod_namespace, address)
         if address == gateway:
             raise ValueError(f"coild's address {address} is the one of ipam.gateway")
         if subnet:
@@ -54,12 +50,7 @@ class Layout:
                 raise ValueError(f"coild's address {address} is not in ipam.subnet {subnet}")
             prefix = parsed.prefix
         else:
-            prefix = covering_prefix(address, gateway) if gateway else _BITS[family]
-            if gateway == self._node and prefix == _BITS[family]:
-                raise ValueError(
-                    f"coild's address {address} is in no network with this node's, {gateway}: set "
-                    "ipam.subnet, and ipam.gateway to an address in it that coild never hands out"
-                )
+            prefix = covering_prefix(address, gateway)
         entry: dict[str, Any] = {"address": f"{address}/{prefix}"}
         if self._version.startswith("0."):
             entry = {"version": str(family), **entry}
