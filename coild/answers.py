@@ -26,9 +26,15 @@ from coild.collection import StaleListError
 from coild.compactor import Compaction
 from coild.guard import ForbiddenError, MissingHostError
 from coild.holding import Holding
-from coild.limits import ARRIVAL_SECONDS, BODY_BYTES_MAX, HEADER_BYTES_MAX, RESPONSE_SECONDS
+from coild.limits import (
+    ARRIVAL_SECONDS,
+    BODY_BYTES_MAX,
+    COLLECT_BYTES_MAX,
+    HEADER_BYTES_MAX,
+    RESPONSE_SECONDS,
+)
 from coild.orders import OrderError
-from coild.routes import METHODS
+from coild.routes import COLLECT, METHODS
 from coild.service import ConflictError, NoAddressError
 from journal import CompactionRunsError, JournalError, JournalFullError
 
@@ -258,8 +264,8 @@ def _words(error: SanicException) -> str:
             return "this is no HTTP/1.1: the request line or a header is malformed or is repeated"
         case PayloadTooLarge():
             return (
-                f"the request is too large: {BODY_BYTES_MAX} bytes of body (16 MiB for POST /gc) and "
-                f"{HEADER_BYTES_MAX} of header at most"
+                f"the request is too large: {BODY_BYTES_MAX} bytes of body (for {COLLECT} "
+                f"{COLLECT_BYTES_MAX}) and {HEADER_BYTES_MAX} of header at most"
             )
         case RequestTimeout():
             return f"the request did not arrive within {ARRIVAL_SECONDS} s; send it again"
