@@ -416,3 +416,30 @@ def test_a_lock_is_of_the_file_and_not_of_its_name(
     moved, new = opened("moved"), opened("file")
 
     assert [False, True] == [place.fs.lock(moved), place.fs.lock(new)]
+
+
+def test_a_flush_reaches_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is to be durable is asked of the kernel, with the descriptor of that very file."""
+    flushed: list[tuple[str, int]] = []
+
+    def recorder(name: str) -> Callable[[int], None]:
+        real = getattr(os, name)
+
+        def flush(fd: int) -> None:
+            flushed.append((name, os.fstat(fd).st_ino))
+            real(fd)
+
+        return flush
+
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, recorder(name))
+    fs = OsFileSystem()
+    fd = fs.create(tmp_path / "file")
+    fs.write(fd, b"content", 0)
+    fs.sync_data(fd)
+    fs.sync(fd)
+    fs.close(fd)
+    fs.sync_directory(tmp_path)
+    file, directory = ((tmp_path / "file").stat().st_ino, tmp_path.stat().st_ino)
+
+    assert [("fdatasync", file), ("fsync", file), ("fsync", directory)] == flushed

@@ -675,3 +675,22 @@ def test_namespaces_have_pools_of_their_own() -> None:
         ]
 
     assert ["10.1.0.0", "10.2.0.0", "10.2.0.1"] == asyncio.run(scenario())
+
+
+def test_a_read_shows_the_state_that_it_waited_for() -> None:
+    """GET of what a later DELETE releases tells the address: the release may still be undone."""
+
+    async def main() -> None:
+        bench = await Bench({"default": pool(5, "10.0.0.0/24")}).start()
+        await bench.allocate("c0")
+        bench.journal.held = True
+        await settled(bench.allocate("c1"))
+        allocated = bench.journal.last_sequence
+        (read,) = await settled(bench.service.address("default", "web-0", "c1"))
+        await settled(bench.release("c1"))
+        bench.journal.flush(allocated)
+
+        assert "10.0.0.1" == await read
+        bench.journal.flush()
+
+    asyncio.run(main())
