@@ -30,11 +30,11 @@ bench *args:
     @command -v wrk >/dev/null || { echo "just bench: wrk is missing; on Debian: apt-get install wrk" >&2; exit 1; }
     {{ python }} -m tests.bench {{ args }}
 
-# Try to lose an event: crashes, errors, bit rot, kills, histories, fuzzing; 10 minutes, a table.
+# Try to lose an event: crashes, errors, bit rot, kills, histories, fuzzing; a table. 15 minutes.
 crash *args:
     {{ python }} -m tests.crash {{ args }}
 
-# Five million operations on one daemon: memory, open files and p99 stay what they were. 10 minutes.
+# Five million operations on one daemon: memory, open files and p99 stay what they were. 15 minutes or more.
 soak:
     COILD_CAMPAIGN=long {{ python }} -m pytest -q -s -p no:cacheprovider tests/test_soak.py
 
