@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +27,7 @@ from tests.cni_kit import (
     raw_server,
     stub,
 )
-from tests.daemon_kit import Daemon
+from tests.daemon_kit import PATIENCE_SECONDS, Daemon
 from tools.cni import main as plugin_main
 from tools.cni.addresses import covering_prefix
 from tools.cni.gateway import NODE_KEY
@@ -817,3 +819,31 @@ def test_status_of_a_daemon(plugin: Plugin) -> None:
     outcome = plugin.run("STATUS", "")
 
     assert (0, b"", "") == (outcome.status, outcome.stdout, outcome.stderr)
+
+
+def imported(command: list[str], variables: dict[str, str], stdin: bytes) -> set[str]:
+    """The modules that a program of Python imports."""
+    python, *rest = command
+    done = subprocess.run(
+        [python, "-IS", "-X", "importtime", *rest],
+        input=stdin,
+        env=variables,
+        capture_output=True,
+        timeout=PATIENCE_SECONDS,
+        check=True,
+    )
+    told = done.stderr.decode()
+    return set(re.findall(r"^import time: +\d+ \| +\d+ \| +(\S+)$", told, re.MULTILINE))
+
+
+def test_an_add_imports_little(plugin: Plugin) -> None:
+    """Beside what a bare interpreter has, it is two modules in C and a dozen of the plugin's."""
+    python = plugin.executable.read_text().partition("\n")[0].removeprefix("#!").split()[0]
+    bare = imported([python, "-c", "pass"], {}, b"")
+    variables = plugin.variables("ADD", new_id())
+    stdin = json.dumps(plugin.config()).encode()
+    more = imported([python, str(plugin.executable)], variables, stdin) - bare
+    own = {name for name in more if name.partition(".")[0] in {"tools", "coild"}}
+
+    assert {"__future__", "_json", "_socket"} == more - own
+    assert 14 >= len(own)
