@@ -47,31 +47,34 @@ def lock(path: str, deadline: float) -> int:
 
 
 def read(path: str) -> bytes:
-    """What the file begins with, up to READ_MAX bytes; nothing if there is none. Raises OSError."""
+    """What the file begins with, up to READ_MAX bytes; nothing if it cannot be read."""
     try:
         fd = posix.open(path, _READ)
-    except FileNotFoundError:
+    except OSError:
         return b""
     try:
         return posix.read(fd, READ_MAX)
+    except OSError:
+        return b""
     finally:
         posix.close(fd)
 
 
 def make(directory: str) -> None:
     """Make the directory, and those above it that are missing, durably. Raises OSError."""
+    parent = directory.rstrip("/").rpartition("/")[0]
     try:
-        posix.mkdir(directory, 0o700)
+        try:
+            posix.mkdir(directory, 0o700)
+        except FileNotFoundError:
+            if not parent:
+                raise
+            make(parent)
+            # Once: above may be a link that leads nowhere, which is there and is no directory.
+            posix.mkdir(directory, 0o700)
     except FileExistsError:
         return
-    except FileNotFoundError:
-        parent = directory.rstrip("/").rpartition("/")[0]
-        if not parent:
-            raise
-        make(parent)
-        make(directory)
-        return
-    sync(directory.rstrip("/").rpartition("/")[0] or "/")
+    sync(parent or "/")
 
 
 def write_aside(directory: str, content: bytes) -> str:
