@@ -100,16 +100,25 @@ class Claim:
 
 
 def add(
-    directory: str, pod_namespace: str, pod_name: str, container_id: str, deadline: float
+    directory: str,
+    pod_namespace: str,
+    pod_name: str,
+    container_id: str,
+    deadline: float,
+    on_rejected: Callable[[str], object] = lambda _path: None,
 ) -> None:
-    """Keep a release; durable on return. `deadline` is of time.monotonic(). Raises SpoolError."""
+    """Keep a release; durable on return.
+
+    Waits until `deadline`, of time.monotonic(), for who holds another holder's entry. A damaged one
+    is set aside, and `on_rejected` is called with its new path. Raises SpoolError, SpoolBusyError.
+    """
     name = file_name(container_id)
     content = _content(name, pod_namespace, pod_name, container_id)
     try:
         make(directory)
         temporary = write_aside(directory, content)
         try:
-            _publish(directory, temporary, name, content, deadline)
+            _publish(directory, temporary, name, content, deadline, on_rejected)
         finally:
             unlink(f"{directory}/{temporary}")
         sync(directory)
@@ -207,11 +216,19 @@ def _claim(
 def _read_locked(fd: int, name: str) -> tuple[str, str, str] | None:
     try:
         return _holder(name, posix.read(fd, READ_MAX))
-    except IsADirectoryError:
+    except (IsADirectoryError, BlockingIOError):
+        # The second is a pipe that somebody holds open.
         return None
 
 
-def _publish(directory: str, temporary: str, name: str, content: bytes, deadline: float) -> None:
+def _publish(
+    directory: str,
+    temporary: str,
+    name: str,
+    content: bytes,
+    deadline: float,
+    on_rejected: Callable[[str], object],
+) -> None:
     path = f"{directory}/{name}"
     while True:
         try:
@@ -223,12 +240,12 @@ def _publish(directory: str, temporary: str, name: str, content: bytes, deadline
         if read(path) == content:
             # Whoever holds it releases just this, and no ADD comes between.
             return
-        fd = lock(path, deadline)
-        if fd >= 0:
+        other = _claim(directory, name, deadline, on_rejected)
+        if other is not None:
             try:
                 posix.rename(f"{directory}/{temporary}", path)
             finally:
-                posix.close(fd)
+                other.close()
             return
 
 

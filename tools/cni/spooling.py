@@ -65,7 +65,7 @@ def keep(config: Config, pod_namespace: str, pod_name: str, key: str, reason: st
     # Without waiting any longer, if the time is over: an entry is held by others for moments only.
     deadline = max(config.coild.deadline, monotonic() + _DRAIN_SECONDS)
     try:
-        spool.add(config.spool, pod_namespace, pod_name, key, deadline)
+        spool.add(config.spool, pod_namespace, pod_name, key, deadline, _tell_rejected)
     except spool.SpoolBusyError as error:
         raise CniError(TRY_AGAIN_LATER, str(error), reason) from None
     except spool.SpoolError as error:
