@@ -22,6 +22,7 @@ from journal.chain import walk
 from journal.fs import OsFileSystem
 from journal.segments import list_segments
 from tests.daemon_kit import PATIENCE_SECONDS, Daemon, run, wait_for
+from tests.disk_kit import fill, small_disk
 from tests.journal_kit import frames_of, patched, segments
 from tests.wire_kit import (
     address_of,
@@ -521,26 +522,11 @@ def test_a_log_level_hides_what_is_below(tmp_path: Path) -> None:
     assert daemon.log == ""
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+@pytest.fixture(name="small_disk")
+def small_disk_fixture(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    path = tmp_path / "disk"
-    path.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m,mode=0700", "tmpfs", str(path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if mounted.returncode != 0:
-        assert not os.environ.get("CI"), f"CI must test a full disk: {mounted.stderr}"
-        pytest.skip(f"cannot mount a small file system here: {mounted.stderr.strip()}")
-    try:
+    with small_disk(tmp_path / "disk", "4m") as path:
         yield path
-    finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 def test_a_full_disk_is_no_reason_not_to_start(small_disk: Path) -> None:
@@ -548,9 +534,7 @@ def test_a_full_disk_is_no_reason_not_to_start(small_disk: Path) -> None:
     with Daemon(small_disk, "--segment-size=1MiB") as daemon:
         address = address_of(daemon.allocate("cid"))
         daemon.stop()
-    with (small_disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(1 << 10))
+    fill(small_disk)
     with Daemon(small_disk, "--segment-size=1MiB") as daemon:
         assert address == address_of(daemon.get("cid"))
         assert "no space" in error_of(daemon.allocate("another"), 500).lower()
