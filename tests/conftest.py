@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.cni_kit import NOBODY, Plugin, install_plugin
 from tests.daemon_kit import Daemon
+from tests.spool_kit import Node
 
 # A slow moment of the machine is no failure: what must be fast is measured by `just bench`.
 settings.register_profile("coild", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -38,3 +40,24 @@ def shared_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     # Small segments: such tests read the whole journal often.
     with Daemon(data_dir, "--segment-size", "1MiB") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def executable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The plugin, installed."""
+    directory = tmp_path_factory.mktemp("bin")
+    done = install_plugin(directory)
+    assert done.returncode == 0, done.stderr
+    return directory / "coild-ipam"
+
+
+@pytest.fixture
+def node(executable: Path, daemon: Daemon) -> Node:
+    """A node of the test's own."""
+    return Node(executable, daemon)
+
+
+@pytest.fixture
+def alone(executable: Path, tmp_path: Path) -> Plugin:
+    """The plugin with no daemon at all."""
+    return Plugin(executable, NOBODY, tmp_path / "spool")
