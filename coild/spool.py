@@ -122,8 +122,6 @@ def add(
         finally:
             unlink(f"{directory}/{temporary}")
         sync(directory)
-    except BlockingIOError:
-        raise SpoolBusyError(f"{directory}/{name}: another process is applying it") from None
     except OSError as error:
         raise _trouble(directory, error) from None
 
