@@ -22,7 +22,6 @@ from tests.cni_kit import (
     NOBODY,
     VERSIONS,
     Plugin,
-    install_plugin,
     new_id,
     raw_server,
     stub,
@@ -35,15 +34,6 @@ from tools.cni.gateway import NODE_KEY
 COMMANDS = ("ADD", "DEL", "CHECK", "GC", "STATUS")
 #: What a run that may take no longer is given; a slow machine is slower than any such promise.
 SHORT_SECONDS = 0.5
-
-
-@pytest.fixture(scope="module")
-def executable(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The plugin, installed."""
-    directory = tmp_path_factory.mktemp("bin")
-    done = install_plugin(directory)
-    assert done.returncode == 0, done.stderr
-    return directory / "coild-ipam"
 
 
 @pytest.fixture
