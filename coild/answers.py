@@ -223,7 +223,8 @@ def answer_error(request: Request, error: Exception) -> Answer:
     """The answer to a request that ended in `error`, which is logged as it deserves."""
     asked = _one_line(f"{request.method} {request.path}")
     if isinstance(error, JournalFullError):
-        text = f"{error}; DELETE and GET go on, POST will when there is"
+        go_on = "GET goes on, all else" if error.used_up else "DELETE and GET go on, POST"
+        text = f"{error}; {go_on} will when there is"
         logger.error("refused %s: %s", asked, text)
         return failure(500, text)
     if isinstance(error, JournalError) and type(error) not in STATUS:

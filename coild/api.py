@@ -45,6 +45,7 @@ from coild.routes import (
     STATUS,
 )
 from coild.service import Service, Status
+from journal import JournalError
 
 #: /status formats so many addresses at a time, then lets other requests go first.
 _STATUS_SLICE = 1000
@@ -67,12 +68,18 @@ class _Handlers:
     """What answers each method of each path."""
 
     def __init__(
-        self, service: Service, compactor: Compactor, guard: Guard, health: Callable[[], Health]
+        self,
+        service: Service,
+        compactor: Compactor,
+        guard: Guard,
+        health: Callable[[], Health],
+        refusal: Callable[[], JournalError | None],
     ) -> None:
         self._service = service
         self._compactor = compactor
         self._guard = guard
         self._health = health
+        self._refusal = refusal
         self._described = msgspec.json.encode(document())
         self.table: dict[tuple[str, str], _Handler] = {
             ("GET", STATUS): self._get_status,
@@ -85,8 +92,14 @@ class _Handlers:
             ("GET", DOCUMENT): self._get_document,
         }
 
-    async def _post_ip(self, request: Request) -> Answer:
+    def _check_command(self, request: Request) -> None:
+        """Raises what a request to change anything is refused with."""
         self._guard.check(request)
+        if (refusal := self._refusal()) is not None:
+            raise refusal
+
+    async def _post_ip(self, request: Request) -> Answer:
+        self._check_command(request)
         wanted = decode_allocate(request.body)
         return address_answer(
             await self._service.allocate(
@@ -109,7 +122,7 @@ class _Handlers:
     async def _delete_ip(
         self, request: Request, namespace: str, pod: str, container: str
     ) -> Answer:
-        self._guard.check(request)
+        self._check_command(request)
         return address_answer(await self._service.release(*_parts(namespace, pod, container)))
 
     async def _get_status(self, request: Request) -> Answer:
@@ -117,11 +130,11 @@ class _Handlers:
         return Answer(await _encode_status(await self._service.status()))
 
     async def _post_compact(self, request: Request) -> Answer:
-        self._guard.check(request)
+        self._check_command(request)
         return compaction_answer(await self._compactor.compact(order=decode_compact(request.body)))
 
     async def _post_gc(self, request: Request) -> Answer:
-        self._guard.check(request)
+        self._check_command(request)
         # The one body that may be long: it is read here, so that no other may.
         stream: Any = request.stream
         stream.request_max_size = COLLECT_BYTES_MAX
@@ -149,11 +162,15 @@ def _function(handler: _Handler) -> _Handler:
 
 
 def build_app(
-    service: Service, compactor: Compactor, guard: Guard, health: Callable[[], Health]
+    service: Service,
+    compactor: Compactor,
+    guard: Guard,
+    health: Callable[[], Health],
+    refusal: Callable[[], JournalError | None] = lambda: None,
 ) -> Sanic[Any, Any]:
-    """The HTTP application over `service`."""
+    """The HTTP application over `service`; `refusal` is why it may not change anything now."""
     app = Sanic("coild", config=sanic_config(), configure_logging=False)
-    handlers = _Handlers(service, compactor, guard, health).table
+    handlers = _Handlers(service, compactor, guard, health, refusal).table
     for path, method in ((each, method) for each in METHODS for method in METHODS[each]):
         app.add_route(
             handlers[method, path],

@@ -26,13 +26,7 @@ from coild.recovery import make_data_dir, recover
 from coild.replay import State
 from coild.server import Server
 from coild.service import Service
-from coild.startup import (
-    announce_blocks,
-    apply_spool,
-    exporter_of,
-    record_repairs,
-    record_start,
-)
+from coild.startup import Beginning, announce_blocks, exporter_of
 from coild.systemd import Notifier
 from coild.upkeep import UpkeepProcess
 from journal import Journal, JournalError
@@ -97,22 +91,29 @@ async def _serve(
         compact_after=config.compact_after,
     )
 
+    beginning = Beginning(config, state, journal, service, clock, notifier)
+
+    def refusal() -> JournalError | None:
+        """Why nothing may be changed now."""
+        return beginning.refusal
+
     def health() -> Health:
-        return Health(writable=journal.trouble is None, routes=exporter.health)
+        return Health(
+            writable=journal.trouble is None and refusal() is None, routes=exporter.health
+        )
 
     guard = Guard(config.allowed_hosts, remote=config.allow_remote)
-    server = Server(build_app(service, compactor, guard, health), config.max_connections)
+    server = Server(build_app(service, compactor, guard, health, refusal), config.max_connections)
     address_file = AddressFile(config.data_dir / "http")
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(journal.close)
         # First of all: whatever keeps this start from serving, the journal must tell of the repair.
-        await record_repairs(journal, service, clock)
+        await beginning.repairs()
         sockets = stack.enter_context(listen(config.http, config.socket, inherited))
         stack.push_async_callback(exporter.close)
         await announce_blocks(config, state, exporter)
-        await record_start(config, state, service, clock)
         stack.push_async_callback(service.close)
-        await apply_spool(config.data_dir / "spool", service, notifier)
+        await beginning.all()
         await server.start(sockets)
         address_file.publish(str(endpoint_of(sockets[0])))
         stack.callback(address_file.remove)
@@ -120,8 +121,9 @@ async def _serve(
         _announce(config, journal, places)
         notifier.ready(f"listening on {' and '.join(places)}")
         tasks = [
-            asyncio.create_task(_scan(service, config.scan_interval, address_file)),
-            asyncio.create_task(compactor.run()),
+            asyncio.create_task(beginning.run()),
+            asyncio.create_task(_scan(beginning, service, config.scan_interval, address_file)),
+            asyncio.create_task(_keep_up(beginning, compactor)),
             asyncio.create_task(exporter.run()),
             asyncio.create_task(_be_watched(notifier)),
         ]
@@ -135,7 +137,7 @@ async def _serve(
         # Whoever waits for a compaction is told that there will be none, before the server waits.
         await compactor.close()
         await server.stop()
-        if not failures:
+        if not failures and refusal() is None:
             with contextlib.suppress(JournalError):
                 await service.record(DaemonStopped(clock(), __version__, config.node_name))
     # Nothing is left to end: another signal must not turn a good end into a bad one.
@@ -155,11 +157,20 @@ async def _serve(
     return 0
 
 
-async def _scan(service: Service, interval: int, address_file: AddressFile) -> None:
+async def _keep_up(beginning: Beginning, compactor: Compactor) -> None:
+    """Compact when the journal has grown, for as long as the daemon runs."""
+    await beginning.recorded()
+    await compactor.run()
+
+
+async def _scan(
+    beginning: Beginning, service: Service, interval: int, address_file: AddressFile
+) -> None:
     """Give back blocks that stay empty, for as long as the daemon runs."""
     while True:
         await asyncio.sleep(interval / 1e9)
         address_file.retry()
+        await beginning.recorded()
         try:
             for block in await service.release_idle_blocks(interval):
                 logger.info("gave block %s back, it was empty for a while", block)

@@ -71,7 +71,7 @@ ERRORS: dict[type[Exception], tuple[str, str]] = {
     ExpectationFailed: ("Expect is not 100-continue.", "Unknown Expect: miracles"),
     NoPoolError: ("No pool is configured for the namespace.", "there is no pool 'default'"),
     JournalFullError: (
-        "There is no space for the journal; DELETE and GET go on.",
+        "There is no space for the journal; GET goes on, and DELETE in what is reserved for it.",
         "no space for the journal",
     ),
     JournalError: ("The journal failed.", "cannot write to the journal: Input/output error"),
@@ -164,7 +164,7 @@ OPERATIONS = (
         "Release the address of a container; 200 as well if there is none.",
         ReleaseAnswer,
         ReleaseAnswer("10.64.0.0"),
-        (BadRequestError, JournalError),
+        (BadRequestError, JournalFullError, JournalError),
     ),
     Operation(
         "POST",
@@ -185,7 +185,7 @@ OPERATIONS = (
         "allocated after `sequence`: take it from /health before you list what is valid.",
         CollectionAnswer,
         CollectionAnswer([Released("10.64.0.0", "c1", "web-0", "default")]),
-        (BadRequestError, StaleListError, JournalError),
+        (BadRequestError, StaleListError, JournalFullError, JournalError),
         CollectRequest,
         {"sequence": 5, "valid": ["c2"], "network": "pods"},
     ),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections import deque
 from pathlib import Path
 
 from coild import __version__, spool
@@ -16,17 +18,114 @@ from coild.replay import State, records_of
 from coild.service import Service
 from coild.settings import ConfigError
 from coild.systemd import Notifier
-from journal import Journal
+from journal import Journal, JournalError, JournalFullError
 
 logger = logging.getLogger(__name__)
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 #: linux/capability.h: CAP_NET_ADMIN.
 _NET_ADMIN = 12
+#: How soon a start that a full disk kept from being journalled is tried again.
+_RETRY_SECONDS = 1.0
 
 
-async def record_repairs(journal: Journal, service: Service, clock: Clock) -> None:
-    """Say and journal what was set aside, by recovery now or by a repair that was cut short."""
+class Beginning:
+    """What a start has to journal before anything else may be, on a full disk when there is room.
+
+    Until then nothing may be changed: who asks for it is given `refusal`, questions are answered.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        state: State,
+        journal: Journal,
+        service: Service,
+        clock: Clock,
+        notifier: Notifier,
+    ) -> None:
+        self._config = config
+        self._state = state
+        self._journal = journal
+        self._service = service
+        self._clock = clock
+        self._notifier = notifier
+        self._repairs = deque(records_of(journal.recovered, clock))
+        # Each may be tried again from its beginning, until it was done.
+        self._steps = deque((self._record_repairs, self._record_start, self._apply_spool))
+        self._recorded = asyncio.Event()
+        self._trouble = ""
+
+    @property
+    def refusal(self) -> JournalFullError | None:
+        """Why nothing may be changed, to be raised; None when all is in the journal."""
+        return JournalFullError(self._trouble, used_up=True) if self._trouble else None
+
+    async def repairs(self) -> None:
+        """Say and journal what was set aside, now or by a repair that was cut short.
+
+        Raises JournalFailedError.
+        """
+        _tell_repairs(self._journal)
+        await self._try(len(self._steps) - 1)
+
+    async def all(self) -> None:
+        """Journal what is different now, and apply the releases that were kept meanwhile.
+
+        Raises JournalFailedError.
+        """
+        await self._try(0)
+
+    async def run(self) -> None:
+        """Try again for as long as there is no room."""
+        while self._trouble:
+            await asyncio.sleep(_RETRY_SECONDS)
+            if self._journal.trouble is None:
+                try:
+                    await self._try(0)
+                except JournalError:
+                    # Whoever is told of failures ends the daemon.
+                    return
+
+    async def recorded(self) -> None:
+        """Wait until all is in the journal."""
+        await self._recorded.wait()
+
+    async def _try(self, left: int) -> None:
+        """Go on until so many steps are left."""
+        try:
+            while len(self._steps) > left:
+                await self._steps[0]()
+                self._steps.popleft()
+        except JournalFullError as error:
+            if not self._trouble:
+                logger.error(
+                    "this start cannot be journalled: %s; questions are answered, nothing is "
+                    "allocated or released until there is space",
+                    error,
+                )
+            self._trouble = error.reason
+        else:
+            if self._trouble:
+                logger.info("this start is journalled, everything goes on")
+            self._trouble = ""
+            if not left:
+                self._recorded.set()
+
+    async def _record_repairs(self) -> None:
+        while self._repairs:
+            await self._service.record(self._repairs[0])
+            self._repairs.popleft()
+        self._journal.repairs_recorded()
+
+    async def _record_start(self) -> None:
+        await record_start(self._config, self._state, self._service, self._clock)
+
+    async def _apply_spool(self) -> None:
+        await apply_spool(self._config.data_dir / "spool", self._service, self._notifier)
+
+
+def _tell_repairs(journal: Journal) -> None:
     for aside in journal.recovered.set_aside:
         logger.warning(
             "%s ended in %d bytes of an unfinished write (%s), which nobody was told was durable; "
@@ -38,9 +137,6 @@ async def record_repairs(journal: Journal, service: Service, clock: Clock) -> No
             aside.reason,
             journal.path.with_name(aside.kept) if aside.kept else "no file: they were missing",
         )
-    for event in records_of(journal.recovered, clock):
-        await service.record(event)
-    journal.repairs_recorded()
 
 
 async def record_start(config: Config, state: State, service: Service, clock: Clock) -> None:

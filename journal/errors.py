@@ -57,7 +57,16 @@ class CompactionRunsError(JournalError):
 
 
 class JournalFullError(JournalError):
-    """There is no room for the next segment, so the event was not taken. It heals by itself."""
+    """There is no room for the next segment, so the event was not taken. It heals by itself.
+
+    `reason` is the disk's; `used_up`: the room that is reserved for essential events is gone too.
+    """
+
+    def __init__(self, reason: str, *, used_up: bool = False) -> None:
+        self.reason = reason
+        self.used_up = used_up
+        reserve = ", and what was reserved is used up" if used_up else ""
+        super().__init__(f"no space for the journal: {reason}{reserve}")
 
 
 class JournalBusyError(JournalError):

@@ -115,10 +115,13 @@ def recover(
             error.last_sequence,
             f"{error.reason}; this was read because of unusable snapshots ({reasons})",
         ) from None
-    _clean_up(fs, directory)
     if not walked:
+        _clean_up(fs, directory)
         return _begin(fs, directory, schema, segment_bytes, now)
     file, header, tail = walked[-1]
+    to_copy = tail.end is End.TORN or header.schema < schema
+    # The copy needs as much space as the spare has: on a full disk there is no other.
+    _clean_up(fs, directory, spare_bytes=None if to_copy else segment_bytes)
     to_tell = unrecorded(fs, directory, tail.next_sequence - 1)
     if tail.end is End.TORN:
         to_tell = _set_tail_aside(fs, file.path, header, tail, now, to_tell)
@@ -154,11 +157,25 @@ def recover(
     )
 
 
-def _clean_up(fs: FileSystem, directory: Path) -> None:
-    """Remove what an interrupted preparation left: files of ours that never got their name."""
+def _clean_up(fs: FileSystem, directory: Path, spare_bytes: int | None = None) -> None:
+    """Remove files of ours that never got their name; a spare of `spare_bytes` stays."""
     for name in fs.list_directory(directory):
-        if name in {SPARE_NAME, RECOVERED_NAME, NOTE_TEMPORARY_NAME}:
+        if name in {RECOVERED_NAME, NOTE_TEMPORARY_NAME} or (
+            name == SPARE_NAME and _size(fs, directory / name) != spare_bytes
+        ):
             fs.remove(directory / name)
+
+
+def _size(fs: FileSystem, path: Path) -> int:
+    """The file's length in bytes; -1 if it cannot be opened."""
+    try:
+        fd = fs.open(path)
+    except OSError:
+        return -1
+    try:
+        return fs.size(fd)
+    finally:
+        fs.close(fd)
 
 
 def _begin(fs: FileSystem, directory: Path, schema: int, segment_bytes: int, now: int) -> Recovered:

@@ -1,7 +1,8 @@
 """The files of a journal: their names, how one comes to be, and what a directory must look like.
 
     <first sequence, 20 digits>.seg     a segment
-    spare.tmp                           the next one, zero-filled ahead of time, without a name yet
+    spare.tmp                           the next one, zero-filled ahead of time, without a name yet;
+                                        it stays when the writer ends, for the next one
     recovered.tmp                       a torn segment's good part, while it is being copied
     <file>.torn-<time>                  what a repair took out of a file, or the whole file
     repairs.json                        repairs that the journal has yet to tell of: see `set_aside`

@@ -3,11 +3,13 @@
 A full disk must show while no event is at risk. So the next segment is filled with zeros in the
 background as soon as the last one came into use. While that fails, the rest of the current segment
 is reserved for the events that must go on, and filling is tried again until it works.
+
+A writer that ends leaves the file to the next one. To give its space back would lose it to whoever
+else fills the disk, and the next writer would have no more than the rest of the open segment.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import queue
 import threading
@@ -66,18 +68,17 @@ class Spare:
                 self._fs.close(fd)
                 raise
 
-    def discard(self) -> None:
-        """Give the file's space back."""
+    def close(self) -> None:
+        """Let go of the file. It stays, and with it the space that it holds."""
         with self._lock:
             if self._fd is not None:
                 self._fs.close(self._fd)
                 self._fd = None
-                # What stays is removed by the next recovery.
-                with contextlib.suppress(OSError):
-                    self._fs.remove(self.path)
 
     def _fill(self) -> int:
-        fd = self._fs.create(self.path)
+        # Not made empty: one that is there has its space already, on a full disk too. What is in
+        # it may be anything, so it is filled all the same.
+        fd = self._fs.open(self.path, write=True, create=True)
         try:
             zero_fill(self._fs, fd, 0, self.segment_bytes)
             self._fs.sync(fd)
@@ -114,12 +115,12 @@ class SpareKeeper:
             self._requests.put(True)
 
     def close(self) -> None:
-        """End the thread; an unused spare gives its space back."""
+        """End the thread. An unused spare stays for the next writer."""
         self._closing.set()
         if self._thread.ident is not None:
             self._requests.put(False)
             self._thread.join()
-        self._spare.discard()
+        self._spare.close()
 
     def _run(self) -> None:
         while self._requests.get():

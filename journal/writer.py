@@ -185,7 +185,7 @@ class Journal:
         if self._commit.failure is not None:
             raise self._commit.failure
         if self._keeper.trouble is not None and not essential:
-            raise JournalFullError(f"no space for the journal: {self._keeper.trouble}")
+            raise JournalFullError(self._keeper.trouble)
         data = self._encode(event)
         taken = self._taken + len(data) + EVENT_OVERHEAD_BYTES
         if taken > self._taken_max or len(data) > self._event_bytes_max:
@@ -225,7 +225,7 @@ class Journal:
             if self._commit.failure is not None:
                 raise self._commit.failure
             if self._keeper.trouble is not None:
-                raise JournalFullError(f"no space for the journal: {self._keeper.trouble}")
+                raise JournalFullError(self._keeper.trouble)
             try:
                 if not self._log.spare.ready:
                     raise JournalBusyError("the next segment is being prepared")
@@ -273,7 +273,7 @@ class Journal:
         self._taken_max = written + free
         if taken > self._taken_max:
             if self._keeper.trouble is not None:
-                raise JournalFullError(f"no space for the journal: {self._keeper.trouble}")
+                raise JournalFullError(self._keeper.trouble, used_up=True)
             raise JournalBusyError("the next segment is being prepared")
 
     def _space_changed(self) -> None:

@@ -144,7 +144,7 @@ def writing(directory: Path) -> Iterator[Opened]:
         yield Opened(log, recovered, [])
     finally:
         log.close()
-        spare.discard()
+        spare.close()
 
 
 def write(directory: Path, events: Sequence[Any]) -> None:

@@ -141,6 +141,7 @@ class FaultyFileSystem(FastFileSystem):
 
     def open(self, path: Path, *, write: bool = False, create: bool = False) -> int:
         """See FileSystem."""
+        self._enter("open", path.name)
         return self._named(super().open(path, write=write, create=create), path)
 
     def close(self, fd: int) -> None:
@@ -257,7 +258,7 @@ def opened(
         yield Opened(log, recovered, events)
     finally:
         log.close()
-        spare.discard()
+        spare.close()
 
 
 def build(directory: Path, batches: Sequence[Sequence[Any]], **options: Any) -> None:

@@ -117,7 +117,7 @@ async def test_a_full_disk_refuses_to_seal(
 ) -> None:
     """Without room for another segment, the rest of this one stays for essential events."""
     monkeypatch.setattr(journal.spare, "RETRY_SECONDS", 0.01)
-    fs.fail("create", errno.ENOSPC, name="spare.tmp", nth=2, forever=True)
+    fs.fail("open", errno.ENOSPC, name="spare.tmp", forever=True)
     async with running(directory, fs=fs) as journal_:
         while journal_.trouble is None:
             await asyncio.sleep(0.001)
@@ -147,7 +147,7 @@ async def test_a_disk_that_fills_up_after_a_seal(
         while not journal_._log.spare.ready:
             await asyncio.sleep(0.001)
         # From here on there is the open segment and the spare, and nothing else.
-        fs.fail("create", errno.ENOSPC, name="spare.tmp", forever=True)
+        fs.fail("open", errno.ENOSPC, name="spare.tmp", forever=True)
         sealing = asyncio.create_task(journal_.seal())
         await asyncio.sleep(0)
         taken = 1 + fill(journal_, 10)
@@ -165,7 +165,7 @@ async def test_a_disk_that_fills_up_after_a_seal(
 @in_loop
 async def test_seal_waits_for_the_spare(directory: Path, fs: FaultyFileSystem) -> None:
     """While the next segment is being filled, `seal` waits and appends go on."""
-    gate = fs.block("create", name="spare.tmp", nth=2)
+    gate = fs.block("open", name="spare.tmp")
     async with running(directory, fs=fs) as journal_:
         await take(journal_, puts(1)[0])
         await gate.wait_entered()

@@ -361,7 +361,7 @@ def test_the_next_spare_waits_until_this_one_has_its_name(
     assert header == frames_of(path.read_bytes())[0]
     assert spare.ready
     assert bytes(SEGMENT_BYTES) == spare.path.read_bytes()
-    spare.discard()
+    spare.close()
 
 
 @pytest.mark.parametrize("call", ["write", "sync_data"])
@@ -403,7 +403,6 @@ async def test_a_failed_disk_poisons_the_journal(
         expected = [Put("good"), Put("in flight"), *(puts(3) if call == "sync_data" else [])]
         assert expected == again.events
         assert not again.recovered.set_aside
-        assert SPARE_NAME not in names(directory)
 
 
 @pytest.mark.parametrize(("call", "nth"), [("sync", 1), ("rename", 1), ("sync_directory", 1)])
@@ -439,7 +438,7 @@ async def test_a_failure_wakes_those_who_wait_for_room(
     """Who waits for room in a journal that fails is woken, and told so by `append`."""
     async with running(directory, fs=fs) as journal_:
         await journal_.room()
-        blocked = fs.block("create", name=SPARE_NAME)
+        blocked = fs.block("open", name=SPARE_NAME)
         stalled = fs.block("rename", name=SPARE_NAME)
         fs.fail("rename", errno.EIO, name=SPARE_NAME)
         fill(journal_)
@@ -548,7 +547,7 @@ async def test_a_disk_that_fills_up_under_load(
         changed = watch_space(journal_)
         for number in range(200):
             if number == 60:
-                fs.fail("create", errno.ENOSPC, name=SPARE_NAME, forever=True)
+                fs.fail("open", errno.ENOSPC, name=SPARE_NAME, forever=True)
             event = Put(f"key-{number}", b"v" * 400)
             try:
                 sequence = await take(journal_, event)
@@ -622,7 +621,29 @@ async def test_closing_writes_what_is_queued_and_a_mark(
         with pytest.raises(JournalFailedError, match="closed"):
             await journal_.durable(5)
     assert [(EVENTS, 1), (EVENTS, 3), (MARK, 0)] == kinds(directory)
-    assert SPARE_NAME not in names(directory)
+
+
+@in_loop
+async def test_the_space_of_the_next_segment_is_handed_on(
+    directory: Path, fs: FaultyFileSystem
+) -> None:
+    """A spare stays when its writer ends, and is the next one's, whatever is in it by then."""
+    async with running(directory, fs=fs) as journal_:
+        await journal_.durable(await take(journal_, puts(1)[0]))
+        await journal_.room()
+    assert bytes(SEGMENT_BYTES) == (directory / SPARE_NAME).read_bytes()
+
+    before = (directory / SPARE_NAME).stat()
+    (directory / SPARE_NAME).write_bytes(os.urandom(SEGMENT_BYTES))
+    fs.fail("create", errno.ENOSPC, name=SPARE_NAME, forever=True)
+    async with running(directory, fs=fs) as journal_:
+        await journal_.room()
+        taken = [await take(journal_, event) for event in puts(60, start=2, value_bytes=400)]
+        await journal_.durable(taken[-1])
+        assert journal_.trouble is None
+    # It became the second segment.
+    assert before.st_ino == segments(directory)[1].stat().st_ino
+    assert [*puts(1), *puts(60, start=2, value_bytes=400)] == read_back(directory)
 
 
 @in_loop

@@ -1,8 +1,7 @@
-"""The process around the API: start, stop, its files, its sockets, its log, and a full disk."""
+"""The process around the API: start, stop, its files, its sockets and its log."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -22,7 +21,6 @@ from journal.chain import walk
 from journal.fs import OsFileSystem
 from journal.segments import list_segments
 from tests.daemon_kit import PATIENCE_SECONDS, Daemon, run, wait_for
-from tests.disk_kit import fill, small_disk
 from tests.journal_kit import frames_of, patched, segments
 from tests.wire_kit import (
     address_of,
@@ -520,63 +518,6 @@ def test_a_log_level_hides_what_is_below(tmp_path: Path) -> None:
         assert daemon.stop() == 0
 
     assert daemon.log == ""
-
-
-@pytest.fixture(name="small_disk")
-def small_disk_fixture(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB."""
-    with small_disk(tmp_path / "disk", "4m") as path:
-        yield path
-
-
-def test_a_full_disk_is_no_reason_not_to_start(small_disk: Path) -> None:
-    """A start on a full disk serves what needs no space, without the file that says where."""
-    with Daemon(small_disk, "--segment-size=1MiB") as daemon:
-        address = address_of(daemon.allocate("cid"))
-        daemon.stop()
-    fill(small_disk)
-    with Daemon(small_disk, "--segment-size=1MiB") as daemon:
-        assert address == address_of(daemon.get("cid"))
-        assert "no space" in error_of(daemon.allocate("another"), 500).lower()
-        assert address == address_of(daemon.release("cid"))
-        assert not (small_disk / "http").exists()
-        assert daemon.stop() == 0
-
-
-def test_a_full_disk_stops_only_post_and_heals(small_disk: Path) -> None:
-    """On a full disk POST is 500 "no space", DELETE and GET go on; with space again, all does."""
-    filler = small_disk / "filler"
-    with Daemon(small_disk, "--segment-size=1MiB") as daemon:
-        journal = small_disk / "journal"
-        wait_for((journal / "spare.tmp").exists, "the spare segment")
-        with filler.open("wb") as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(1 << 16))
-                file.flush()
-        held: list[str] = []
-        pod = "\N{LINEAR B SYLLABLE B008 A}" * 253
-        while (answer := daemon.allocate(f"c{len(held)}", pod=pod, namespace=pod)).is_success:
-            held.append(f"c{len(held)}")
-            assert len(held) < 10_000
-        before = daemon.events()
-
-        # The spare has been used: it is the segment behind it that there is no space for.
-        assert len(list(journal.glob("*.seg"))) == 2
-        assert "no space" in error_of(answer, 500).lower()
-        error_of(daemon.allocate("another", **{"address-type": "ipv6"}), 500)
-        assert daemon.allocate(held[0]).status_code == 409
-        assert before == daemon.events()
-        assert daemon.status()["pods"].keys() == set(held)
-        for container_id in held[:200]:
-            address = address_of(daemon.get(container_id, pod=pod, namespace=pod))
-            assert address == address_of(daemon.release(container_id, pod=pod, namespace=pod))
-        error_of(daemon.allocate("another"), 500)
-        assert daemon.process.poll() is None
-        filler.unlink()
-        wait_for(lambda: daemon.allocate("healed").status_code == 200, "the journal to heal")
-        assert daemon.stop() == 0
-        daemon.start()
-        assert daemon.status()["pods"].keys() == {*held[200:], "healed"}
 
 
 @pytest.mark.parametrize(("names", "mode"), [((), 0o700), (("other",), 0o755)])

@@ -81,7 +81,7 @@ class Opened(NamedTuple):
     def close(self) -> None:
         """Write a mark and let go."""
         self.log.mark()
-        self.spare.discard()
+        self.spare.close()
         self.log.close()
         self.fs.close(self.lock_fd)
 

@@ -1,0 +1,170 @@
+"""The daemon on a full disk: what goes on, what is refused and how, and that it heals by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from coild import spool
+from coild.events import AddressReleased, DaemonStarted, PoolsChanged
+from tests.daemon_kit import Daemon, fold, status_of, wait_for
+from tests.disk_kit import fill, small_disk
+from tests.wire_kit import address_of, error_of
+
+SMALL = ("--segment-size=1MiB", "--compact-after=0", "--reuse-after=0")
+#: Long names make long events, so that a segment of the smallest size is soon full.
+LONG = "\N{LINEAR B SYLLABLE B008 A}" * 253
+RESTARTS = 12
+
+
+@pytest.fixture(name="disk")
+def disk_fixture(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 6 MiB."""
+    with small_disk(tmp_path / "disk", "6m") as path:
+        yield path
+
+
+def segments(disk: Path) -> list[Path]:
+    """The segments that are not archived."""
+    return sorted((disk / "journal").glob("*.seg"))
+
+
+def spare_of(disk: Path) -> Path:
+    """The next segment, before it has its name."""
+    return disk / "journal" / "spare.tmp"
+
+
+def fill_beside(daemon: Daemon) -> None:
+    """Fill the disk as soon as the next segment has its space."""
+    wait_for(spare_of(daemon.data_dir).exists, "the spare segment")
+    wait_for(lambda: spare_of(daemon.data_dir).stat().st_size == 1 << 20, "all of it")
+    fill(daemon.data_dir)
+
+
+def allocate_all(daemon: Daemon) -> list[str]:
+    """Allocate until the journal has no space for it; the containers."""
+    held: list[str] = []
+    while (answer := daemon.allocate(f"c{len(held)}", pod=LONG, namespace=LONG)).is_success:
+        held.append(f"c{len(held)}")
+        assert len(held) < 10_000
+    assert "DELETE and GET go on, POST will when there is" in error_of(answer, 500)
+    return held
+
+
+def use_reserve_up(daemon: Daemon, held: list[str]) -> list[str]:
+    """Release containers until there is no space for that either; those that are left."""
+    for number, container_id in enumerate(held):
+        answer = daemon.release(container_id, pod=LONG, namespace=LONG)
+        if not answer.is_success:
+            reason = error_of(answer, 500)
+            assert "what was reserved is used up; GET goes on, all else will when there" in reason
+            return held[number:]
+    raise AssertionError("the space for releases has no end")
+
+
+def test_a_full_disk_stops_only_post_and_heals(disk: Path) -> None:
+    """On a full disk POST is 500 "no space", DELETE and GET go on; with space again, all does."""
+    with Daemon(disk, *SMALL) as daemon:
+        fill_beside(daemon)
+        held = allocate_all(daemon)
+        before = daemon.events()
+
+        # The spare has been used: it is the segment behind it that there is no space for.
+        assert len(segments(disk)) == 2
+        error_of(daemon.allocate("another", **{"address-type": "ipv6"}), 500)
+        assert daemon.allocate(held[0]).status_code == 409
+        assert before == daemon.events()
+        assert daemon.status()["pods"].keys() == set(held)
+        assert daemon.client.get("/health").json()["writable"] is False
+        for container_id in held[:200]:
+            address = address_of(daemon.get(container_id, pod=LONG, namespace=LONG))
+            assert address == address_of(daemon.release(container_id, pod=LONG, namespace=LONG))
+        error_of(daemon.allocate("another"), 500)
+        assert daemon.process.poll() is None
+        (disk / "filler").unlink()
+        wait_for(lambda: daemon.allocate("healed").status_code == 200, "the journal to heal")
+        assert daemon.stop() == 0
+        daemon.start()
+        assert daemon.status()["pods"].keys() == {*held[200:], "healed"}
+
+
+def test_a_restart_gives_no_reserve_away(disk: Path) -> None:
+    """However often it is restarted on a full disk, killed or stopped, DELETE goes on."""
+    with Daemon(disk, *SMALL) as daemon:
+        fill_beside(daemon)
+        for number in range(RESTARTS):
+            daemon.allocate(f"c{number}")
+        # What is left of the open segment is soon used up by starts and stops alone.
+        while segments(disk)[-1].stat().st_size - used_bytes(disk) > 6_000:
+            daemon.allocate("big", pod=LONG, namespace=LONG)
+            daemon.release("big", pod=LONG, namespace=LONG)
+        for number in range(RESTARTS):
+            if number % 2:
+                assert daemon.stop() == 0
+            else:
+                daemon.kill()
+            fill(disk)
+            daemon.start()
+            address = address_of(daemon.get(f"c{number}"))
+            assert address == address_of(daemon.release(f"c{number}"))
+        starts = [event for _, event in daemon.events() if isinstance(event, DaemonStarted)]
+
+        assert len(segments(disk)) == 2
+        assert len(starts) == RESTARTS + 1
+
+
+def used_bytes(disk: Path) -> int:
+    """Up to where the open segment is written."""
+    return len(segments(disk)[-1].read_bytes().rstrip(b"\0"))
+
+
+def test_a_start_without_any_space_answers_questions(disk: Path) -> None:
+    """A start that cannot be journalled is one all the same, and is journalled when it can be."""
+    with Daemon(disk, *SMALL) as daemon:
+        fill_beside(daemon)
+        left = use_reserve_up(daemon, allocate_all(daemon))
+        # Starts and stops are short: there is room for some of them yet.
+        for _ in range(RESTARTS):
+            assert daemon.stop() == 0
+            fill(disk)
+            daemon.start()
+        assert "this start cannot be journalled: no space for the journal" in daemon.log
+        head = daemon.events()
+        assert daemon.stop() == 0
+    # A release that the plugin kept.
+    (disk / "filler").unlink()
+    spool.add(str(disk / "spool"), LONG, LONG, left[0], monotonic() + 30)
+    fill(disk)
+    other = disk.with_name("other.toml")
+    other.write_text('[pools.default]\nsubnets = ["10.99.0.0/24"]\nblock-size = 2\n')
+    with Daemon(disk, *SMALL, "--config", str(other)) as daemon:
+        status = daemon.status()
+        assert status["pods"].keys() == set(left)
+        assert daemon.get(left[0], pod=LONG, namespace=LONG).is_success
+        assert daemon.client.get("/health").json()["writable"] is False
+        for answer in (
+            daemon.allocate("another"),
+            daemon.release(left[0], pod=LONG, namespace=LONG),
+            daemon.client.post("/compact", content=b"{}"),
+            daemon.client.post("/gc", content=b'{"sequence": 1, "valid": []}'),
+        ):
+            assert "GET goes on, all else will when there is" in error_of(answer, 500)
+        assert head == daemon.events()
+        assert daemon.stop() == 0
+        assert head == daemon.events()
+
+        daemon.start()
+        assert daemon.status() == status
+        (disk / "filler").unlink()
+        wait_for(lambda: daemon.allocate("healed").status_code == 200, "the journal to heal")
+        after = [event for _, event in daemon.events(head[-1][0] + 1)]
+        kinds = [type(event) for event in after[:3]]
+        assert [PoolsChanged, DaemonStarted, AddressReleased] == kinds
+        assert daemon.status()["pods"].keys() == {*left[1:], "healed"}
+        assert address_of(daemon.get("healed")).startswith("10.99.0.")
+        assert daemon.client.get("/health").json()["writable"] is True
+        assert status_of(fold(daemon.events())) == daemon.status()
+        assert daemon.stop() == 0
