@@ -114,7 +114,13 @@ def plan(
         reason=damage.reason,
         last_sequence=cut.last_sequence,
         lost=[
-            lost_from(read_if_file(fs, file.path), file.path, 0 if number else cut.offset, schema)
+            lost_from(
+                read_if_file(fs, file.path),
+                file.path,
+                0 if number else cut.offset,
+                schema,
+                cut.last_sequence,
+            )
             for number, file in enumerate(damage.files)
         ],
         replacement=cut.replacement,

@@ -141,11 +141,12 @@ class Log:
             created=self._time,
         )
         fd, self.path = self.spare.publish(header)
+        # Before the old one is closed: should that fail, its number may be another file's at once.
+        fd, self._fd = self._fd, fd
         self.sealed_bytes += self.used_bytes
         self.sealed += 1
-        self._fs.close(self._fd)
-        self._fd = fd
         self._header = header
         self.frame_bytes_max = header.frame_bytes_max
         self._seed = header.seed
         self._offset = SEGMENT_HEADER_BYTES
+        self._fs.close(fd)

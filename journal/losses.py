@@ -13,6 +13,7 @@ from journal.codec import (
     FRAME_HEADER_BYTES,
     Frame,
     MalformedError,
+    SegmentHeader,
     UnsupportedError,
     decode_frame,
     decode_header,
@@ -29,21 +30,38 @@ class Lost(NamedTuple):
     offset: int
     size: int
     frames: int
+    #: Those that are nowhere else in the journal.
     events: int
+    #: Whether frames can be told from other bytes at all: not without the segment's header.
+    readable: bool
 
 
-def lost_from(data: bytes, path: Path, offset: int, schema: int) -> Lost:
-    """What is in a file from `offset` on, up to its last byte that is not zero."""
+def lost_from(data: bytes, path: Path, offset: int, schema: int, last_sequence: int) -> Lost:
+    """What is in a file from `offset` on, up to its last byte that is not zero.
+
+    `last_sequence` is that of the last event that stays.
+    """
     end = max(offset, len(data.rstrip(b"\0")))
     frames = list(_intact(data, offset, schema))
-    return Lost(path, offset, end - offset, len(frames), sum(frame.count for frame in frames))
+    # A segment that was copied to a later name holds what stays.
+    events = sum(
+        frame.count for frame in frames if frame.first_sequence + frame.count > last_sequence + 1
+    )
+    readable = _header(data, schema) is not None
+    return Lost(path, offset, end - offset, len(frames), events, readable)
+
+
+def _header(data: bytes, schema: int) -> SegmentHeader | None:
+    try:
+        return decode_header(data, schema)
+    except (MalformedError, UnsupportedError):
+        return None
 
 
 def _intact(data: bytes, offset: int, schema: int) -> Iterator[Frame]:
     """The frames that validate from `offset` on, wherever they are."""
-    try:
-        header = decode_header(data, schema)
-    except (MalformedError, UnsupportedError):
+    header = _header(data, schema)
+    if header is None:
         return
     end = max(offset, len(data.rstrip(b"\0")))
     view = memoryview(data)

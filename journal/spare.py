@@ -10,6 +10,7 @@ else fills the disk, and the next writer would have no more than the rest of the
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from journal.codec import SegmentHeader
 from journal.fs import FileSystem
-from journal.segments import SPARE_NAME, publish, zero_fill
+from journal.segments import SPARE_NAME, give_up, publish, zero_fill
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +73,10 @@ class Spare:
         """Let go of the file. It stays, and with it the space that it holds."""
         with self._lock:
             if self._fd is not None:
-                self._fs.close(self._fd)
-                self._fd = None
+                # It has nothing yet that could be lost.
+                fd, self._fd = self._fd, None
+                with contextlib.suppress(OSError):
+                    self._fs.close(fd)
 
     def _fill(self) -> int:
         # Not made empty: one that is there has its space already, on a full disk too. What is in
@@ -83,9 +86,7 @@ class Spare:
             zero_fill(self._fs, fd, 0, self.segment_bytes)
             self._fs.sync(fd)
         except BaseException:
-            self._fs.close(fd)
-            # Half a spare would hold the very space that is short.
-            self._fs.remove(self.path)
+            give_up(self._fs, fd, self.path)
             raise
         return fd
 

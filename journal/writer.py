@@ -248,8 +248,11 @@ class Journal:
         await self._commit.stop()
         await asyncio.to_thread(self._keeper.close)
         self._wake_room_waiters()
-        self._log.close()
-        self._fs.close(lock_fd)
+        # What was confirmed is durable: an error now is nobody's.
+        with contextlib.suppress(OSError):
+            self._log.close()
+        with contextlib.suppress(OSError):
+            self._fs.close(lock_fd)
 
     def _make_room(self, size: int, taken: int) -> None:
         """Move the bounds up to which events are taken, or say why they cannot move.

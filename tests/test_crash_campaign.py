@@ -59,6 +59,9 @@ KILLED_BY = {
     "a snapshot and an archive get their names before they are flushed": Killer(
         "verify says what recovery does", "compactions", "*.snap*"
     ),
+    "a snapshot is published before its segments are": Killer(
+        "confirmed events are there", "compactions", "sync_directory journal"
+    ),
     "segments go before the archive's names are durable": Killer("history is whole"),
     "segments and archive go before the snapshot's name is durable": Killer(
         "history is whole", "compactions", "remove *"

@@ -11,6 +11,7 @@ import pytest
 from tests.crash.daemon_faults import FAULTS
 from tests.crash.histories import MODEL, fragile_daemon_for_histories, record
 from tests.crash.linear import linearize
+from tests.crash.mutants import by_function, edited
 from tests.crash.scale import LONG, report, report_fault, rounds
 
 POWER_CUTS = rounds(10, 200)
@@ -42,6 +43,13 @@ def test_power_cuts_take_nothing_back(tmp_path: Path) -> None:
     report("power cuts under the daemon", POWER_CUTS, survived, "each with a history")
 
     assert found is None
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_one_of_the_code_as_it_is(fault: str) -> None:
+    """No fault's text has gone from the code, also of those that only `just crash` tries."""
+    for function, edits in by_function(FAULTS[fault]).items():
+        assert edited(function, edits).__code__ != function.__code__
 
 
 @pytest.mark.timeout(900)

@@ -64,19 +64,24 @@ def test_no_error_is_taken_for_a_success(workload: Workload, tmp_path: Path) -> 
     assert came > len(faults) // 2
 
 
+def _reason(error: AssertionError) -> str:
+    return str(error).partition("\n")[0] or "a confirmed event is gone"
+
+
 @pytest.mark.parametrize("name", OF_ERRORS)
 def test_a_writer_that_goes_on_is_found_out(name: str, tmp_path: Path) -> None:
     """A fault in how errors are taken shows at one of the calls."""
-    writing = WORKLOADS[0]
-    calls = calls_of(writing, tmp_path / "healthy")
     found = ""
-    with mutated(name):
+    for writing in (workload for workload in WORKLOADS if workload.name.startswith("write")):
+        calls = calls_of(writing, tmp_path / writing.name)
         for number, forever in itertools.product(range(1, calls + 1), [False, True]):
             fault = Fault(number, errno.EIO, forever)
+            directory = tmp_path / f"{writing.name}-{number}-{forever}"
             try:
-                try_fault(writing, tmp_path / f"{number}-{forever}", fault)
+                with mutated(name):
+                    try_fault(writing, directory, fault)
             except AssertionError as error:
-                found = f"{fault}: {str(error).splitlines()[0] or 'a confirmed event is gone'}"
+                found = found or f"{writing.name}: {fault}: {_reason(error)}"
                 break
     report_fault(name, found)
 

@@ -187,6 +187,33 @@ def test_a_segment_that_cannot_be_read_goes_as_a_whole(
     check_start(path)
 
 
+def test_events_that_cannot_be_counted_are_not_called_none(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without its header nothing can be read of a segment, which does not mean that it is empty."""
+    middle = segments(directory)[1]
+    middle.write_bytes(flipped(middle.read_bytes(), 20))
+    repair(directory)
+    shown = capsys.readouterr().out
+
+    assert "3 events that were durable would be lost; what they allocated could be" in shown
+    assert f"The header of {middle.name} is damaged, so its events cannot be counted" in shown
+    assert "No event" not in shown
+
+
+def test_events_that_are_elsewhere_are_not_lost(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A segment that was copied to a later name takes no event with it."""
+    first = segments(directory)[0]
+    copy = directory / f"{9:020d}.seg"
+    copy.write_bytes(first.read_bytes())
+    repair(directory)
+
+    assert "No event that can be read would be lost" in capsys.readouterr().out
+    assert facts(6) == events_of(directory)[:8]
+
+
 def test_an_index_does_not_outlive_what_was_cut_off(tmp_path: Path) -> None:
     """The index of the damaged segment would fit it still, by its id, and hide later events."""
     path = tmp_path / "journal"

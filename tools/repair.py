@@ -26,6 +26,8 @@ from tools.writing import writing
 
 EXIT_GOOD = 0
 
+_DANGER = "what they allocated could be given to someone else"
+
 _PROG = "coild-repair"
 _EPILOG = """\
 examples:
@@ -149,12 +151,18 @@ def _show(truncation: Truncation, now: int) -> None:
     for path in truncation.snapshots:
         write(f"  {path}: a snapshot of events that would go, kept in {path.name}.torn-{now}\n")
     events = sum(lost.events for lost in truncation.lost)
-    write(
-        f"{events} events that were durable would be lost; what they allocated could be given "
-        "to someone else.\n"
-        if events
-        else "No event that can be read would be lost.\n"
+    if events:
+        write(f"{events} events that were durable would be lost; {_DANGER}.\n")
+    names = " and ".join(
+        lost.path.name for lost in truncation.lost if lost.size and not lost.readable
     )
+    if names:
+        write(
+            f"The header of {names} is damaged, so its events cannot be counted: all of them would "
+            f"be lost; {_DANGER}. A copy of the file from a backup would save them.\n"
+        )
+    elif not events:
+        write("No event that can be read would be lost.\n")
     sys.stdout.flush()
 
 

@@ -51,11 +51,11 @@ FAULTS: dict[str, tuple[Edit, ...]] = {
     ),
     "a release is forgotten": (
         Edit(
-            _Service.release,
+            _Service._release,
             "sequence = self._commit(",
-            "sequence = self._journal.last_sequence\n            self._state.apply(",
+            "sequence = self._journal.last_sequence\n    self._state.apply(",
         ),
-        Edit(_Service.release, "essential=True,\n            )", ")"),
+        Edit(_Service._release, "essential=True,\n    )", ")"),
     ),
     "events count as durable when they are queued": (
         Edit(

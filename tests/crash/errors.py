@@ -46,7 +46,7 @@ CHANGES = frozenset(
     {"make_directory", "create", "write", "rename", "remove", "sync", "sync_data", "sync_directory"}
 )
 OPENS = frozenset({"create", "open", "list_directory", "sync_directory", "make_directory"})
-EVERYTHING = CHANGES | OPENS | {"read", "size", "lock"}
+EVERYTHING = CHANGES | OPENS | {"read", "size", "lock", "close"}
 ERRORS = {
     errno.EIO: EVERYTHING,
     errno.ENOSPC: CHANGES - {"remove", "sync_directory"},
@@ -96,12 +96,8 @@ class ErrorDisk:
         def counted(first: Path | int, *args: Any, **kwargs: Any) -> Any:
             name = first.name if isinstance(first, Path) else self._names.get(first, "?")
             error = self._enter(call, name)
-            if error == SHORT_WRITE and call == "write":
-                data, offset = args
-                real(first, data[: len(data) // 2], offset)
             if error is not None:
-                if call in {"sync", "sync_data"}:
-                    self._lose(cast("int", first))
+                self._fail(call, first, *args, error=error)
                 number = errno.ENOSPC if error == SHORT_WRITE else error
                 raise OSError(number, os.strerror(number), name)
             if call == "write":
@@ -121,6 +117,17 @@ class ErrorDisk:
 
         return counted
 
+    def _fail(self, call: str, first: Any, *args: Any, error: int) -> None:
+        """Do what a call does that fails."""
+        if call in {"sync", "sync_data"}:
+            self._lose(first)
+        elif call == "close":
+            # The descriptor is gone all the same: close(2).
+            self._real.close(first)
+        elif call == "write" and error == SHORT_WRITE:
+            data, offset = args
+            self._real.write(first, data[: len(data) // 2], offset)
+
     def _lose(self, fd: int) -> None:
         for offset, data in reversed(self._before.pop(fd, [])):
             self._real.write(fd, data, offset)
@@ -128,7 +135,7 @@ class ErrorDisk:
     def _enter(self, call: str, name: str) -> int | None:
         with self._lock:
             self.calls.append((call, name))
-            if self.fault is None or call == "close":
+            if self.fault is None:
                 return None
             number = len(self.calls)
             again = self.fault.forever and call in ERRORS.get(self.fault.error, {"write"})
@@ -164,39 +171,65 @@ def _nothing(_directory: Path) -> None:
 
 def _write(directory: Path, fs: FileSystem) -> Outcome:
     """Four clients of a journal that rolls over, seals, and is closed."""
-    confirmed: dict[int, Any] = {}
-    errors: list[BaseException] = []
+    return _write_by(4, directory, fs)
 
-    async def client(journal: Journal, number: int) -> None:
-        for event in EVENTS[number::4]:
-            while True:
-                try:
-                    sequence = journal.append(event)
-                    await journal.durable(sequence)
-                except JournalError as error:
-                    errors.append(error)
-                    if journal._commit.failure is not None or "no space" in str(error):
-                        return
-                    await journal.room()
-                else:
-                    confirmed[sequence] = event
-                    break
+
+def _write_alone(directory: Path, fs: FileSystem) -> Outcome:
+    """One client, for whom the loop flushes until a roll-over is near."""
+    return _write_by(1, directory, fs)
+
+
+def _write_by(clients: int, directory: Path, fs: FileSystem) -> Outcome:
+    outcome = Outcome([], [])
+    confirmed: dict[int, Any] = {}
+    started = False
 
     async def main() -> None:
+        nonlocal started
         failures: list[JournalFailedError] = []
         async with running(directory, fs=fs, on_failure=failures.append) as journal:
-            await asyncio.gather(*(client(journal, number) for number in range(4)))
+            started = True
+            await asyncio.gather(
+                *(
+                    _append_all(journal, EVENTS[number::clients], confirmed, outcome.errors)
+                    for number in range(clients)
+                )
+            )
             try:
                 await journal.seal()
             except JournalError as error:
-                errors.append(error)
+                outcome.errors.append(error)
         assert len(failures) <= 1
 
     try:
         asyncio.run(main())
     except (OSError, JournalError) as error:
-        errors.append(error)
-    return Outcome([confirmed[sequence] for sequence in sorted(confirmed)], errors)
+        if started:
+            raise AssertionError(f"to close it raises {error!r}") from error
+        outcome.errors.append(error)
+    outcome.confirmed.extend(confirmed[sequence] for sequence in sorted(confirmed))
+    return outcome
+
+
+async def _append_all(
+    journal: Journal,
+    events: list[Any],
+    confirmed: dict[int, Any],
+    errors: list[BaseException],
+) -> None:
+    """One client: each event is confirmed before the next, until the journal takes no more."""
+    for event in events:
+        while event not in confirmed.values():
+            try:
+                sequence = journal.append(event)
+                await journal.durable(sequence)
+            except JournalError as error:
+                errors.append(error)
+                if journal._commit.failure is not None or "no space" in str(error):
+                    return
+                await journal.room()
+            else:
+                confirmed[sequence] = event
 
 
 def _check_written(directory: Path, outcome: Outcome) -> None:
@@ -340,6 +373,7 @@ def _check_asked(directory: Path, outcome: Outcome) -> None:
 
 WORKLOADS = (
     Workload("write", _nothing, _write, _check_written),
+    Workload("write alone", _nothing, _write_alone, _check_written),
     Workload("recover", _torn, _recover, _check_recovered),
     Workload("compact", _sealed, _compact, _check_compacted),
     Workload("prune", _compacted, _prune, _check_pruned),

@@ -131,6 +131,10 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
             "fs.rename(temporary, path); fd = fs.open(path); fs.sync(fd); fs.close(fd)",
         ),
     ),
+    "a snapshot is published before its segments are": (
+        Edit(segments.publish, "fs.sync_directory(path.parent)", "pass"),
+        Edit(compaction.archive_lock.__wrapped__, "fs.sync_directory(directory)", "pass"),  # type: ignore[attr-defined]
+    ),
     "segments go before the archive's names are durable": (
         Edit(compaction._publish, "fs.sync_directory(path.parent)", "pass"),
         Edit(retiring.retire, "fs.sync_directory(directory / ARCHIVE_NAME)", "pass"),
@@ -179,6 +183,13 @@ OF_ERRORS: dict[str, tuple[Edit, ...]] = {
             log.Log.append,
             "self._fs.sync_data(self._fd)",
             "try:\n        self._fs.sync_data(self._fd)\n    except OSError:\n        pass",
+        ),
+    ),
+    "a caller alone is told before a flush that the thread does": (
+        Edit(
+            commit.GroupCommit.durable,
+            "self._flush_here()\n        if sequence <= self.durable_sequence:\n            return",
+            "self._flush_here()\n        return",
         ),
     ),
     "a write that failed is tried again": (

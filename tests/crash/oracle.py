@@ -78,7 +78,7 @@ class Oracle:
         """
         # Else no two new journals, or later segments, would be alike.
         self._ids.seed(0)
-        before = names_of(disk)
+        before, image = names_of(disk), tree_digest(essence(disk.tree()))
         faults = self._verify(disk, known)
         segment, torn = torn_tail(disk, faults)
         repaired = False
@@ -103,7 +103,7 @@ class Oracle:
             self._check_told(disk, faults, torn=bool(torn), new=names_of(disk) - before)
             for aside in filter(None, (torn, owed)):
                 self._check_kept(disk, opened, aside)
-        changed = names_of(disk) != before
+        changed = names_of(disk) != before or tree_digest(essence(disk.tree())) != image
         life = self._life(disk, opened, known)
         if life not in self._lives:
             self._check_life(disk, opened, known)
