@@ -10,8 +10,8 @@ default:
 run *args:
     {{ python }} -m coild {{ args }}
 
-# Run the tests; arguments are pytest's.
-test *args:
+# Run the tests, a process for each core; arguments are pytest's, in place of these.
+test *args="-n auto --dist loadfile":
     {{ python }} -m pytest {{ args }}
 
 # Check style, formatting and types. Warnings are errors.

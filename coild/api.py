@@ -140,7 +140,9 @@ class _Handlers:
         stream.request_max_size = COLLECT_BYTES_MAX
         wanted = decode_collect(b"".join([part async for part in stream]))
         return collection_answer(
-            await self._service.collect(wanted.network, frozenset(wanted.valid), wanted.sequence)
+            await self._service.collect(
+                wanted.network, frozenset(wanted.valid), int(wanted.sequence)
+            )
         )
 
     async def _get_health(self, request: Request) -> Answer:

@@ -29,6 +29,12 @@ _ContainerId = Annotated[str, msgspec.Meta(pattern=CONTAINER_ID_PATTERN)]
 _Network = Annotated[str, msgspec.Meta(pattern=f"^$(?!\\n)|{NAME_PATTERN}")]
 
 
+#: JSON has one kind of number: 5.0 is an integer, and some clients' encoders write it so.
+_WholeNumber = Annotated[
+    float, msgspec.Meta(ge=0, multiple_of=1, extra_json_schema={"type": "integer"})
+]
+
+
 class AllocateRequest(msgspec.Struct, rename="kebab", frozen=True, gc=False):
     """The body of POST /ip. Fields that are not known are ignored.
 
@@ -48,7 +54,7 @@ class CollectRequest(msgspec.Struct, frozen=True):
     `network` is empty for addresses that were allocated without one.
     """
 
-    sequence: Annotated[int, msgspec.Meta(ge=0)]
+    sequence: _WholeNumber
     valid: list[_ContainerId]
     network: _Network = ""
 

@@ -173,7 +173,9 @@ def test_the_answer_says_what_was_released(daemon: Daemon) -> None:
     """Address, container and pod of each, as they were; and they are free."""
     given_ = daemon.allocate("gone", network="pods").json()["address"]
     daemon.allocate("stays", network="pods")
-    answer = post(daemon, {"sequence": sequence_of(daemon), "valid": ["stays"], "network": "pods"})
+    answer = post(
+        daemon, {"sequence": float(sequence_of(daemon)), "valid": ["stays"], "network": "pods"}
+    )
 
     released = {
         "address": given_,
@@ -192,6 +194,8 @@ def test_the_answer_says_what_was_released(daemon: Daemon) -> None:
         ({"sequence": 1}, "valid"),
         ({"sequence": -1, "valid": []}, "sequence"),
         ({"sequence": "1", "valid": []}, "sequence"),
+        ({"sequence": 1.5, "valid": []}, "sequence"),
+        ({"sequence": True, "valid": []}, "sequence"),
         ({"sequence": 1, "valid": None}, "valid"),
         ({"sequence": 1, "valid": [""]}, "valid"),
         ({"sequence": 1, "valid": ["a\nb"]}, "valid"),

@@ -12,7 +12,13 @@ from typing import NamedTuple
 
 import pytest
 
-from coild.events import AddressAllocated, AddressReleased, DaemonStarted, DaemonStopped
+from coild.events import (
+    AddressAllocated,
+    AddressReleased,
+    DaemonStarted,
+    DaemonStopped,
+    JournalCompacted,
+)
 from tests.crash import stepped_clock
 from tests.crash.scale import report, rounds
 from tests.daemon_kit import Daemon, fold, status_of
@@ -108,12 +114,32 @@ class Told:
                     self.changes.setdefault(event.container_id, []).append(Change(kind, address))
 
 
+async def compact(
+    address: tuple[str, int], choice: random.Random, compacted: Callable[[], None]
+) -> None:
+    """Have it compacted again and again until the daemon is gone: it may be killed at any step."""
+    connection = await AsyncConnection.open(address)
+    try:
+        while True:
+            status, body = await connection.ask(request_bytes("POST", "/compact"))
+            # One that a killed daemon's process is still at may be in the way.
+            assert status in {200, 409}, body
+            if status == 200:
+                compacted()
+            await asyncio.sleep(choice.random() / 20)
+    except (OSError, EOFError):
+        connection.drop()
+
+
 async def load_until(
     daemon: Daemon, clients: list[Client], answers: int, seed: int, end: signal.Signals
 ) -> None:
-    """Run all clients, and end the daemon as soon as they have had so many answers more."""
+    """Run all clients, and end the daemon as soon as they have had so many answers more.
+
+    If it is killed, it compacts meanwhile, and every fourth time it has done so once at least.
+    """
     left = iter(range(answers))
-    enough = asyncio.Event()
+    enough, compacted = asyncio.Event(), asyncio.Event()
 
     def answered() -> None:
         if next(left, None) is None:
@@ -126,7 +152,17 @@ async def load_until(
         )
         for client in clients
     ]
-    waiting = asyncio.create_task(enough.wait())
+    if end == signal.SIGKILL:
+        compacting = compact(address, random.Random(seed), compacted.set)  # noqa: S311
+        running.append(asyncio.create_task(compacting))
+    if end != signal.SIGKILL or seed % 4:
+        compacted.set()
+
+    async def until() -> None:
+        await enough.wait()
+        await compacted.wait()
+
+    waiting = asyncio.create_task(until())
     await asyncio.wait([waiting, *running], return_when=asyncio.FIRST_COMPLETED)
     daemon.process.send_signal(end)
     await asyncio.gather(*running)
@@ -182,15 +218,25 @@ def test_nothing_that_was_answered_is_lost(small_daemon: Daemon) -> None:
         check(daemon, clients, journal)
     # What was read long ago is still what it was.
     check(daemon, clients, Told())
-    starts = [event for _, event in daemon.events() if isinstance(event, DaemonStarted)]
+    events = [event for _, event in daemon.events()]
+    starts = [event for event in events if isinstance(event, DaemonStarted)]
+    compactions = [event for event in events if isinstance(event, JournalCompacted)]
 
     answers = sum(client.answers() for client in clients)
-    report("kill -9 under load", ROUNDS, len(starts) - 1, f"{answers:,} answers, none lost")
+    report(
+        "kill -9 under load",
+        ROUNDS,
+        len(starts) - 1,
+        f"{answers:,} answers, none lost; {len(compactions)} compactions on the way",
+    )
     assert len(starts) == ROUNDS + 1
     # There was something to lose, and segments were rolled over on the way.
     assert answers > 20 * ROUNDS
     firsts = {path.name[:20] for path in (daemon.data_dir / "journal").rglob("*.seg*")}
     assert len(firsts) > 4
+    # And compacted.
+    assert compactions
+    assert list((daemon.data_dir / "journal" / "archive").glob("*.seg.zst"))
 
 
 class SteppedDaemon(Daemon):

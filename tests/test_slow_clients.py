@@ -6,6 +6,7 @@ here says how soon something ends, only that it does.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import resource
@@ -18,9 +19,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from sanic.http import Stage
 
+from coild.connections import Connection
 from coild.openapi import document
 from tests import daemon_kit
 from tests.crash.scale import LONG, report
@@ -260,6 +264,12 @@ def test_beyond_the_limit_busy_connections_are_kept_and_others_refused(tmp_path:
             # Each time, it is looked anew whether one of them is idle by now.
             time.sleep(0.02)
         (beside,) = exchange(unix, GET)
+        with connect((daemon.host, daemon.port)) as sock:
+            # Who is refused and says nothing is hung up on.
+            said = b""
+            while more := sock.recv(65536):
+                said += more
+            assert parse_answers(said)[0].status_code == 503
         for sock in busy[1:]:
             sock.close()
         # The closed ones are forgotten in the server's own time.
@@ -312,6 +322,8 @@ def test_ten_thousand_idle_connections(tmp_path: Path, connections_max: int | No
     wanted = 10_000 if connections_max or LONG else 6_000
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard - 2_000)
+    # A campaign must not say that it tried what it did not.
+    assert wanted == 10_000 or not LONG, f"only {hard} files may be open: raise ulimit -Hn"
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted + 1_000, hard))
     arguments = ("--max-connections", str(connections_max)) if connections_max else ()
     try:
@@ -341,6 +353,22 @@ def test_ten_thousand_idle_connections(tmp_path: Path, connections_max: int | No
     most = connections_max or "the default"
     report("idle connections", wanted, wanted, f"at most {most} at once, others served beside them")
     assert "ERROR" not in daemon.log
+
+
+@pytest.mark.parametrize("busy", [None, "unread", "unwritten", "incomplete", "at work"])
+def test_what_is_closed_for_others_is_idle(busy: str | None) -> None:
+    """A connection with anything under way is not one of those that make room."""
+    connection = Connection.__new__(Connection)
+    connection.recv_buffer = bytearray(b"GET" if busy == "unread" else b"")
+    connection._can_write = asyncio.Event()
+    if busy != "unwritten":
+        connection._can_write.set()
+    connection._http = SimpleNamespace(
+        stage=Stage.HANDLER if busy == "at work" else Stage.IDLE,
+        request_body=b"more" if busy == "incomplete" else None,
+    )
+
+    assert (busy is None) == connection.is_idle
 
 
 def test_connections_leave_files_for_the_journal(tmp_path: Path) -> None:
