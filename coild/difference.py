@@ -1,6 +1,7 @@
 """What changed between two moments, as records that lead from the one to the other.
 
-A view is what `/status` says of a state, with the pools and with each address's pod and block.
+A view is what `/status` says of a state, with the pools, with each address's pod, block and CNI
+network, and with the node's boot.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from coild.events import (
     AddressReleased,
     BlockAcquired,
     BlockReleased,
+    NodeBooted,
     PoolsChanged,
 )
 from coild.projection import Projection
@@ -40,6 +42,8 @@ class Held(msgspec.Struct, frozen=True, rename="kebab"):
     pool: str
     pod_namespace: str
     pod_name: str
+    #: The CNI network that it is for; empty if none was named.
+    network: str = ""
 
 
 class View(msgspec.Struct, frozen=True, rename="kebab"):
@@ -48,6 +52,8 @@ class View(msgspec.Struct, frozen=True, rename="kebab"):
     pools: dict[str, PoolView]
     address_blocks: dict[str, list[str]]
     pods: dict[str, Held]
+    #: Of the boot that the addresses are held since, as the kernel names it; empty if not known.
+    boot_id: str = ""
 
 
 class PoolChange(msgspec.Struct, frozen=True, rename="kebab", tag_field="kind", tag="pool"):
@@ -81,14 +87,30 @@ class AddressChange(msgspec.Struct, frozen=True, rename="kebab", tag_field="kind
     pod_namespace: str
     pod_name: str
     former: Held | None = None
+    network: str = ""
 
     @property
     def held(self) -> Held:
         """What is held, or was until it was lost."""
-        return Held(self.address, self.block, self.pool, self.pod_namespace, self.pod_name)
+        return Held(
+            self.address,
+            self.block,
+            self.pool,
+            self.pod_namespace,
+            self.pod_name,
+            self.network,
+        )
 
 
-Change = PoolChange | BlockChange | AddressChange
+class BootChange(msgspec.Struct, frozen=True, rename="kebab", tag_field="kind", tag="boot"):
+    """The node was booted: the kernel's name for its boot is another. Empty if it is not known."""
+
+    change: Literal["changed"]
+    before: str
+    after: str
+
+
+Change = PoolChange | BlockChange | AddressChange | BootChange
 
 
 def view(state: Projection) -> View:
@@ -108,18 +130,21 @@ def view(state: Projection) -> View:
                 held.block.pool,
                 held.pod_namespace,
                 held.pod_name,
+                held.network,
             )
             for container_id, held in state.holdings.items()
         },
+        boot_id=state.boot_id,
     )
 
 
 def difference(before: View, after: View) -> list[Change]:
-    """What leads from `before` to `after`: pools, then blocks, then addresses."""
+    """What leads from `before` to `after`: pools, blocks, addresses, then the boot."""
     return [
         *_pool_changes(before.pools, after.pools),
         *_block_changes(before.address_blocks, after.address_blocks),
         *_address_changes(before.pods, after.pods),
+        *_boot_changes(before.boot_id, after.boot_id),
     ]
 
 
@@ -128,6 +153,7 @@ def patch(before: View, changes: Iterable[Change]) -> View:
     pools = dict(before.pools)
     blocks = {pool: list(names) for pool, names in before.address_blocks.items()}
     pods = dict(before.pods)
+    boot_id = before.boot_id
     for change in changes:
         match change:
             case PoolChange():
@@ -143,7 +169,10 @@ def patch(before: View, changes: Iterable[Change]) -> View:
                 del pods[change.container_id]
             case AddressChange():
                 pods[change.container_id] = change.held
-    return View(pools, {pool: names for pool, names in blocks.items() if names}, pods)
+            case BootChange():
+                boot_id = change.after
+    blocks = {pool: names for pool, names in blocks.items() if names}
+    return View(pools, blocks, pods, boot_id)
 
 
 def effect(state: Projection, event: Any) -> list[Change]:
@@ -151,6 +180,7 @@ def effect(state: Projection, event: Any) -> list[Change]:
     match event:
         case AddressAllocated() | AddressReleased():
             block = Subnet.from_key(event.block)
+            held = state.holdings.get(event.container_id)
             return [
                 _address(
                     "gained" if isinstance(event, AddressAllocated) else "lost",
@@ -161,6 +191,7 @@ def effect(state: Projection, event: Any) -> list[Change]:
                         event.pool,
                         event.pod_namespace,
                         event.pod_name,
+                        getattr(event, "network", "") if held is None else held.network,
                     ),
                 )
             ]
@@ -176,6 +207,8 @@ def effect(state: Projection, event: Any) -> list[Change]:
                 for name, spec in event.pools.items()
             }
             return list(_pool_changes(_pools(state.pools), after))
+        case NodeBooted():
+            return list(_boot_changes(state.boot_id, event.boot_id))
         case _:
             return []
 
@@ -188,6 +221,8 @@ def undone(changes: Sequence[Change]) -> list[Change]:
 def _undone(change: Change) -> Change:
     if isinstance(change, AddressChange) and change.former is not None:
         return _address("moved", change.container_id, change.former, change.held)
+    if isinstance(change, BootChange):
+        return BootChange("changed", change.after, change.before)
     if isinstance(change, PoolChange):
         return PoolChange(
             _OPPOSITE.get(change.change, "changed"), change.pool, change.after, change.before
@@ -213,6 +248,11 @@ def _pool_changes(
     for name, pool in after.items():
         if name not in before:
             yield PoolChange("gained", name, None, pool)
+
+
+def _boot_changes(before: str, after: str) -> Iterable[BootChange]:
+    if before != after:
+        yield BootChange("changed", before, after)
 
 
 def _block_changes(
@@ -262,6 +302,7 @@ def _moved(was: Held, now: Held) -> bool:
         was.address != now.address
         and was.pod_namespace == now.pod_namespace
         and was.pod_name == now.pod_name
+        and was.network == now.network
     )
 
 
@@ -280,4 +321,5 @@ def _address(
         held.pod_namespace,
         held.pod_name,
         former,
+        held.network,
     )

@@ -42,12 +42,15 @@ from coild.spool_files import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 #: Where the plugin leaves releases unless told otherwise; the daemon's own is DATA_DIR/spool.
 DEFAULT_DIRECTORY = "/var/lib/coild/spool"
 #: The name that a damaged entry is given.
 REJECTED = ".rejected"
+
+#: What the root of a file system of its own may hold; no entry has that name.
+_OF_A_FILE_SYSTEM = "lost+found"
 
 _MAGIC = b"coild-spool 1\n"
 _NAME_BYTES_MAX = 200
@@ -78,25 +81,41 @@ class Claim:
 
     def __init__(self, directory: str, name: str, fd: int, holder: tuple[str, str, str]) -> None:
         self.pod_namespace, self.pod_name, self.container_id = holder
-        self._directory = directory
+        self.directory = directory
         self._name = name
         self._fd = fd
 
     def done(self) -> None:
         """The release is durable in coild: remove the entry, durably. Raises SpoolError."""
-        try:
-            posix.unlink(f"{self._directory}/{self._name}")
-            sync(self._directory)
-        except OSError as error:
-            raise _trouble(self._directory, error) from None
+        done((self,))
+
+    def remove(self) -> None:
+        """Remove the entry; `done` makes that durable. Raises OSError."""
+        posix.unlink(f"{self.directory}/{self._name}")
 
     def reject(self) -> str:
         """Set the entry aside: coild will never take it. Its new path. Raises SpoolError."""
-        return _set_aside(self._directory, self._name)
+        return _set_aside(self.directory, self._name)
 
     def close(self) -> None:
         """Let go of the lock; what was not done or rejected stays for the next."""
         posix.close(self._fd)
+
+
+def done(entries: Sequence[Claim]) -> None:
+    """The releases of these, which are of one spool, are durable: remove them, durably.
+
+    Raises SpoolError.
+    """
+    if not entries:
+        return
+    directory = entries[0].directory
+    try:
+        for entry in entries:
+            entry.remove()
+        sync(directory)
+    except OSError as error:
+        raise _trouble(directory, error) from None
 
 
 def add(
@@ -143,25 +162,39 @@ def claim(
 def claims(
     directory: str, on_rejected: Callable[[str], object] = lambda _path: None
 ) -> Iterator[Claim]:
-    """Every entry that nobody else holds, locked while the caller has it.
+    """Every entry that nobody else holds, one by one: see `batches`."""
+    for entries in batches(directory, 1, on_rejected):
+        yield from entries
 
-    Call `done` on it when the release is durable; otherwise it stays. A damaged one is set aside,
-    and `on_rejected` is called with its new path. Raises SpoolError if the directory cannot be
-    read, and at the end for an entry that cannot.
+
+def batches(
+    directory: str, size: int, on_rejected: Callable[[str], object] = lambda _path: None
+) -> Iterator[list[Claim]]:
+    """All entries that nobody else holds, so many at a time, locked while the caller has them.
+
+    Those that are given to `done`, when their releases are durable, go; the others stay. A damaged
+    one is set aside, and `on_rejected` is called with its new path. Raises SpoolError if the
+    directory cannot be read, and at the end for an entry that cannot.
     """
     trouble: SpoolError | None = None
-    for name in names(directory):
+    left = names(directory)
+    while left:
+        entries: list[Claim] = []
         try:
-            entry = _claim(directory, name, 0.0, on_rejected)
-        except SpoolBusyError:
-            continue
-        except SpoolError as error:
-            trouble = error
-            continue
-        if entry is not None:
-            try:
-                yield entry
-            finally:
+            while left and len(entries) < size:
+                try:
+                    entry = _claim(directory, left.pop(), 0.0, on_rejected)
+                except SpoolBusyError:
+                    continue
+                except SpoolError as error:
+                    trouble = error
+                    continue
+                if entry is not None:
+                    entries.append(entry)
+            if entries:
+                yield entries
+        finally:
+            for entry in entries:
                 entry.close()
     if trouble is not None:
         raise trouble
@@ -174,7 +207,7 @@ def names(directory: str) -> list[str]:
         for name in posix.listdir(directory):
             if name.startswith(TEMPORARY):
                 remove_stale(f"{directory}/{name}")
-            elif not name.endswith(REJECTED):
+            elif name != _OF_A_FILE_SYSTEM and not name.endswith(REJECTED):
                 found.append(name)
     except FileNotFoundError:
         return []

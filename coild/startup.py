@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 #: linux/capability.h: CAP_NET_ADMIN.
 _NET_ADMIN = 12
+#: So many entries of the spool, each an open file, are applied at a time.
+_SPOOL_BATCH = 100
 #: How soon a start that a full disk kept from being journalled is tried again.
 _RETRY_SECONDS = 1.0
 
@@ -204,13 +206,27 @@ async def apply_spool(directory: Path, service: Service, notifier: Notifier) -> 
     path = str(directory)
     applied = freed = 0
     try:
-        for claim in spool.claims(path, _tell_rejected):
-            freed += bool(
-                await service.release(claim.pod_namespace, claim.pod_name, claim.container_id)
+        for entries in spool.batches(path, _SPOOL_BATCH, _tell_rejected):
+            # What one flush makes durable, one removal takes away: there may be thousands.
+            released = await asyncio.gather(
+                *(
+                    service.release(entry.pod_namespace, entry.pod_name, entry.container_id)
+                    for entry in entries
+                ),
+                return_exceptions=True,
             )
-            claim.done()
-            applied += 1
-            # Each takes a flush, and there may be thousands: a service manager is to wait.
+            errors = [each for each in released if isinstance(each, BaseException)]
+            done = [
+                entry
+                for entry, each in zip(entries, released, strict=True)
+                if not isinstance(each, BaseException)
+            ]
+            spool.done(done)
+            applied += len(done)
+            freed += sum(map(bool, released)) - len(errors)
+            if errors:
+                raise errors[0]
+            # A service manager is to wait.
             notifier.starting(f"applying the releases of the spool, {applied} so far")
     except spool.SpoolError as error:
         logger.warning("%s; what is left there, the plugin's next run applies", error)

@@ -8,6 +8,7 @@ import ipaddress
 import json
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -824,6 +825,14 @@ def imported(command: list[str], variables: dict[str, str], stdin: bytes) -> set
     )
     told = done.stderr.decode()
     return set(re.findall(r"^import time: +\d+ \| +\d+ \| +(\S+)$", told, re.MULTILINE))
+
+
+def test_the_interpreter_outlives_its_version(plugin: Plugin) -> None:
+    """The first line names `python3`, which is there after an upgrade, when `python3.11` is not."""
+    python = Path(plugin.executable.read_text().partition("\n")[0].removeprefix("#!").split()[0])
+
+    assert python.name == "python3"
+    assert python.resolve() == Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
 
 
 def test_an_add_imports_little(plugin: Plugin) -> None:

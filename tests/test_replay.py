@@ -230,7 +230,7 @@ def test_a_difference_is_told(journal: Path) -> None:
     text = replay("--journal", str(journal), "--diff", "30", "120").stdout
 
     assert after == patch(before, msgspec.convert(told, list[Change]))
-    assert {"pool", "block", "address"} >= {change["kind"] for change in told}
+    assert {"pool", "block", "address", "boot"} >= {change["kind"] for change in told}
     assert len(told) == len(text.splitlines())
 
 

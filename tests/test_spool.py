@@ -314,6 +314,37 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, directory: Path, now: bytes | Non
     monkeypatch.setattr(fcntl, "flock", flock)
 
 
+def test_batches_hold_all_that_is_in_them(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each entry comes once, locked until the next batch; those done go with one flush."""
+    for number in range(7):
+        add(directory, ("shop", "web-0", f"c{number}"))
+    sizes, seen = [], set[str]()
+    calls = Calls(monkeypatch)
+    for entries in spool.batches(str(directory), 3):
+        sizes.append(len(entries))
+        for entry in entries:
+            with pytest.raises(spool.SpoolBusyError):
+                spool.claim(str(directory), entry.container_id, 0.0)
+        # The last one of each batch stays.
+        spool.done(entries[:-1])
+        seen |= {entry.container_id for entry in entries}
+    spool.done([])
+
+    assert [3, 3, 1] == sizes
+    assert {f"c{number}" for number in range(7)} == seen
+    assert 3 == len(kept(directory))
+    assert 2 == sum(call[0] == "fsync" for call in calls.made)
+
+
+def test_what_a_file_system_keeps_at_its_root_is_no_entry(directory: Path) -> None:
+    """A spool that is a file system of its own has a lost+found, which stays as it is."""
+    add(directory)
+    (directory / "lost+found").mkdir()
+
+    assert [WEB] == kept(directory)
+    assert ["c1", "lost+found"] == files(directory)
+
+
 @pytest.mark.parametrize("how", ["claim", "claims"])
 def test_an_entry_that_is_done_before_it_is_locked(
     directory: Path, monkeypatch: pytest.MonkeyPatch, how: str

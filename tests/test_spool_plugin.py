@@ -26,12 +26,12 @@ LONG_SECONDS = 30
 _KILLED = """
 import itertools, os, signal, sys
 from coild import cli, spool
-numbers, last, done = itertools.count(1), int(sys.argv.pop(1)), spool.Claim.done
+numbers, last, remove = itertools.count(1), int(sys.argv.pop(1)), spool.Claim.remove
 def killed(claim):
     if next(numbers) == last:
         os.kill(os.getpid(), signal.SIGKILL)
-    done(claim)
-spool.Claim.done = killed
+    remove(claim)
+spool.Claim.remove = killed
 cli.main()
 """
 

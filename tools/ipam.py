@@ -37,7 +37,7 @@ keys of "ipam" in the network configuration, all optional:
 
 examples:
   coild-ipam --install                      into /opt/cni/bin; prints a configuration to start from
-  coild-ipam --install > /etc/cni/net.d/10-coild.conflist
+  coild-ipam --install > 10-coild.conflist && mv 10-coild.conflist /etc/cni/net.d/
   coild-ipam --install /host/opt/cni/bin --python /usr/bin/python3
 """
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from coild.addresses import Subnet
-from coild.difference import AddressChange, BlockChange, Change, PoolChange, PoolView
+from coild.difference import AddressChange, BlockChange, BootChange, Change, PoolChange, PoolView
 from coild.events import PoolSpec
 from coild.moments import format_local, format_utc
 from coild.projection import Projection
@@ -79,6 +79,9 @@ def change_text(change: Change) -> str:
                 f"{change.pool}, pod {change.pod_namespace}/{change.pod_name}, "
                 f"container {change.container_id}"
             )
+            text += f", network {change.network}" if change.network else ""
+        case BootChange():
+            text = f"{mark} boot {change.after or 'unknown'} (was {change.before or 'unknown'})"
     return printable(text)
 
 

@@ -63,8 +63,14 @@ class InstallError(Exception):
 
 
 def default_python() -> str:
-    """The interpreter of this process itself, not of its virtual environment."""
-    return os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
+    """The interpreter of this process itself, not of its virtual environment.
+
+    By the name `python3` beside it, if it has that: with the next version of the system's Python,
+    `python3.11` is gone.
+    """
+    python = os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
+    plain = str(Path(python).with_name("python3"))
+    return plain if os.path.realpath(plain) == python else python
 
 
 def install(directory: Path, python: str) -> tuple[Path, list[str]]:
@@ -159,7 +165,7 @@ def _write_library(build: Path, sources: dict[str, bytes], python: str) -> list[
 
 def _compile(paths: list[Path], python: str) -> list[str]:
     """Compile by the interpreter that will run it, which may be one that is not here."""
-    if os.path.realpath(python) == default_python():
+    if os.path.realpath(python) == os.path.realpath(default_python()):
         for path in paths:
             mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
             py_compile.compile(str(path), doraise=True, invalidation_mode=mode)
