@@ -78,7 +78,8 @@ async def _run(
     running = [asyncio.create_task(client.run()) for client in clients]
     if kill:
         enough = choice.randrange(1, CLIENTS * OPERATIONS * 3 // 4)
-        while len(operations) < enough:
+        # A client that fails ends: then there may never be enough.
+        while len(operations) < enough and not all(task.done() for task in running):
             await asyncio.sleep(0)
         daemon.process.kill()
     ended = await asyncio.gather(*running, return_exceptions=True)
