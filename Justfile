@@ -30,7 +30,7 @@ bench *args:
     @command -v wrk >/dev/null || { echo "just bench: wrk is missing; on Debian: apt-get install wrk" >&2; exit 1; }
     {{ python }} -m tests.bench {{ args }}
 
-# Try to lose an event: crashes, errors, bit rot, kills, histories, fuzzing; a table. 15 minutes.
+# Try to lose an event: crashes, errors, bit rot, kills, histories, fuzzing; a table. 10 minutes.
 crash *args:
     {{ python }} -m tests.crash {{ args }}
 
