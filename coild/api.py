@@ -45,7 +45,7 @@ from coild.routes import (
     STATUS,
 )
 from coild.service import Service, Status
-from journal import JournalError
+from journal import JournalFullError
 
 #: /status formats so many addresses at a time, then lets other requests go first.
 _STATUS_SLICE = 1000
@@ -64,6 +64,13 @@ def _part(name: str, text: str) -> str:
         raise BadRequestError(f"the {name} in the path is not UTF-8: {text}") from None
 
 
+class Gate:
+    """What lets requests through that change anything."""
+
+    #: The disk's trouble that has shut it; empty while it is open.
+    trouble = ""
+
+
 class _Handlers:
     """What answers each method of each path."""
 
@@ -73,13 +80,13 @@ class _Handlers:
         compactor: Compactor,
         guard: Guard,
         health: Callable[[], Health],
-        refusal: Callable[[], JournalError | None],
+        gate: Gate,
     ) -> None:
         self._service = service
         self._compactor = compactor
         self._guard = guard
         self._health = health
-        self._refusal = refusal
+        self._gate = gate
         self._described = msgspec.json.encode(document())
         self.table: dict[tuple[str, str], _Handler] = {
             ("GET", STATUS): self._get_status,
@@ -95,8 +102,8 @@ class _Handlers:
     def _check_command(self, request: Request) -> None:
         """Raises what a request to change anything is refused with."""
         self._guard.check(request)
-        if (refusal := self._refusal()) is not None:
-            raise refusal
+        if self._gate.trouble:
+            raise JournalFullError(self._gate.trouble, used_up=True)
 
     async def _post_ip(self, request: Request) -> Answer:
         self._check_command(request)
@@ -168,11 +175,11 @@ def build_app(
     compactor: Compactor,
     guard: Guard,
     health: Callable[[], Health],
-    refusal: Callable[[], JournalError | None] = lambda: None,
+    gate: Gate | None = None,
 ) -> Sanic[Any, Any]:
-    """The HTTP application over `service`; `refusal` is why it may not change anything now."""
+    """The HTTP application over `service`; it changes nothing while `gate` is shut."""
     app = Sanic("coild", config=sanic_config(), configure_logging=False)
-    handlers = _Handlers(service, compactor, guard, health, refusal).table
+    handlers = _Handlers(service, compactor, guard, health, gate or Gate()).table
     for path, method in ((each, method) for each in METHODS for method in METHODS[each]):
         app.add_route(
             handlers[method, path],

@@ -93,17 +93,13 @@ async def _serve(
 
     beginning = Beginning(config, state, journal, service, clock, notifier)
 
-    def refusal() -> JournalError | None:
-        """Why nothing may be changed now."""
-        return beginning.refusal
-
     def health() -> Health:
         return Health(
-            writable=journal.trouble is None and refusal() is None, routes=exporter.health
+            writable=journal.trouble is None and not beginning.trouble, routes=exporter.health
         )
 
     guard = Guard(config.allowed_hosts, remote=config.allow_remote)
-    server = Server(build_app(service, compactor, guard, health, refusal), config.max_connections)
+    server = Server(build_app(service, compactor, guard, health, beginning), config.max_connections)
     address_file = AddressFile(config.data_dir / "http")
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(journal.close)
@@ -137,7 +133,7 @@ async def _serve(
         # Whoever waits for a compaction is told that there will be none, before the server waits.
         await compactor.close()
         await server.stop()
-        if not failures and refusal() is None:
+        if not failures and not beginning.trouble:
             with contextlib.suppress(JournalError):
                 await service.record(DaemonStopped(clock(), __version__, config.node_name))
     # Nothing is left to end: another signal must not turn a good end into a bad one.

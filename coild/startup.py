@@ -9,6 +9,7 @@ from pathlib import Path
 
 from coild import __version__, spool
 from coild.announcer import RouteError, RoutesForbiddenError
+from coild.api import Gate
 from coild.clock import Clock
 from coild.config import ALWAYS, NEVER, Config
 from coild.events import REBOOTED, DaemonStarted, NodeBooted
@@ -31,10 +32,10 @@ _SPOOL_BATCH = 100
 _RETRY_SECONDS = 1.0
 
 
-class Beginning:
+class Beginning(Gate):
     """What a start has to journal before anything else may be, on a full disk when there is room.
 
-    Until then nothing may be changed: who asks for it is given `refusal`, questions are answered.
+    Until then nothing may be changed, and questions are answered.
     """
 
     def __init__(
@@ -56,12 +57,6 @@ class Beginning:
         # Each may be tried again from its beginning, until it was done.
         self._steps = deque((self._record_repairs, self._record_start, self._apply_spool))
         self._recorded = asyncio.Event()
-        self._trouble = ""
-
-    @property
-    def refusal(self) -> JournalFullError | None:
-        """Why nothing may be changed, to be raised; None when all is in the journal."""
-        return JournalFullError(self._trouble, used_up=True) if self._trouble else None
 
     async def repairs(self) -> None:
         """Say and journal what was set aside, now or by a repair that was cut short.
@@ -80,7 +75,7 @@ class Beginning:
 
     async def run(self) -> None:
         """Try again for as long as there is no room."""
-        while self._trouble:
+        while self.trouble:
             await asyncio.sleep(_RETRY_SECONDS)
             if self._journal.trouble is None:
                 try:
@@ -100,17 +95,17 @@ class Beginning:
                 await self._steps[0]()
                 self._steps.popleft()
         except JournalFullError as error:
-            if not self._trouble:
+            if not self.trouble:
                 logger.error(
                     "this start cannot be journalled: %s; questions are answered, nothing is "
                     "allocated or released until there is space",
                     error,
                 )
-            self._trouble = error.reason
+            self.trouble = error.reason
         else:
-            if self._trouble:
+            if self.trouble:
                 logger.info("this start is journalled, everything goes on")
-            self._trouble = ""
+            self.trouble = ""
             if not left:
                 self._recorded.set()
 
