@@ -141,11 +141,14 @@ class _Handlers:
         return compaction_answer(await self._compactor.compact(order=decode_compact(request.body)))
 
     async def _post_gc(self, request: Request) -> Answer:
-        self._check_command(request)
+        self._guard.check(request)
         # The one body that may be long: it is read here, so that no other may.
         stream: Any = request.stream
         stream.request_max_size = COLLECT_BYTES_MAX
-        wanted = decode_collect(b"".join([part async for part in stream]))
+        body = b"".join([part async for part in stream])
+        # Not before: of a body that is not read, the rest would be taken for the next request.
+        self._check_command(request)
+        wanted = decode_collect(body)
         return collection_answer(
             await self._service.collect(
                 wanted.network, frozenset(wanted.valid), int(wanted.sequence)

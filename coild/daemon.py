@@ -117,7 +117,7 @@ async def _serve(
         _announce(config, journal, places)
         notifier.ready(f"listening on {' and '.join(places)}")
         tasks = [
-            asyncio.create_task(beginning.run()),
+            asyncio.create_task(beginning.run(on_failure)),
             asyncio.create_task(_scan(beginning, service, config.scan_interval, address_file)),
             asyncio.create_task(_keep_up(beginning, compactor)),
             asyncio.create_task(exporter.run()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import sys
 import time
@@ -76,7 +77,9 @@ def recover(config: Config, state: State, notifier: Notifier) -> Journal:
                 progress=progress,
             )
         except OSError as error:
-            raise JournalError(f"cannot use the journal in {directory}: {error}") from None
+            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+            advice = "; make room there and start again: nothing is lost" if full else ""
+            raise JournalError(f"cannot use the journal in {directory}: {error}{advice}") from None
         except (InconsistentEventError, ValueError) as error:
             raise JournalError(
                 f"the journal in {directory} is whole, but contradicts itself: {error}; nothing "

@@ -60,6 +60,9 @@ _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456
 class SpoolError(Exception):
     """The spool cannot be read or written; one line that names the directory and the reason."""
 
+    #: The system's number of the reason; 0 if it is none of the system's.
+    errno = 0
+
 
 class SpoolBusyError(SpoolError):
     """Another process held the entry for as long as one could wait."""
@@ -82,7 +85,7 @@ class Claim:
     def __init__(self, directory: str, name: str, fd: int, holder: tuple[str, str, str]) -> None:
         self.pod_namespace, self.pod_name, self.container_id = holder
         self.directory = directory
-        self._name = name
+        self.name = name
         self._fd = fd
 
     def done(self) -> None:
@@ -91,11 +94,11 @@ class Claim:
 
     def remove(self) -> None:
         """Remove the entry; `done` makes that durable. Raises OSError."""
-        posix.unlink(f"{self.directory}/{self._name}")
+        posix.unlink(f"{self.directory}/{self.name}")
 
     def reject(self) -> str:
         """Set the entry aside: coild will never take it. Its new path. Raises SpoolError."""
-        return _set_aside(self.directory, self._name)
+        return _set_aside(self.directory, self.name)
 
     def close(self) -> None:
         """Let go of the lock; what was not done or rejected stays for the next."""
@@ -110,12 +113,20 @@ def done(entries: Sequence[Claim]) -> None:
     if not entries:
         return
     directory = entries[0].directory
-    try:
-        for entry in entries:
+    trouble: OSError | None = None
+    for entry in entries:
+        try:
             entry.remove()
+        except FileNotFoundError:
+            pass  # somebody was faster
+        except OSError as error:
+            trouble = error
+    try:
         sync(directory)
     except OSError as error:
-        raise _trouble(directory, error) from None
+        trouble = error
+    if trouble is not None:
+        raise _trouble(directory, trouble)
 
 
 def add(
@@ -182,11 +193,17 @@ def batches(
         entries: list[Claim] = []
         try:
             while left and len(entries) < size:
+                name = left.pop()
                 try:
-                    entry = _claim(directory, left.pop(), 0.0, on_rejected)
+                    entry = _claim(directory, name, 0.0, on_rejected)
                 except SpoolBusyError:
                     continue
                 except SpoolError as error:
+                    if len(entries) > 1 and error.errno in {errno.EMFILE, errno.ENFILE}:
+                        # With half of them first: what they need takes open files as well.
+                        left.append(name)
+                        _put_half_back(entries, left)
+                        break
                     trouble = error
                     continue
                 if entry is not None:
@@ -198,6 +215,14 @@ def batches(
                 entry.close()
     if trouble is not None:
         raise trouble
+
+
+def _put_half_back(entries: list[Claim], left: list[str]) -> None:
+    half = len(entries) // 2
+    for entry in entries[half:]:
+        entry.close()
+        left.append(entry.name)
+    del entries[half:]
 
 
 def names(directory: str) -> list[str]:
@@ -282,7 +307,9 @@ def _publish(
 
 def _content(name: str, pod_namespace: str, pod_name: str, container_id: str) -> bytes:
     body = f"{pod_namespace}\0{pod_name}\0{container_id}\n".encode()
-    return _MAGIC + b"%08x\n" % crc32(body, crc32(name.encode())) + body
+    # Somebody else's file may have a name that is no text.
+    checksum = crc32(body, crc32(name.encode(errors="surrogateescape")))
+    return _MAGIC + b"%08x\n" % checksum + body
 
 
 def _holder(name: str, content: bytes) -> tuple[str, str, str] | None:
@@ -308,4 +335,6 @@ def _set_aside(directory: str, name: str) -> str:
 
 
 def _trouble(directory: str, error: OSError) -> SpoolError:
-    return SpoolError(f"the spool {directory}: {error.strerror or error}")
+    trouble = SpoolError(f"the spool {directory}: {error.strerror or error}")
+    trouble.errno = error.errno or 0
+    return trouble

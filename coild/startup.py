@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from coild import __version__, spool
@@ -19,7 +20,7 @@ from coild.replay import State, records_of
 from coild.service import Service
 from coild.settings import ConfigError
 from coild.systemd import Notifier
-from journal import Journal, JournalError, JournalFullError
+from journal import Journal, JournalError, JournalFailedError, JournalFullError
 
 logger = logging.getLogger(__name__)
 
@@ -73,15 +74,22 @@ class Beginning(Gate):
         """
         await self._try(0)
 
-    async def run(self) -> None:
-        """Try again for as long as there is no room."""
+    async def run(self, on_failure: Callable[[JournalError], None]) -> None:
+        """Try again for as long as there is no room.
+
+        `on_failure` is told of anything else that keeps the start from being journalled, but for a
+        failure of the journal, of which it is told by the journal.
+        """
         while self.trouble:
             await asyncio.sleep(_RETRY_SECONDS)
             if self._journal.trouble is None:
                 try:
                     await self._try(0)
-                except JournalError:
-                    # Whoever is told of failures ends the daemon.
+                except JournalFailedError:
+                    return
+                except JournalError as error:
+                    logger.error("this start cannot be journalled: %s", error)
+                    on_failure(error)
                     return
 
     async def recorded(self) -> None:
@@ -200,37 +208,44 @@ async def apply_spool(directory: Path, service: Service, notifier: Notifier) -> 
     """
     path = str(directory)
     applied = freed = 0
+    troubles: list[spool.SpoolError] = []
     try:
         for entries in spool.batches(path, _SPOOL_BATCH, _tell_rejected):
             # What one flush makes durable, one removal takes away: there may be thousands.
-            released = await asyncio.gather(
+            answers = await asyncio.gather(
                 *(
                     service.release(entry.pod_namespace, entry.pod_name, entry.container_id)
                     for entry in entries
                 ),
                 return_exceptions=True,
             )
-            errors = [each for each in released if isinstance(each, BaseException)]
-            done = [
-                entry
-                for entry, each in zip(entries, released, strict=True)
-                if not isinstance(each, BaseException)
+            released = [
+                (entry, answer)
+                for entry, answer in zip(entries, answers, strict=True)
+                if isinstance(answer, str)
             ]
-            spool.done(done)
-            applied += len(done)
-            freed += sum(map(bool, released)) - len(errors)
-            if errors:
-                raise errors[0]
+            applied += len(released)
+            freed += sum(bool(address) for _, address in released)
+            try:
+                spool.done([entry for entry, _ in released])
+            except spool.SpoolError as error:
+                troubles.append(error)
+            for answer in answers:
+                if isinstance(answer, BaseException):
+                    raise answer
             # A service manager is to wait.
             notifier.starting(f"applying the releases of the spool, {applied} so far")
     except spool.SpoolError as error:
-        logger.warning("%s; what is left there, the plugin's next run applies", error)
+        troubles.append(error)
+    if troubles:
+        logger.warning("%s; what is left there, the plugin's next run applies", troubles[0])
     if applied:
         logger.info("applied %d releases of the spool %s, %d addresses", applied, path, freed)
 
 
 def _tell_rejected(path: str) -> None:
-    logger.warning("a release in the spool is damaged, it was set aside: %s", path)
+    name = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    logger.warning("a release in the spool is damaged, it was set aside: %s", name)
 
 
 def _has_net_admin() -> bool:

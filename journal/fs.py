@@ -49,6 +49,9 @@ class FileSystem(Protocol):
     def size(self, fd: int) -> int:
         """The file's length in bytes."""
 
+    def names(self, fd: int) -> int:
+        """How many names the file has."""
+
     def read(self, fd: int, size: int, offset: int) -> bytes:
         """`size` bytes from `offset`; fewer only at the end of the file."""
 
@@ -104,6 +107,9 @@ class OsFileSystem:
 
     def size(self, fd: int) -> int:
         return os.fstat(fd).st_size
+
+    def names(self, fd: int) -> int:
+        return os.fstat(fd).st_nlink
 
     def read(self, fd: int, size: int, offset: int) -> bytes:
         first = os.pread(fd, size, offset)

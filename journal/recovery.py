@@ -41,6 +41,7 @@ from journal.segments import (
     RECOVERED_NAME,
     SPARE_NAME,
     give_up,
+    is_spare,
     publish,
     read_file,
     write_durably,
@@ -116,12 +117,10 @@ def recover(
             f"{error.reason}; this was read because of unusable snapshots ({reasons})",
         ) from None
     if not walked:
-        _clean_up(fs, directory)
+        _clean_up(fs, directory, segment_bytes)
         return _begin(fs, directory, schema, segment_bytes, now)
     file, header, tail = walked[-1]
-    to_copy = tail.end is End.TORN or header.schema < schema
-    # The copy needs as much space as the spare has: on a full disk there is no other.
-    _clean_up(fs, directory, spare_bytes=None if to_copy else segment_bytes)
+    _clean_up(fs, directory, segment_bytes)
     to_tell = unrecorded(fs, directory, tail.next_sequence - 1)
     if tail.end is End.TORN:
         to_tell = _set_tail_aside(fs, file.path, header, tail, now, to_tell)
@@ -157,25 +156,21 @@ def recover(
     )
 
 
-def _clean_up(fs: FileSystem, directory: Path, spare_bytes: int | None = None) -> None:
-    """Remove files of ours that never got their name; a spare of `spare_bytes` stays."""
-    for name in fs.list_directory(directory):
-        if name in {RECOVERED_NAME, NOTE_TEMPORARY_NAME} or (
-            name == SPARE_NAME and _size(fs, directory / name) != spare_bytes
-        ):
-            fs.remove(directory / name)
-
-
-def _size(fs: FileSystem, path: Path) -> int:
-    """The file's length in bytes; -1 if it cannot be opened."""
-    try:
-        fd = fs.open(path)
-    except OSError:
-        return -1
-    try:
-        return fs.size(fd)
-    finally:
-        fs.close(fd)
+def _clean_up(fs: FileSystem, directory: Path, segment_bytes: int) -> None:
+    """Remove files of ours that never got their name; the space of the next segment is kept."""
+    names = fs.list_directory(directory)
+    if NOTE_TEMPORARY_NAME in names:
+        fs.remove(directory / NOTE_TEMPORARY_NAME)
+    spare = directory / SPARE_NAME
+    if SPARE_NAME in names and not is_spare(fs, spare, segment_bytes):
+        fs.remove(spare)
+        names.remove(SPARE_NAME)
+    if RECOVERED_NAME in names:
+        copy = directory / RECOVERED_NAME
+        if SPARE_NAME not in names and is_spare(fs, copy, segment_bytes):
+            fs.rename(copy, spare)
+        else:
+            fs.remove(copy)
 
 
 def _begin(fs: FileSystem, directory: Path, schema: int, segment_bytes: int, now: int) -> Recovered:
@@ -239,7 +234,11 @@ def _set_tail_aside(
     write_durably(fs, kept, data[tail.offset : tail.data_end], torn.size)
     try:
         copy = copy_segment(fs, path, data[: tail.offset], header.segment_bytes)
-        announce(fs, path.parent, tail.next_sequence - 1, *to_tell)
+        try:
+            announce(fs, path.parent, tail.next_sequence - 1, *to_tell)
+        except BaseException:
+            give_back(fs, copy)
+            raise
     except BaseException:
         # The next try keeps the bytes again; on a full disk there may be many.
         with contextlib.suppress(OSError):
@@ -250,10 +249,31 @@ def _set_tail_aside(
 
 
 def copy_segment(fs: FileSystem, path: Path, data: bytes, size: int) -> Path:
-    """A durable file of `data` and zeros up to `size`, beside the segment `path` that it is for."""
-    copy = path.with_name(RECOVERED_NAME)
+    """A durable file of `data` and zeros up to `size`, beside the segment `path` that it is for.
+
+    The spare becomes it, if there is one: on a full disk there is no other space. Raises OSError;
+    then there is no copy, and the spare is there still.
+    """
+    copy, spare = path.with_name(RECOVERED_NAME), path.with_name(SPARE_NAME)
+    if SPARE_NAME in fs.list_directory(path.parent):
+        if is_spare(fs, spare, size):
+            fs.rename(spare, copy)
+            try:
+                write_durably(fs, copy, data, size, over=True)
+            except BaseException:
+                give_back(fs, copy)
+                raise
+            return copy
+        # Of another size, it is in the way.
+        fs.remove(spare)
     write_durably(fs, copy, data, size)
     return copy
+
+
+def give_back(fs: FileSystem, copy: Path) -> None:
+    """Let the next segment have the space of a copy that is not wanted after all."""
+    with contextlib.suppress(OSError):
+        fs.rename(copy, copy.with_name(SPARE_NAME))
 
 
 def replace_segment(fs: FileSystem, copy: Path, path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from journal.damage import Truncation
 from journal.fs import FileSystem
-from journal.recovery import copy_segment, replace_segment
+from journal.recovery import copy_segment, give_back, replace_segment
 from journal.segments import SegmentFile, read_if_file, write_durably
 from journal.set_aside import SetAside, announce, fingerprint, unrecorded
 
@@ -31,17 +31,16 @@ def truncate(
     replaced = replaced if truncation.replacement is not None else []
     moved = [lost for lost in truncation.lost if lost not in replaced]
     copies: list[Path] = []
+    copy: Path | None = None
     try:
         for lost in replaced:
             data = read_if_file(fs, lost.path)[lost.offset :][: lost.size]
             copies.append(_kept(lost.path, now))
             write_durably(fs, copies[-1], data, len(data))
-        copy = None
         if truncation.replacement is not None:
             copy = copy_segment(
                 fs, truncation.path, truncation.replacement, truncation.segment_bytes
             )
-            copies.append(copy)
         last = truncation.last_sequence
         # What an interrupted run did is in no record yet, and this note takes its note's place.
         earlier = unrecorded(fs, directory, last)
@@ -54,6 +53,8 @@ def truncate(
         for path in copies:
             with contextlib.suppress(OSError):
                 fs.remove(path)
+        if copy is not None:
+            give_back(fs, copy)
         raise
     for path in truncation.snapshots:
         _move_aside(fs, path, now)

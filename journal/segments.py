@@ -140,21 +140,27 @@ def zero_fill(fs: FileSystem, fd: int, start: int, size: int) -> None:
         fs.write(fd, memoryview(_ZEROS)[: size - offset], offset)
 
 
-def write_durably(fs: FileSystem, path: Path, data: bytes, size: int) -> None:
+def write_durably(
+    fs: FileSystem, path: Path, data: bytes, size: int, *, over: bool = False
+) -> None:
     """Make `path` of `data` and zeros up to `size`, durable but for its name.
 
-    Raises OSError, which names the path; then it is not there.
+    With `over`, a file of that size is written over, and stays if that fails; without, it is made,
+    and is not there then. Raises OSError, which names the path.
     """
-    fd = fs.create(path)
+    fd = fs.open(path, write=True) if over else fs.create(path)
     try:
         fs.write(fd, data, 0)
         zero_fill(fs, fd, len(data), size)
         fs.sync(fd)
-    except OSError as error:
-        give_up(fs, fd, path)
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    except BaseException:
-        give_up(fs, fd, path)
+    except BaseException as error:
+        if over:
+            with contextlib.suppress(OSError):
+                fs.close(fd)
+        else:
+            give_up(fs, fd, path)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     fs.close(fd)
 
@@ -165,6 +171,21 @@ def give_up(fs: FileSystem, fd: int, path: Path) -> None:
         fs.close(fd)
     with contextlib.suppress(OSError):
         fs.remove(path)
+
+
+def is_spare(fs: FileSystem, path: Path, size: int) -> bool:
+    """Whether the file, whatever is in it, may be written over to become a segment of this size.
+
+    It is ours alone, under no other name, and holds its space already.
+    """
+    try:
+        fd = fs.open(path, write=True, create=True)
+    except OSError:
+        return False
+    try:
+        return fs.size(fd) == size and fs.names(fd) == 1
+    finally:
+        fs.close(fd)
 
 
 def publish(fs: FileSystem, fd: int, temporary: Path, header: SegmentHeader) -> Path:

@@ -368,6 +368,20 @@ def test_a_directory_is_moved_to_no_file(place: Place) -> None:
     assert b"one" == place.content("new/file")
 
 
+def test_a_file_has_one_name_until_it_is_removed(
+    place: Place, opened: Callable[[str], int]
+) -> None:
+    """A rename changes it, a removal takes it."""
+    place.made("file", b"content")
+    fd = opened("file")
+    counts = [place.fs.names(fd)]
+    place.fs.rename(place.directory / "file", place.directory / "other")
+    counts.append(place.fs.names(fd))
+    place.fs.remove(place.directory / "other")
+
+    assert [1, 1, 0] == [*counts, place.fs.names(fd)]
+
+
 def test_a_removed_file_lives_on_while_it_is_open(
     place: Place, opened: Callable[[str], int]
 ) -> None:

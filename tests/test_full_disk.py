@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
@@ -9,8 +10,8 @@ from time import monotonic
 import pytest
 
 from coild import spool
-from coild.events import AddressReleased, DaemonStarted, PoolsChanged
-from tests.daemon_kit import Daemon, fold, status_of, wait_for
+from coild.events import AddressReleased, DaemonStarted, JournalRepaired, PoolsChanged
+from tests.daemon_kit import Daemon, fold, run, status_of, wait_for
 from tests.disk_kit import fill, small_disk
 from tests.wire_kit import address_of, error_of
 
@@ -167,4 +168,34 @@ def test_a_start_without_any_space_answers_questions(disk: Path) -> None:
         assert address_of(daemon.get("healed")).startswith("10.99.0.")
         assert daemon.client.get("/health").json()["writable"] is True
         assert status_of(fold(daemon.events())) == daemon.status()
+        assert daemon.stop() == 0
+
+
+def test_an_unfinished_write_on_a_full_disk(disk: Path) -> None:
+    """Its repair takes the space of the next segment, and a page or two; without, none is lost."""
+    with Daemon(disk, *SMALL) as daemon:
+        fill_beside(daemon)
+        address = address_of(daemon.allocate("cid"))
+        daemon.kill()
+        (segment,) = segments(disk)
+        end = used_bytes(disk) + 7 & ~7
+        with segment.open("r+b") as file:
+            file.seek(end)
+            file.write(b"unfinished")
+        fill(disk)
+        before = segment.read_bytes()
+        refused = run("--data-dir", str(disk), "--http", "127.0.0.1:0", *SMALL)
+
+        assert refused.returncode == 1
+        assert "No space left on device" in refused.stderr
+        assert "make room there and start again: nothing is lost" in refused.stderr
+        assert before == segment.read_bytes()
+        assert spare_of(disk).stat().st_size == 1 << 20
+
+        os.truncate(disk / "filler", (disk / "filler").stat().st_size - (1 << 14))
+        daemon.start()
+        assert address == address_of(daemon.get("cid"))
+        assert address == address_of(daemon.release("cid"))
+        repairs = [event for _, event in daemon.events() if isinstance(event, JournalRepaired)]
+        assert [segment.name] == [event.segment for event in repairs]
         assert daemon.stop() == 0

@@ -42,7 +42,13 @@ from journal.codec import (
 )
 from journal.recovery import recover
 from journal.scan import End
-from journal.segments import LOCK_NAME, RECOVERED_NAME, SPARE_NAME, list_segments
+from journal.segments import (
+    LOCK_NAME,
+    NOTE_TEMPORARY_NAME,
+    RECOVERED_NAME,
+    SPARE_NAME,
+    list_segments,
+)
 from tests.journal_kit import (
     DECODER,
     SCHEMA,
@@ -573,7 +579,54 @@ def test_a_copy_takes_the_space_of_the_spare(directory: Path, schema: int) -> No
     with opened(directory, fs=fs, schema=schema):
         pass
 
-    assert fs.calls.index(("remove", SPARE_NAME)) < fs.calls.index(("create", RECOVERED_NAME))
+    assert ("rename", SPARE_NAME) in fs.calls
+    assert ("create", RECOVERED_NAME) not in fs.calls
+    assert SPARE_NAME not in image(directory)
+
+
+@pytest.mark.parametrize("call", ["write", "sync", "create"])
+def test_a_copy_that_fails_leaves_the_spare(directory: Path, call: str) -> None:
+    """Whatever the recovery fails at, the space is there for the next one, which succeeds."""
+    build(directory, BATCHES)
+    path = directory / FIRST_SEGMENT
+    data = path.read_bytes()
+    _, frames = frames_of(data)
+    path.write_bytes(flipped(data, frames[-1].offset + 50))
+    spare = directory / SPARE_NAME
+    spare.write_bytes(bytes(SEGMENT_BYTES))
+    inode = spare.stat().st_ino
+    fs = FaultyFileSystem()
+    name = NOTE_TEMPORARY_NAME if call == "create" else RECOVERED_NAME
+    fs.fail(call, errno.ENOSPC, name=name)
+    with pytest.raises(OSError, match="No space left"), opened(directory, fs=fs):
+        pass
+
+    assert inode == spare.stat().st_ino
+    assert SEGMENT_BYTES == spare.stat().st_size
+    assert not list(directory.glob("*.torn-*"))
+    with opened(directory):
+        pass
+    assert inode == path.stat().st_ino
+
+
+@pytest.mark.parametrize("how", ["link", "hard link", "fifo"])
+def test_a_spare_that_is_not_ours_alone_goes(directory: Path, how: str) -> None:
+    """To write over it would write over somebody else's file."""
+    build(directory, BATCHES)
+    other = directory.parent / "other"
+    other.write_bytes(b"x" * SEGMENT_BYTES)
+    spare = directory / SPARE_NAME
+    match how:
+        case "link":
+            spare.symlink_to(other)
+        case "hard link":
+            spare.hardlink_to(other)
+        case _:
+            os.mkfifo(spare)
+
+    assert flat(BATCHES) == attempt(directory)
+    assert not os.path.lexists(spare)
+    assert b"x" * SEGMENT_BYTES == other.read_bytes()
 
 
 def test_leftovers_of_a_refused_journal_stay(directory: Path) -> None:

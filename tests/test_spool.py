@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import tempfile
 import threading
 from pathlib import Path
@@ -334,6 +335,44 @@ def test_batches_hold_all_that_is_in_them(directory: Path, monkeypatch: pytest.M
     assert {f"c{number}" for number in range(7)} == seen
     assert 3 == len(kept(directory))
     assert 2 == sum(call[0] == "fsync" for call in calls.made)
+
+
+def test_batches_are_as_large_as_open_files_allow(directory: Path) -> None:
+    """Where fewer files may be open, each entry comes all the same."""
+    for number in range(60):
+        add(directory, ("shop", "web-0", f"c{number}"))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, limits[1]))
+    try:
+        for entries in spool.batches(str(directory), 100):
+            spool.done(entries)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    assert [] == files(directory)
+
+
+def test_entries_that_somebody_else_removed_are_done(directory: Path) -> None:
+    """Those beside them are removed as well."""
+    for number in range(3):
+        add(directory, ("shop", "web-0", f"c{number}"))
+    for entries in spool.batches(str(directory), 3):
+        (directory / "c1").unlink()
+        spool.done(entries)
+
+    assert [] == files(directory)
+
+
+def test_a_name_that_is_no_text_is_no_entry(directory: Path) -> None:
+    """It is set aside as any file that was not written here."""
+    add(directory)
+    odd = os.fsencode(directory) + b"/c1\xff"
+    Path(os.fsdecode(odd)).write_bytes((directory / "c1").read_bytes())
+    rejected: list[str] = []
+
+    assert ["c1"] == [entry.container_id for entry in spool.claims(str(directory), rejected.append)]
+    assert [os.fsdecode(odd) + spool.REJECTED] == rejected
 
 
 def test_what_a_file_system_keeps_at_its_root_is_no_entry(directory: Path) -> None:

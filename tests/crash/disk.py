@@ -117,6 +117,10 @@ class SimulatedDisk:
         """See FileSystem."""
         return len(self._at(fd).file.live)
 
+    def names(self, fd: int) -> int:
+        """See FileSystem."""
+        return _count(self.root, self._at(fd).file)
+
     def read(self, fd: int, size: int, offset: int) -> bytes:
         """See FileSystem."""
         # A slice of all is no copy.
@@ -253,3 +257,10 @@ class SimulatedDisk:
 
 def _error(code: int, path: Path) -> OSError:
     return OSError(code, os.strerror(code), str(path))
+
+
+def _count(directory: Directory, file: File) -> int:
+    return sum(
+        _count(node, file) if isinstance(node, Directory) else node is file
+        for node in directory.live.values()
+    )
