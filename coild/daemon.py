@@ -13,6 +13,7 @@ import uvloop
 
 from coild import __version__
 from coild.address_file import AddressFile
+from coild.announcement import announce_blocks, exporter_of
 from coild.answers import Health
 from coild.api import build_app
 from coild.blocks.static import StaticBlocks
@@ -26,7 +27,7 @@ from coild.recovery import make_data_dir, recover
 from coild.replay import State
 from coild.server import Server
 from coild.service import Service
-from coild.startup import Beginning, announce_blocks, exporter_of
+from coild.startup import Beginning
 from coild.systemd import Notifier
 from coild.upkeep import UpkeepProcess
 from journal import Journal, JournalError
@@ -132,6 +133,8 @@ async def _serve(
             task.cancel()
         # Whoever waits for a compaction is told that there will be none, before the server waits.
         await compactor.close()
+        # What they started has to end before the loop does.
+        await asyncio.gather(*tasks, return_exceptions=True)
         await server.stop()
         if not failures and not beginning.trouble:
             with contextlib.suppress(JournalError):

@@ -9,24 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from coild import __version__, spool
-from coild.announcer import RouteError, RoutesForbiddenError
 from coild.api import Gate
 from coild.clock import Clock
-from coild.config import ALWAYS, NEVER, Config
+from coild.config import Config
 from coild.events import REBOOTED, DaemonStarted, NodeBooted
-from coild.exporter import Exporter, RouteTable
 from coild.projection import pools_changed
 from coild.replay import State, records_of
 from coild.service import Service
-from coild.settings import ConfigError
 from coild.systemd import Notifier
 from journal import Journal, JournalError, JournalFailedError, JournalFullError
 
 logger = logging.getLogger(__name__)
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-#: linux/capability.h: CAP_NET_ADMIN.
-_NET_ADMIN = 12
 #: So many entries of the spool, each an open file, are applied at a time.
 _SPOOL_BATCH = 100
 #: How soon a start that a full disk kept from being journalled is tried again.
@@ -161,46 +156,6 @@ async def record_start(config: Config, state: State, service: Service, clock: Cl
     await service.record(DaemonStarted(clock(), __version__, config.node_name, _boot_id()))
 
 
-def exporter_of(config: Config) -> Exporter:
-    """What exports blocks as the configuration says, once it is opened."""
-
-    def make() -> RouteTable:
-        if not _has_net_admin():
-            raise RoutesForbiddenError("this process has not the capability CAP_NET_ADMIN")
-        # Not at the top: 9 MB and 0.2 s, for who exports routes.
-        from coild.kernel import KernelRoutes  # noqa: PLC0415
-
-        return KernelRoutes(config.table_id, config.protocol_id)
-
-    return Exporter(make)
-
-
-async def announce_blocks(config: Config, state: State, exporter: Exporter) -> None:
-    """Make the kernel's routes those of the blocks that the journal says are ours.
-
-    Raises ConfigError if routes are asked for and there can be none.
-    """
-    if config.export_routes == NEVER:
-        return
-    try:
-        await exporter.open(block.subnet for block in state.blocks.values())
-    except RouteError as error:
-        if config.export_routes == ALWAYS:
-            right = "give coild CAP_NET_ADMIN, or " * isinstance(error, RoutesForbiddenError)
-            raise ConfigError(
-                "export-routes",
-                f"cannot export routes to table {config.table_id}: {error}; {right}start it with "
-                "--no-export-routes",
-            ) from None
-        logger.info("blocks are not exported as routes: %s (see --export-routes)", error)
-        return
-    logger.info(
-        "blocks are exported as routes on lo, table %d, protocol %d",
-        config.table_id,
-        config.protocol_id,
-    )
-
-
 async def apply_spool(directory: Path, service: Service, notifier: Notifier) -> None:
     """Apply the releases that the CNI plugin kept while nobody answered. Trouble is only told.
 
@@ -246,13 +201,6 @@ async def apply_spool(directory: Path, service: Service, notifier: Notifier) -> 
 def _tell_rejected(path: str) -> None:
     name = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
     logger.warning("a release in the spool is damaged, it was set aside: %s", name)
-
-
-def _has_net_admin() -> bool:
-    """Whether this process has CAP_NET_ADMIN; capabilities(7)."""
-    status = Path("/proc/self/status").read_text()
-    effective = status.partition("CapEff:")[2].split(maxsplit=1)[0]
-    return bool(int(effective, 16) >> _NET_ADMIN & 1)
 
 
 async def _record_boot(config: Config, state: State, service: Service, clock: Clock) -> None:

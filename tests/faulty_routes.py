@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 
-from coild import cli, exporter, kernel, startup
+from coild import announcement, cli, exporter, kernel
 from coild.addresses import Subnet
 
 
@@ -40,7 +40,7 @@ async def ends(self: exporter.Exporter, table: exporter.RouteTable) -> None:
 
 
 if __name__ == "__main__":
-    startup._has_net_admin = lambda: True
+    announcement._has_net_admin = lambda: True
     kernel.KernelRoutes = Faulty  # type: ignore[assignment, misc]
     if os.environ["ROUTES"] == "ends":
         exporter.Exporter._apply = ends  # type: ignore[method-assign]

@@ -18,7 +18,7 @@ FLOORS = (
     {"coild.__main__"},
     {"coild.cli"},
     {"coild.daemon"},
-    {"coild.recovery", "coild.startup"},
+    {"coild.announcement", "coild.recovery", "coild.startup"},
     {"coild.api", "coild.server"},
     {"coild.openapi", "coild.connections"},
     {"coild.operations"},

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
+from types import SimpleNamespace
 
 import pytest
 
-from coild import spool
+from coild import spool, startup
 from coild.events import AddressReleased, DaemonStarted, JournalRepaired, PoolsChanged
+from journal import JournalError, JournalFailedError
+from journal.errors import EventTooLargeError
 from tests.daemon_kit import Daemon, fold, run, status_of, wait_for
 from tests.disk_kit import fill, small_disk
-from tests.wire_kit import address_of, error_of
+from tests.wire_kit import address_of, error_of, request_bytes
 
 SMALL = ("--segment-size=1MiB", "--compact-after=0", "--reuse-after=0")
 #: Long names make long events, so that a segment of the smallest size is soon full.
 LONG = "\N{LINEAR B SYLLABLE B008 A}" * 253
 RESTARTS = 12
+GET_STATUS = request_bytes("GET", "/status")
 
 
 @pytest.fixture(name="disk")
@@ -153,6 +160,10 @@ def test_a_start_without_any_space_answers_questions(disk: Path) -> None:
             daemon.client.post("/gc", content=b'{"sequence": 1, "valid": []}'),
         ):
             assert "GET goes on, all else will when there is" in error_of(answer, 500)
+        # What is refused is read all the same: it may be long, and another request follows it.
+        many = json.dumps({"sequence": 1, "valid": [f"{n:064x}" for n in range(20_000)]}).encode()
+        both = daemon.send(request_bytes("POST", "/gc", many) + GET_STATUS, answers=2)
+        assert [500, 200] == [each.status_code for each in both]
         assert head == daemon.events()
         assert daemon.stop() == 0
         assert head == daemon.events()
@@ -199,3 +210,34 @@ def test_an_unfinished_write_on_a_full_disk(disk: Path) -> None:
         repairs = [event for _, event in daemon.events() if isinstance(event, JournalRepaired)]
         assert [segment.name] == [event.segment for event in repairs]
         assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (EventTooLargeError("an event of 340904 bytes does not fit"), True),
+        # Of this one the journal itself tells.
+        (JournalFailedError("a flush failed"), False),
+    ],
+)
+def test_a_start_that_can_never_be_journalled_is_no_secret(
+    monkeypatch: pytest.MonkeyPatch, error: JournalError, *, told: bool
+) -> None:
+    """What else than a full disk keeps a start from the journal ends the daemon."""
+    monkeypatch.setattr(startup, "_RETRY_SECONDS", 0.0)
+    failures: list[JournalError] = []
+
+    async def never() -> None:
+        raise error
+
+    async def main() -> None:
+        beginning = startup.Beginning.__new__(startup.Beginning)
+        beginning.trouble = "No space left on device"
+        beginning._journal = SimpleNamespace(trouble=None)  # type: ignore[assignment]
+        beginning._steps = deque([never])
+        await beginning.run(failures.append)
+        assert beginning.trouble
+
+    asyncio.run(main())
+
+    assert failures == [error] * told
