@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from coild.events import HistoryPruned, JournalCompacted, SnapshotTaken
 from coild.orders import give_order, order_path
 from journal import OsFileSystem, Policy
 from journal.archive import decompress
+from tests import lingering_upkeep
 from tests.daemon_kit import PATIENCE_SECONDS, Daemon, environment, fold, status_of, wait_for
 from tests.damage_kit import KINDS
 from tests.history_kit import write
@@ -155,6 +157,27 @@ def test_a_sealed_segment_gets_its_index(tmp_path: Path) -> None:
 
         wait_for(
             lambda: list((daemon.data_dir / "journal").glob("*.idx")), "the index of a segment"
+        )
+
+
+class LingeringDaemon(Daemon):
+    """A coild whose upkeep does not end at once."""
+
+    module = lingering_upkeep.__name__
+
+
+def test_a_stop_waits_for_the_upkeep_that_it_ends(tmp_path: Path) -> None:
+    """A process that is still there when the event loop goes would turn a good end into a bad one.
+
+    The journal is closed after it: nothing of the daemon is at work in there any more.
+    """
+    with LingeringDaemon(tmp_path / "data", *SMALL) as daemon:
+        churn(daemon, 1000)
+        wait_for(lambda: lingering_upkeep.AT_WORK in daemon.log, "the upkeep")
+
+        assert 0 == daemon.stop()
+        assert [lingering_upkeep.GONE, "stopped"] == re.findall(
+            f"{lingering_upkeep.GONE}|stopped(?=, head )", daemon.log
         )
 
 
