@@ -113,7 +113,13 @@ class Systemd:
                     *("unshare", "-mpfuinC", "--kill-child", "sh", "-c", _BOOT, "boot"),
                     *(str(root), " ".join(map(str, layers)), *binds),
                 ],
-                env=os.environ | {"COILD_UNITS": str(UNITS), "LD_LIBRARY_PATH": ""},
+                env=os.environ
+                | {
+                    "COILD_UNITS": str(UNITS),
+                    "LD_LIBRARY_PATH": "",
+                    # A root that was made by su(1) may lack the directories of pivot_root(8).
+                    "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",
+                },
                 stdout=log,
                 stderr=log,
             )
