@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from coild.acquisition import BLOCK_WAIT_SECONDS, Acquisition
+from coild.acquisition import BLOCK_WAIT_SECONDS, Acquisition, BlockWait
 from coild.addresses import Subnet
 from coild.allocator import Allocator
 from coild.announcer import Announcer, Nobody
@@ -113,8 +113,7 @@ class Service:
 
         Raises ConflictError, NoAddressError, allocator.NoPoolError, and the journal's errors.
         """
-        refusal = ""
-        deadline = 0.0
+        wait = BlockWait(self._acquisition, BLOCK_WAIT_SECONDS, SPARE_WAIT_SECONDS)
         while True:
             held = self._state.holdings.get(container_id)
             if held is not None:
@@ -127,20 +126,15 @@ class Service:
             pool = self._allocator.pool_for(namespace)
             now = self._clock()
             choice = self._allocator.choose(pool, version, now)
-            if choice.wants_block and not refusal:
-                moment = asyncio.get_running_loop().time()
-                # One bound for the request, however many blocks others take before it.
-                deadline = deadline or moment + BLOCK_WAIT_SECONDS
-                wait = deadline - moment
-                if choice.block is not None:
-                    wait = min(wait, SPARE_WAIT_SECONDS)
-                refusal = await self._acquisition.another_block(pool, version, wait)
+            spare = choice.block is not None
+            if choice.wants_block and wait.may_help(spare=spare):
+                await wait.another_block(pool, version, spare=spare)
                 continue
             if choice.block is None:
                 self._refused += 1
                 # It may be full because of events that a crash could still undo.
                 await self._journal.durable(self._journal.last_sequence)
-                raise NoAddressError(refusal)
+                raise NoAddressError(wait.refusal)
             block, offset = choice.block, choice.block.next_offset
             fact = (now, block.key, offset, container_id, namespace, pod_name, pool)
             try:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -460,6 +460,74 @@ def test_a_fresh_address_is_better_than_none(monkeypatch: pytest.MonkeyPatch) ->
         assert "10.0.0.2" == await bench.allocate("again")
         assert 1 == bench.service.statistics.reused_early
         assert 0 == source.cancelled
+
+    run(scenario, source)
+
+
+async def _last_address_goes(bench: Bench) -> tuple[list[asyncio.Task[str]], str]:
+    """Two requests for the one cooling address while the source is slow; who lost, who won."""
+    for number in range(4):
+        await bench.allocate(f"c{number}")
+    await bench.release("c2")
+    cast(HeldBlocks, bench.source).gate.clear()
+    tasks = await settled(bench.allocate("first"), bench.allocate("second"))
+    done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    await settled()
+    assert (1, 1) == (len(done), len(waiting))
+    return list(waiting), done.pop().result()
+
+
+def test_who_lost_the_last_address_to_another_waits_for_the_block() -> None:
+    """A request whose cooling address another took waits on, and has the slow source's block."""
+    source = HeldBlocks(BLOCK, NEXT_BLOCK)
+    source.gate.set()
+
+    async def scenario(bench: Bench) -> None:
+        (waiting,), won = await _last_address_goes(bench)
+        for _ in range(3):
+            # As a slow source has it: much longer than a spare is waited for.
+            await asyncio.sleep(service.SPARE_WAIT_SECONDS)
+            assert not waiting.done()
+        source.gate.set()
+
+        assert ("10.0.0.2", "10.0.0.4") == (won, await waiting)
+        assert 0 == bench.service.statistics.refused
+
+    run(scenario, source)
+
+
+def test_who_lost_the_last_address_to_another_waits_no_longer_than_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The text that names the bound comes when the whole bound has passed, the spare's included."""
+    bound = 4 * service.SPARE_WAIT_SECONDS
+    monkeypatch.setattr(service, "BLOCK_WAIT_SECONDS", bound)
+    source = HeldBlocks(BLOCK)
+    source.gate.set()
+
+    async def scenario(bench: Bench) -> None:
+        began = asyncio.get_running_loop().time()
+        (waiting,), _ = await _last_address_goes(bench)
+        with pytest.raises(NoAddressError, match="no block of pool 'default' could be had"):
+            await waiting
+
+        assert asyncio.get_running_loop().time() - began >= bound
+        # The first block, and the one that all waited for.
+        assert 2 == len(source.asked)
+
+    run(scenario, source)
+
+
+def test_who_lost_the_last_address_to_another_is_told_what_the_source_says() -> None:
+    """A source that refuses in the end gives its own reason, not a time that did not pass."""
+    source = HeldBlocks(BLOCK, NoBlockError("the pool is empty"))
+    source.gate.set()
+
+    async def scenario(bench: Bench) -> None:
+        (waiting,), _ = await _last_address_goes(bench)
+        source.gate.set()
+        with pytest.raises(NoAddressError, match="the pool is empty"):
+            await waiting
 
     run(scenario, source)
 
