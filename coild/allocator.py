@@ -6,6 +6,7 @@ allocator, which keeps an index of what is free.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -59,6 +60,8 @@ class Allocator:
     def choose(self, pool: str, version: int, now: int) -> Choice:
         """The address to hand out now, and whether a block is wanted.
 
+        What was released `reuse-after` before `now`, or earlier, has rested.
+
         The cool-down may cost one spare block: while every free address is too fresh and there is
         no more than a block's worth of them, another block is wanted. With more, a spare is there
         already, and the oldest address is taken early.
@@ -70,17 +73,18 @@ class Allocator:
         spare = free.free <= 1 << self._state.pools[pool].block_size
         return Choice(free.oldest(), early=True, wants_block=spare)
 
-    def idle_blocks(self, now: int, idle_for: int) -> list[Block]:
+    def idle_blocks(self, ago: Callable[[int], int], idle_for: int) -> list[Block]:
         """Blocks to give back: empty for `idle_for`, and for as long as the cool-down lasts.
+
+        `ago` gives the time of an event so long ago.
 
         A block that is out of force and empty has nothing to wait for but the cool-down.
         """
+        rested, idle = ago(self._reuse_after), ago(max(idle_for, self._reuse_after))
         return [
             block
             for block in self._state.blocks.values()
-            if not block.held
-            and now - block.idle_since
-            >= (max(idle_for, self._reuse_after) if block.in_force else self._reuse_after)
+            if not block.held and block.idle_since <= (idle if block.in_force else rested)
         ]
 
     def observe(self, event: Any) -> None:

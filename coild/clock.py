@@ -1,35 +1,95 @@
-"""A clock for events: the wall's time, but never backwards."""
+"""The clock of events: the wall's time, but never backwards; and durations that no step changes.
+
+Events carry the wall's time, for people and for other machines. How long ago something was must
+not be taken from it while the process lives: someone may set the wall meanwhile. So the clock
+notes how its times and CLOCK_BOOTTIME, which nobody can set, belong together: one mark for each
+step of the wall, which says what the time was at a moment and how fast it went from there on.
+"""
 
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable
+from typing import NamedTuple
+
+#: By so much times may be off their mark before there is a new one, in ns: reading two clocks is
+#: not one moment on a busy machine.
+_TOLERANCE = 50_000_000
+#: So many marks are kept. Whatever steps the wall more often than that within the durations that
+#: are asked for is measured by the oldest mark.
+_MARKS_MAX = 1000
+
+
+def boottime() -> int:
+    """Nanoseconds since the kernel's boot, those in suspension included: no one can set it."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+class _Mark(NamedTuple):
+    """From the moment `steady` on, times go on from `time`, at full or at half speed."""
+
+    time: int
+    steady: int
+    halved: bool
+
+    def at(self, steady: int) -> int:
+        passed = steady - self.steady
+        # Before the first mark nothing is known but that time passed.
+        return self.time + (passed // 2 if self.halved and passed > 0 else passed)
 
 
 class Clock:
     """Nanoseconds since the epoch that never decrease, whatever is done to the system's clock.
 
     While the wall is behind what was said already (it was set back, or the journal comes from a
-    time when it was ahead), time goes on at half speed until the wall has caught up. So cool-downs
-    still end, and a small step back is gone after twice its length.
+    time when it was ahead), time goes on at half speed until the wall has caught up. So a small
+    step back is gone after twice its length.
     """
 
     def __init__(
         self,
         last: int,
         wall: Callable[[], int] = time.time_ns,
-        monotonic: Callable[[], int] = time.monotonic_ns,
+        monotonic: Callable[[], int] = boottime,
     ) -> None:
         """`last` is the time of the newest event there is."""
         self._wall = wall
         self._monotonic = monotonic
         self._last = last
         self._last_monotonic = monotonic()
+        self._marks = [_Mark(max(last, wall()), self._last_monotonic, halved=False)]
 
     def __call__(self) -> int:
         """The time of an event that happens now."""
         now, monotonic = self._wall(), self._monotonic()
-        if now < self._last:
+        behind = now < self._last
+        if behind:
             now = self._last + (monotonic - self._last_monotonic) // 2
+        if abs(now - self._marks[-1].at(monotonic)) > _TOLERANCE:
+            self._marks.append(
+                _Mark(self._last, self._last_monotonic, halved=True)
+                if behind
+                else _Mark(now, monotonic, halved=False)
+            )
+            del self._marks[:-_MARKS_MAX]
         self._last, self._last_monotonic = now, monotonic
         return now
+
+    def ago(self, duration: int) -> int:
+        """The time of an event `duration` ns ago: what is newer happened less long ago.
+
+        Measured by the clock that nobody can set, whatever was done to the wall since. Of what
+        happened before this clock was made, only the times are known: it is taken to be as old as
+        the wall, at that moment, said that it was, and no less old than nothing.
+        """
+        if duration <= 0:
+            return self()
+        moment = self._monotonic() - duration
+        marks = self._marks
+        index = bisect_right(marks, moment, key=lambda mark: mark.steady)
+        if not index:
+            return marks[0].at(moment)
+        found = marks[index - 1].at(moment)
+        # Times of the next mark belong to later moments.
+        return min(found, marks[index].time - 1) if index < len(marks) else found

@@ -80,6 +80,7 @@ async def _serve(
         StaticBlocks(config.pools, [block.subnet for block in state.blocks.values()]),
         reuse_after=config.reuse_after,
         clock=clock,
+        ago=clock.ago,
         announcer=exporter,
     )
     journal.start(on_failure)

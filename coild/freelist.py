@@ -68,6 +68,8 @@ class FreeList:
         # For each release that may still be too recent: its time and its block's slot, oldest
         # first.
         self._cooling: deque[tuple[int, int]] = deque()
+        # What was released then or before has rested: it does so for good.
+        self._cooled = 0
         #: How many addresses are free, ready or not.
         self.free = 0
 
@@ -111,7 +113,7 @@ class FreeList:
 
     def ready(self, now: int) -> Block | None:
         """The first block whose `next_offset` may be used; None if there is none."""
-        cooled = now - self._reuse_after
+        cooled = self._cooled = max(self._cooled, now - self._reuse_after)
         cooling, ready = self._cooling, self._ready
         while cooling and cooling[0][0] <= cooled:
             ready.add(cooling.popleft()[1])

@@ -83,13 +83,20 @@ class Service:
         *,
         reuse_after: int,
         clock: Callable[[], int],
+        ago: Callable[[int], int] | None = None,
         announcer: Announcer | None = None,
     ) -> None:
-        """`announcer` is told of each block that becomes the node's, and before it is no more."""
+        """`announcer` is told of each block that becomes the node's, and before it is no more.
+
+        `clock` gives the times of events; `ago` the time of an event so long ago, as Clock.ago,
+        by which addresses rest and blocks are idle. By default the clock is one that nobody sets.
+        """
         self._state = state
         self._journal = journal
         self._source = source
         self._clock = clock
+        self._ago = ago or (lambda duration: clock() - duration)
+        self._reuse_after = reuse_after
         self._announcer = announcer or Nobody()
         self._allocator = Allocator(state, reuse_after)
         self._acquisition = Acquisition(source, self._took_block)
@@ -125,7 +132,9 @@ class Service:
                 )
             pool = self._allocator.pool_for(namespace)
             now = self._clock()
-            choice = self._allocator.choose(pool, version, now)
+            # Not the event's time: what was released before the wall was set has not rested more.
+            rested = self._ago(self._reuse_after) + self._reuse_after
+            choice = self._allocator.choose(pool, version, rested)
             spare = choice.block is not None
             if choice.wants_block and wait.may_help(spare=spare):
                 await wait.another_block(pool, version, spare=spare)
@@ -253,7 +262,7 @@ class Service:
         """
         released = []
         refusal: JournalError | None = None
-        idle = self._allocator.idle_blocks(self._clock(), idle_for)
+        idle = self._allocator.idle_blocks(self._ago, idle_for)
         for block, idle_since in [(block, block.idle_since) for block in idle]:
             if block.held or block.idle_since != idle_since:
                 # It was used while the routes of those before it were withdrawn.

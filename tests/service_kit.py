@@ -17,6 +17,7 @@ from coild.addresses import Pool, Subnet
 from coild.announcer import Announcer
 from coild.blocks import BlockSource
 from coild.blocks.static import StaticBlocks
+from coild.clock import Clock
 from coild.events import AddressAllocated, AddressReleased, Event, Folded
 from coild.projection import Projection, pools_changed
 from coild.service import Service
@@ -169,6 +170,7 @@ class Bench:
         announcer: Announcer | None = None,
         reuse_after: int = 30,
         now: int = 1000,
+        clock: Clock | None = None,
     ) -> None:
         self.now = now
         self.journal = journal or MemoryJournal()
@@ -181,7 +183,8 @@ class Bench:
             cast(Journal, self.journal),
             self.source,
             reuse_after=reuse_after,
-            clock=lambda: self.now,
+            clock=clock or (lambda: self.now),
+            ago=clock.ago if clock else None,
             announcer=announcer,
         )
         self._pools = dict(pools)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -83,3 +84,85 @@ def test_cool_downs_end_when_the_journal_is_from_the_future() -> None:
     time.pass_by(2 * minute)
 
     assert 2 * year + minute == clock()
+
+
+#: What a step, of this length or shorter, may make a duration wrong by.
+SLACK = 100_000_000
+SECOND = 10**9
+
+
+@given(
+    start=st.integers(0, 10**15),
+    last=st.integers(0, 10**15),
+    steps=STEPS,
+    duration=st.integers(1, 10**11),
+)
+def test_what_was_long_ago_is_measured_by_the_clock_that_nobody_sets(
+    start: int, last: int, steps: list[tuple[int, int]], duration: int
+) -> None:
+    """Whatever is done to the wall, an event is as old as the time that really passed since."""
+    time = Time(start)
+    clock = time.clock(last)
+    events = []
+    for jump, passed in steps:
+        time.wall_ns += jump
+        events.append((clock(), time.monotonic_ns))
+        time.pass_by(passed)
+        border = clock.ago(duration)
+
+        for happened, really in events:
+            age = time.monotonic_ns - really
+            if happened <= border:
+                assert age >= duration - SLACK
+            else:
+                assert age <= duration + SLACK
+
+
+@given(jumps=st.lists(st.integers(-(10**15), 10**15), max_size=5), passed=st.integers(0, 10**12))
+def test_what_was_before_the_start_is_as_old_as_the_wall_said_then(
+    jumps: list[int], passed: int
+) -> None:
+    """Of older events the times are all there is; what is done to the wall later is no matter."""
+    start, age = 10**16, 20 * SECOND
+    time = Time(start)
+    clock = time.clock(last=start - age)
+    for jump in jumps:
+        time.wall_ns += jump
+        clock()
+    time.pass_by(passed)
+
+    assert start - age == clock.ago(age + passed)
+
+
+def test_a_journal_from_the_future_is_as_old_as_the_start() -> None:
+    """What the journal says will be is taken for what is, and its rests end in their time."""
+    time = Time(10**15)
+    future = 10**16
+    clock = time.clock(last=future)
+    time.pass_by(30 * SECOND)
+
+    assert future == clock.ago(30 * SECOND)
+
+
+def test_marks_are_made_at_steps_only() -> None:
+    """However many events there are, what is kept for it grows with the steps of the wall alone."""
+    time = Time(10**15)
+    clock = time.clock(last=0)
+    for jump in (0, 10**12, -(10**12)):
+        time.wall_ns += jump
+        for _ in range(1000):
+            time.pass_by(SECOND // 100)
+            clock()
+
+    assert 3 >= len(clock._marks)
+
+
+@pytest.mark.parametrize("jump", [10**18, -(10**12)])
+def test_nothing_is_long_ago_at_once(jump: int) -> None:
+    """A duration of nothing is the present, also just after a step."""
+    time = Time(10**15)
+    clock = time.clock(last=0)
+    time.wall_ns += jump
+    happened = clock()
+
+    assert happened == clock.ago(0)
