@@ -159,6 +159,12 @@ def _parser() -> argparse.ArgumentParser:
         help="what becomes of the addresses that were held before the node was booted "
         "(default: release)",
     )
+    parser.add_argument(
+        "--proc",
+        metavar="DIR",
+        help="the proc file system of the container runtime, whose PID 1 and boot ID tell of "
+        "reboots, for a coild in a container of its own (default: /proc)",
+    )
     parser.add_argument("--log-level", choices=LOG_LEVELS, help="(default: info)")
     parser.add_argument("--log-format", choices=LOG_FORMATS, help="(default: plain)")
     parser.add_argument(

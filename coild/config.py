@@ -40,6 +40,7 @@ DEFAULT_PROTOCOL = 30
 #: (rtnetlink.h: unspecified, default, main, local; unspecified to static).
 _TABLES_TAKEN = {0, 253, 254, 255}
 _PROTOCOL_MIN = 5
+DEFAULT_PROC = Path("/proc")
 DEFAULT_HTTP = "127.0.0.1:9383"
 #: Below, roll-over would be most of the work; above, one segment takes long to fill ahead.
 SEGMENT_SIZE_MIN = 1 << 20
@@ -72,6 +73,8 @@ class Config(msgspec.Struct, frozen=True):
     log_format: str
     #: Whether nobody configured pools.
     embedded: bool
+    #: The proc file system of the container runtime's PID namespace.
+    proc: Path = DEFAULT_PROC
 
     def as_toml(self) -> str:
         """The configuration as a file that yields it."""
@@ -91,6 +94,7 @@ class Config(msgspec.Struct, frozen=True):
             "table-id": self.table_id,
             "protocol-id": self.protocol_id,
             "after-reboot": self.after_reboot,
+            "proc": str(self.proc),
             "log-level": self.log_level,
             "log-format": self.log_format,
             "pools": {
@@ -144,6 +148,7 @@ def load(flags: Settings, file: Path | None, environment: Mapping[str, str]) -> 
         log_level=layers.get("log_level", "info", lambda value: _one_of(value, LOG_LEVELS)),
         log_format=layers.get("log_format", "plain", lambda value: _one_of(value, LOG_FORMATS)),
         embedded=embedded,
+        proc=layers.get("proc", DEFAULT_PROC, _directory),
     )
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import msgspec
 
 #: The number of this vocabulary; written into each segment's header.
-SCHEMA = 3
+SCHEMA = 4
 
 #: Why an address was released: its container asked, the runtime does not know the container any
 #: more, or the node has been booted since.
@@ -111,10 +111,15 @@ class DaemonStarted(msgspec.Struct, tag=6, array_like=True, frozen=True, gc=Fals
 
 
 class NodeBooted(msgspec.Struct, tag=12, array_like=True, frozen=True, gc=False):
-    """The node runs since a boot of this ID (the kernel's); what was held before is dealt with."""
+    """The node runs since a boot of this ID (the kernel's); what was held before is dealt with.
+
+    `init_start` is when PID 1 started, as the container runtime sees it, in ns since the kernel
+    did; None if that was not known.
+    """
 
     time: int
     boot_id: str
+    init_start: int | None = None
 
 
 class DaemonStopped(msgspec.Struct, tag=7, array_like=True, frozen=True, gc=False):

@@ -117,7 +117,7 @@ class Checker:
         self._ordered: list[_Range] = []
         self._holders: dict[tuple[int, int], str] = {}
         self._containers: dict[str, _Entry] = {}
-        self._boot_id = ""
+        self._boot: tuple[str, int | None] = ("", None)
 
     def begin(self, state: Projection) -> None:
         """Take over the books of a snapshot, before the first event.
@@ -125,7 +125,7 @@ class Checker:
         Raises BrokenInvariantError if there is something that no history leads to.
         """
         self.sequence, self.time = state.sequence, state.time
-        self._boot_id = state.boot_id
+        self._boot = (state.boot_id, state.init_start)
         try:
             for name, pool in state.pools.items():
                 ranges = [_range(subnet.key) for subnet in pool.subnets]
@@ -163,7 +163,7 @@ class Checker:
         for what, theirs, mine in (
             ("the addresses held", containers, self._containers),
             ("the blocks", blocks, ours),
-            ("the boot IDs", state.boot_id, self._boot_id),
+            ("the boots", (state.boot_id, state.init_start), self._boot),
             ("the sequence", state.sequence, self.sequence),
             ("the time", state.time, self.time),
         ):
@@ -185,7 +185,7 @@ class Checker:
             case PoolsChanged():
                 self._change_pools(event)
             case NodeBooted():
-                self._boot_id = event.boot_id
+                self._boot = (event.boot_id, event.init_start)
             case SnapshotTaken():
                 self._compare_snapshot(event)
             case JournalCompacted() | HistoryPruned():

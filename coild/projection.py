@@ -56,8 +56,14 @@ class _LongDump(_Dump, array_like=True):
     networks: dict[str, str] = {}
 
 
+class _BootDump(_LongDump, array_like=True):
+    """A state that knows of PID 1; written only where there is such a thing, likewise."""
+
+    init_start: int | None = None
+
+
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_LongDump).decode
+_decode = msgspec.msgpack.Decoder(_BootDump).decode
 
 
 class Projection:
@@ -71,9 +77,14 @@ class Projection:
         self.holdings: dict[str, Holding] = {}
         #: The boot that the node runs since; empty if the journal does not say.
         self.boot_id = ""
+        #: When PID 1 of that boot started, in ns since the kernel did; None if that is not known.
+        self.init_start: int | None = None
         #: The sequence and the time of the last event applied.
         self.sequence = 0
         self.time = 0
+        #: The time of the last allocation, or of the last start of a daemon; of a snapshot, its
+        #: own. It is no part of the state: what was held then is older than any boot after it.
+        self.last_active = 0
 
     def apply(self, event: Any) -> None:
         """Apply the next event. Raises InconsistentEventError; the state is of no use then."""
@@ -87,13 +98,14 @@ class Projection:
         """
         find = self.blocks.get
         hold, pop = self.holdings.setdefault, self.holdings.pop
+        allocated = 0
         for event in events:
             kind = type(event)
             if kind is Allocation or kind is AddressAllocated or kind is AttachmentAllocated:
                 block = find(event.block)
                 if block is None:
                     raise self._contradiction(event)
-                offset = event.offset
+                offset, allocated = event.offset, event.time
                 namespace, pod = event.pod_namespace, event.pod_name
                 holding = (
                     Attachment(block, offset, namespace, pod, event.network)
@@ -123,6 +135,7 @@ class Projection:
         if events:
             self.sequence += len(events)
             self.time = events[-1].time
+            self.last_active = max(self.last_active, allocated)
 
     def dump(self) -> bytes:
         """The whole state but for `sequence` and `time`: equal states, equal bytes."""
@@ -152,8 +165,11 @@ class Projection:
             for container_id, held in sorted(self.holdings.items())
             if isinstance(held, Attachment)
         }
-        if self.boot_id or networks:
-            dump = _LongDump(dump.pools, dump.blocks, dump.holdings, self.boot_id, networks)
+        fields = (dump.pools, dump.blocks, dump.holdings, self.boot_id, networks)
+        if self.init_start is not None:
+            dump = _BootDump(*fields, self.init_start)
+        elif self.boot_id or networks:
+            dump = _LongDump(*fields)
         return _encode(dump)
 
     def load(self, state: bytes, sequence: int, time: int) -> None:
@@ -185,14 +201,14 @@ class Projection:
             self.holdings[container_id] = Attachment(
                 held.block, held.offset, held.pod_namespace, held.pod_name, network
             )
-        self.boot_id = dump.boot_id
-        self.sequence, self.time = sequence, time
+        self.boot_id, self.init_start = dump.boot_id, dump.init_start
+        self.sequence, self.time, self.last_active = sequence, time, time
 
     def clear(self) -> None:
         """Become the state before the first event."""
         self.pools, self.blocks, self.holdings = {}, {}, {}
-        self.boot_id = ""
-        self.sequence = self.time = 0
+        self.boot_id, self.init_start = "", None
+        self.sequence = self.time = self.last_active = 0
 
     def digest(self) -> str:
         """Names the whole state but for `sequence` and `time`: equal states, equal digests."""
@@ -216,10 +232,11 @@ class Projection:
                     raise self._contradiction(event)
                 del self.blocks[event.block]
             case NodeBooted():
-                self.boot_id = event.boot_id
+                self.boot_id, self.init_start = event.boot_id, event.init_start
+            case DaemonStarted():
+                self.last_active = event.time
             case (
-                DaemonStarted()
-                | DaemonStopped()
+                DaemonStopped()
                 | JournalRepaired()
                 | SnapshotTaken()
                 | JournalCompacted()

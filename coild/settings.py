@@ -52,6 +52,7 @@ class FileSettings(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
     table_id: str | int | None = None
     protocol_id: str | int | None = None
     after_reboot: str | None = None
+    proc: str | None = None
     log_level: str | None = None
     log_format: str | None = None
 

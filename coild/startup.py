@@ -10,6 +10,7 @@ from pathlib import Path
 
 from coild import __version__, spool
 from coild.api import Gate
+from coild.boot import Boot, Verdict, compare, read_boot
 from coild.clock import Clock
 from coild.config import Config
 from coild.events import REBOOTED, DaemonStarted, NodeBooted
@@ -21,7 +22,18 @@ from journal import Journal, JournalError, JournalFailedError, JournalFullError
 
 logger = logging.getLogger(__name__)
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_IN_A_CONTAINER = "of a container that coild is in (then --proc should name the runtime's proc)"
+#: What is seen, and how that may be, where boot ID and PID 1 do not say the same of a reboot.
+_DISAGREE = {
+    Verdict.ONLY_ID: (
+        "the boot ID is another one, but PID 1 started before coild last ran",
+        f"Either that is the ID {_IN_A_CONTAINER}, or the clock was set back over a reboot",
+    ),
+    Verdict.ONLY_INIT: (
+        "PID 1 is another one, but the boot ID is the same",
+        f"Either the node is a container and was restarted, or that is PID 1 {_IN_A_CONTAINER}",
+    ),
+}
 #: So many entries of the spool, each an open file, are applied at a time.
 _SPOOL_BATCH = 100
 #: How soon a start that a full disk kept from being journalled is tried again.
@@ -141,6 +153,7 @@ def _tell_repairs(journal: Journal) -> None:
 
 async def record_start(config: Config, state: State, service: Service, clock: Clock) -> None:
     """Journal what is different now: the pools, the node's boot, and that the daemon runs."""
+    boot = read_boot(config.proc)
     if state.pools != config.pools:
         await service.record(pools_changed(clock(), config.pools))
     for block in state.blocks.values():
@@ -152,8 +165,8 @@ async def record_start(config: Config, state: State, service: Service, clock: Cl
                 block.pool,
                 block.held,
             )
-    await _record_boot(config, state, service, clock)
-    await service.record(DaemonStarted(clock(), __version__, config.node_name, _boot_id()))
+    await _record_boot(config, state, service, clock, boot)
+    await service.record(DaemonStarted(clock(), __version__, config.node_name, boot.boot_id))
 
 
 async def apply_spool(directory: Path, service: Service, notifier: Notifier) -> None:
@@ -203,33 +216,43 @@ def _tell_rejected(path: str) -> None:
     logger.warning("a release in the spool is damaged, it was set aside: %s", name)
 
 
-async def _record_boot(config: Config, state: State, service: Service, clock: Clock) -> None:
+async def _record_boot(
+    config: Config, state: State, service: Service, clock: Clock, boot: Boot
+) -> None:
     """Journal the node's boot if it is another one, and what became of the addresses held before.
 
     Their containers ended with the boot before this one, and nobody will release them. The boot is
     journalled last: a start that is cut short is gone on with.
     """
-    boot_id = _boot_id()
-    if not boot_id or boot_id == state.boot_id:
+    if not boot.boot_id:
+        logger.warning("%s has no boot ID: a reboot of the node is not noticed", config.proc)
         return
+    verdict = compare(boot, state.boot_id, state.init_start, state.last_active)
     held = len(state.holdings)
     if held and not state.boot_id:
         logger.warning(
             "the journal does not say since which boot its %d addresses are held: they are kept",
             held,
         )
-    elif held and config.after_reboot == "release":
+    elif held and verdict in _DISAGREE:
+        logger.warning(
+            "%s; the %d addresses that are held are kept. %s. If the containers ended all the same "
+            "(coild-history --held lists them), have the runtime collect its garbage, or release "
+            "them with DELETE",
+            _DISAGREE[verdict][0],
+            held,
+            _DISAGREE[verdict][1],
+        )
+    elif held and verdict is Verdict.BOOTED and config.after_reboot == "release":
         await service.release_all(list(state.holdings.items()), REBOOTED)
         logger.warning(
             "the node was booted since: the %d addresses that were held are released "
             "(--after-reboot keep would keep them)",
             held,
         )
-    elif held:
+    elif held and verdict is Verdict.BOOTED:
         logger.warning("the node was booted since: the %d addresses are kept, as ordered", held)
-    await service.record(NodeBooted(clock(), boot_id))
-
-
-def _boot_id() -> str:
-    """The kernel's name for this boot; empty where there is none."""
-    return _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
+    # A coild that does not see the runtime's PID 1 does not forget what another one saw.
+    learned = boot.init_start is not None and boot.init_start != state.init_start
+    if boot.boot_id != state.boot_id or learned:
+        await service.record(NodeBooted(clock(), boot.boot_id, boot.init_start))

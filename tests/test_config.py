@@ -162,6 +162,13 @@ KEYS = [
         ("keep", "release", "keep"),
     ),
     Key(
+        "proc",
+        ("--proc", "/flag/proc"),
+        "/variable/proc",
+        'proc = "/file/proc"',
+        ("/flag/proc", "/variable/proc", "/file/proc"),
+    ),
+    Key(
         "compact_after",
         ("--compact-after", "0"),
         "8MiB",

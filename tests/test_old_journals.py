@@ -129,6 +129,7 @@ def test_an_old_journal_is_written_on(old: tuple[Path, dict[str, Any]]) -> None:
     assert (expected["address-blocks"], expected["pods"]) == status_of(state)
     networks = {name: held.network for name, held in state.holdings.items() if held.network}
     assert (expected.get("boot-id", ""), expected.get("networks", {})) == (state.boot_id, networks)
+    assert expected.get("init-start") == state.init_start
     assert (SCHEMA, *before[1:]) == last_header(directory)
     assert expected["sequence"] + 1 == len(everything)
     assert "later" == everything[-1].version
