@@ -114,7 +114,7 @@ class _Model:
         self.events.append(DaemonStarted(self.time, "0", f"node-{number % 2}", "boot"))
 
     def boot(self, number: int) -> None:
-        self.events.append(NodeBooted(self.time, f"boot-{number % 2}"))
+        self.events.append(NodeBooted(self.time, f"boot-{number % 2}", (None, 0, 5)[number % 3]))
 
 
 _STEPS = (
