@@ -365,8 +365,8 @@ def frames(segment: bytes, header: SegmentHeader) -> list[Frame]:
 
 
 def frames_of(data: bytes) -> tuple[SegmentHeader, list[Frame]]:
-    """The header and the frames of one segment's bytes."""
-    header = decode_header(data, SCHEMA)
+    """The header and the frames of one segment's bytes, of any vocabulary."""
+    header = decode_header(data, 2**32 - 1)
     return header, frames(data, header)
 
 

@@ -109,12 +109,12 @@ def test_no_two_nodes_share_an_address() -> None:
 def test_the_arguments_name_the_files_that_are_mounted() -> None:
     """The configuration is the node's own key of the map; the data is where the service's is."""
     mounts = {mount["name"]: mount["mountPath"] for mount in daemon()["volumeMounts"]}
-    config, data_dir = daemon()["args"][1::2]
+    config, data_dir, proc = daemon()["args"][1::2]
     (variable,) = daemon()["env"]
 
-    assert ["--config", "--data-dir"] == daemon()["args"][::2]
+    assert ["--config", "--data-dir", "--proc"] == daemon()["args"][::2]
     assert config == f"{mounts['config']}/$({variable['name']}).toml"
-    assert data_dir == mounts["data"]
+    assert (data_dir, proc) == (mounts["data"], mounts["proc"])
     assert variable["valueFrom"]["fieldRef"]["fieldPath"] == "spec.nodeName"
 
 
@@ -128,6 +128,7 @@ def test_the_paths_are_those_of_the_service() -> None:
         "data": "/var/lib/coild",
         "cni-bin": "/opt/cni/bin",
         "cni-conf": "/etc/cni/net.d",
+        "proc": "/proc",
     }
     for container in (*pod()["initContainers"], daemon()):
         for mount in container["volumeMounts"]:
