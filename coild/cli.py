@@ -58,10 +58,10 @@ _FLAGS = (
     ),
     (
         "--http",
-        "HOST:PORT",
+        "HOST:PORT[,HOST:PORT…]",
         (
-            "TCP address to listen on; port 0 picks a free one; the one in use is in DIR/http "
-            "(default: 127.0.0.1:9383)"
+            "TCP addresses to listen on; localhost is both families, port 0 picks a free one; off: "
+            "no TCP, only --socket; where it listens is in DIR/http (default: 127.0.0.1:9383)"
         ),
     ),
     ("--socket", "PATH", "unix socket to listen on as well, mode 0660"),

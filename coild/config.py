@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from coild.addresses import Pool
-from coild.endpoint import Endpoint
+from coild.endpoint import DEFAULT_PORT, OFF, Endpoint, parse_endpoints
 from coild.limits import CONNECTIONS_MAX, NAME_PATTERN, NAME_RULE
 from coild.pools import pools_in_force
 from coild.settings import (
@@ -41,7 +41,11 @@ DEFAULT_PROTOCOL = 30
 _TABLES_TAKEN = {0, 253, 254, 255}
 _PROTOCOL_MIN = 5
 DEFAULT_PROC = Path("/proc")
-DEFAULT_HTTP = "127.0.0.1:9383"
+DEFAULT_HTTP = f"127.0.0.1:{DEFAULT_PORT}"
+NOWHERE = (
+    "TCP is off, and there is no unix socket to listen on instead: give --socket PATH, or pass one "
+    "as systemd does (LISTEN_FDS)"
+)
 #: Below, roll-over would be most of the work; above, one segment takes long to fill ahead.
 SEGMENT_SIZE_MIN = 1 << 20
 SEGMENT_SIZE_MAX = 1 << 30
@@ -50,7 +54,8 @@ SEGMENT_SIZE_MAX = 1 << 30
 class Config(msgspec.Struct, frozen=True):
     """What the daemon runs by. Durations are in ns, sizes in bytes."""
 
-    http: Endpoint
+    #: None of them: no TCP.
+    http: tuple[Endpoint, ...]
     socket: Path | None
     allow_remote: bool
     allowed_hosts: tuple[str, ...]
@@ -79,7 +84,7 @@ class Config(msgspec.Struct, frozen=True):
     def as_toml(self) -> str:
         """The configuration as a file that yields it."""
         tree: dict[str, Any] = {
-            "http": str(self.http),
+            "http": _http_value(self.http),
             "socket": self.socket and str(self.socket),
             "allow-remote": self.allow_remote,
             "allowed-hosts": list(self.allowed_hosts),
@@ -118,17 +123,22 @@ def load(flags: Settings, file: Path | None, environment: Mapping[str, str]) -> 
         ]
     )
     allow_remote = layers.get("allow_remote", default=False, parse=_boolean)
-    http = layers.get("http", Endpoint.parse(DEFAULT_HTTP), Endpoint.parse)
-    if not http.is_loopback and not allow_remote:
-        raise ConfigError(
-            layers.find("http")[0],
-            f"{http} can be reached from other machines, and whoever reaches it can release any "
-            "address; use a loopback address, or give --allow-remote",
-        )
+    http = layers.get("http", parse_endpoints(DEFAULT_HTTP), parse_endpoints)
+    for endpoint in () if allow_remote else http:
+        if not endpoint.is_loopback:
+            raise ConfigError(
+                layers.find("http")[0],
+                f"{endpoint} can be reached from other machines, and whoever reaches it can "
+                "release any address; use a loopback address, or give --allow-remote",
+            )
+    path = layers.get("socket", None, _socket_path)
+    # Whether what is passed is a socket, and to this process, is seen when it is taken.
+    if not http and path is None and not environment.get("LISTEN_FDS"):
+        raise ConfigError(layers.find("http")[0], NOWHERE)
     pools, embedded = pools_in_force(layers)
     return Config(
         http=http,
-        socket=layers.get("socket", None, _socket_path),
+        socket=path,
         allow_remote=allow_remote,
         allowed_hosts=layers.get("allowed_hosts", (), _hosts),
         max_connections=layers.get("max_connections", CONNECTIONS_MAX, _max_connections),
@@ -167,6 +177,12 @@ def default_data_dir(environment: Mapping[str, str]) -> Path:
         raise ConfigError(
             "data-dir", "this user has no home directory; choose another with --data-dir DIR"
         ) from None
+
+
+def _http_value(endpoints: tuple[Endpoint, ...]) -> str | list[str]:
+    """The endpoints as the file has them."""
+    texts = list(map(str, endpoints))
+    return texts if len(texts) > 1 else texts[0] if texts else OFF
 
 
 _EXPORT_VALUES: dict[str, bool | str] = {AUTO: "auto", ALWAYS: True, NEVER: False}

@@ -22,7 +22,7 @@ from coild.compactor import Compactor
 from coild.config import Config
 from coild.events import DaemonStopped
 from coild.guard import Guard
-from coild.listen import Inherited, endpoint_of, inherit, listen, place_of
+from coild.listen import Inherited, address_of, inherit, listen, place_of
 from coild.recovery import make_data_dir, recover
 from coild.replay import State
 from coild.server import Server
@@ -113,7 +113,7 @@ async def _serve(
         stack.push_async_callback(service.close)
         await beginning.all()
         await server.start(sockets)
-        address_file.publish(str(endpoint_of(sockets[0])))
+        address_file.publish(address_of(sockets[0]))
         stack.callback(address_file.remove)
         places = [place_of(sock) for sock in sockets]
         _announce(config, journal, places)
@@ -201,10 +201,12 @@ def _announce(config: Config, journal: Journal, places: list[str]) -> None:
         )
         logger.info("no pools were configured, so this is the embedded default: %s", pools)
         logger.info("the journal is in %s", journal.path.parent)
-        logger.info("try: curl -s %s/status", places[0])
+        path = places[0].removeprefix("unix:")
+        where = places[0] if path == places[0] else f"--unix-socket {path} http://localhost"
+        logger.info("try: curl -s %s/status", where)
         logger.info(
             "try: curl -s %s/ip -d '%s'",
-            places[0],
+            where,
             '{"pod-namespace": "default", "pod-name": "web-0", "container-id": "c1"}',
         )
     # TCP last: who waits for that line may ask on either.

@@ -6,8 +6,8 @@ Or by whoever started us, as systemd does for a socket unit.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
+import logging
 import os
 import resource
 import socket
@@ -16,12 +16,14 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import NamedTuple
 
+from coild.config import NOWHERE
 from coild.endpoint import Endpoint
 from coild.settings import ConfigError
 from coild.systemd import Descriptor, take_descriptors
+from coild.tcp import BACKLOG, bind_all, endpoint_of
 
-#: Connections that wait to be accepted: a node's containers may all start at once.
-BACKLOG = 1024
+logger = logging.getLogger(__name__)
+
 #: Files that are no connections: the journal's, those of a compaction, the loop's; some to spare.
 _OWN_FILES = 128
 
@@ -116,16 +118,34 @@ def _listener(descriptor: Descriptor) -> socket.socket:
 
 @contextlib.contextmanager
 def listen(
-    endpoint: Endpoint, path: Path | None, inherited: Inherited
+    endpoints: tuple[Endpoint, ...], path: Path | None, inherited: Inherited
 ) -> Iterator[list[socket.socket]]:
-    """Sockets that listen, the TCP one first; what is not inherited is made. Raises ConfigError."""
+    """Sockets that listen, those of TCP first: the inherited ones, or else those configured.
+
+    Raises ConfigError, also if there is none.
+    """
     with contextlib.ExitStack() as stack:
-        tcp = inherited.tcp or bind_tcp(endpoint)
-        stack.callback(tcp.close)
-        sockets = [tcp]
-        if inherited.unix is not None:
-            sockets.append(inherited.unix)
-        elif path is not None:
+        sockets = list(filter(None, inherited))
+        for sock in sockets:
+            stack.callback(sock.close)
+        if inherited.tcp is not None and not endpoints:
+            raise ConfigError(
+                "http",
+                f"it is off, but a TCP socket on {endpoint_of(inherited.tcp)} was passed "
+                "(LISTEN_FDS): take that ListenStream= out of the socket unit, or off out of the "
+                "configuration",
+            )
+        if sockets:
+            if path is not None:
+                logger.info("sockets were passed (LISTEN_FDS), so --http and --socket do not count")
+            yield sockets
+            return
+        if not endpoints and path is None:
+            raise ConfigError("http", NOWHERE)
+        sockets = bind_all(endpoints)
+        for sock in sockets:
+            stack.callback(sock.close)
+        if path is not None:
             unix = UnixSocket(path)
             stack.callback(unix.close)
             sockets.append(unix.socket)
@@ -134,43 +154,16 @@ def listen(
 
 def place_of(sock: socket.socket) -> str:
     """Where a socket listens, as people write it."""
+    where = address_of(sock)
+    return where if sock.family == socket.AF_UNIX else f"http://{where}"
+
+
+def address_of(sock: socket.socket) -> str:
+    """`HOST:PORT` of a TCP socket, `unix:PATH` of another."""
     if sock.family == socket.AF_UNIX:
         # An abstract name begins with a NUL.
         return f"unix:{os.fsdecode(sock.getsockname()).replace(chr(0), '@')}"
-    return f"http://{endpoint_of(sock)}"
-
-
-def endpoint_of(sock: socket.socket) -> Endpoint:
-    """Where a TCP socket listens."""
-    host, port = sock.getsockname()[:2]
-    return Endpoint(host, port)
-
-
-def bind_tcp(endpoint: Endpoint) -> socket.socket:
-    """A bound TCP socket that does not listen yet. Raises ConfigError."""
-    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        # A restart must not wait for the connections of the former daemon to be forgotten.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.setblocking(False)
-        sock.bind((endpoint.host, endpoint.port))
-        # Only a listening socket owns its port: with SO_REUSEADDR, two may be bound to it. Those
-        # who connect before the server accepts wait in the backlog for a few milliseconds.
-        sock.listen(BACKLOG)
-    except OSError as error:
-        sock.close()
-        taken = error.errno == errno.EADDRINUSE
-        raise ConfigError(
-            "http",
-            f"{endpoint} is taken by another process; choose another with --http HOST:PORT "
-            "(port 0 picks a free one)"
-            if taken
-            else f"cannot listen on {endpoint}: {error.strerror}",
-        ) from None
-    return sock
+    return str(endpoint_of(sock))
 
 
 class UnixSocket:

@@ -11,7 +11,8 @@ from typing import Any
 from sanic import Sanic
 
 from coild.connections import Connection, Room
-from coild.listen import BACKLOG, descriptors_for
+from coild.listen import descriptors_for
+from coild.tcp import BACKLOG
 
 logger = logging.getLogger(__name__)
 

@@ -36,7 +36,7 @@ class PoolSettings(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
 class FileSettings(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
     """The keys of the file. None: not written there."""
 
-    http: str | None = None
+    http: str | list[str] | None = None
     socket: str | None = None
     allow_remote: bool | None = None
     allowed_hosts: list[str] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -61,6 +62,26 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(0.01)
+
+
+def listening_sockets(pid: int) -> dict[str, int]:
+    """How many sockets of each kind (tcp, unix) a process listens on, as the kernel has them."""
+    inodes = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            inodes.update(re.findall(r"socket:\[(\d+)\]", str(entry.readlink())))
+    found: dict[str, int] = {}
+    for name, kind, state, inode in (
+        ("tcp", "tcp", 3, 9),
+        ("tcp6", "tcp", 3, 9),
+        ("unix", "unix", 3, 6),
+    ):
+        for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]:
+            words = line.split()
+            # TCP_LISTEN is 0A; a unix socket that listens has the flag SO_ACCEPTCON.
+            if words[state] in {"0A", "00010000"} and words[inode] in inodes:
+                found[kind] = found.get(kind, 0) + 1
+    return found
 
 
 def fold(events: Sequence[tuple[int, Any]]) -> Projection:
@@ -132,7 +153,11 @@ class Daemon:
             raise
         self.address = address()
         host, port = self.address.rsplit(":", 1)
-        self.host, self.port = host.strip("[]"), int(port)
+        self.host, self.port = "", 0
+        self.place: tuple[str, int] | Path = Path(port)
+        if host != "unix":
+            self.host, self.port = host.strip("[]"), int(port)
+            self.place = self.host, self.port
         self.client = self.new_client()
 
     @property
@@ -157,11 +182,17 @@ class Daemon:
 
     def new_client(self) -> httpx.Client:
         """A client of one's own, for a thread."""
+        if isinstance(self.place, Path):
+            return httpx.Client(
+                transport=httpx.HTTPTransport(uds=str(self.place)),
+                base_url="http://localhost",
+                timeout=PATIENCE_SECONDS,
+            )
         return httpx.Client(base_url=f"http://{self.address}", timeout=PATIENCE_SECONDS)
 
     def send(self, data: bytes, **how: Any) -> list[httpx.Response]:
         """Send bytes over a connection of their own: see `exchange`."""
-        return exchange((self.host, self.port), data, **how)
+        return exchange(self.place, data, **how)
 
     def ask(
         self, method: str, target: str, body: bytes | None = None, headers: tuple[str, ...] = ()

@@ -27,6 +27,7 @@ FLOORS = (
     {
         "coild.service",
         "coild.config",
+        "coild.tcp",
         "coild.guard",
         "coild.replay",
         "coild.orders",

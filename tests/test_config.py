@@ -107,7 +107,7 @@ KEYS = [
         ("--http", "127.0.0.2:1"),
         "[::1]:2",
         'http = "localhost:3"',
-        ("127.0.0.2:1", "[::1]:2", "127.0.0.1:3"),
+        ("127.0.0.2:1", "[::1]:2", "localhost:3"),
     ),
     Key(
         "socket",
@@ -329,7 +329,7 @@ def test_the_embedded_default_needs_nothing(tmp_path: Path) -> None:
 
     assert config.embedded
     assert {"default": pool(5, "10.64.0.0/16", "fd00:64::/64")} == config.pools
-    assert Endpoint("127.0.0.1", 9383) == config.http
+    assert (Endpoint("127.0.0.1", 9383),) == config.http
     assert config.socket is None
     assert (600 * 10**9, 30 * 10**9) == (config.scan_interval, config.reuse_after)
     assert 16 << 20 == config.segment_size
@@ -416,7 +416,16 @@ MISTAKES = {
     "pools are no tables": Mistake(f"{IN_FILE}pools", "object", toml='pools = "10.0.0.0/8"'),
     "pool without subnets": Mistake(f"{IN_FILE}pools", "subnets", toml="[pools.a]"),
     # Addresses to listen on.
-    "no port": Mistake("--http: ", "write it like 127.0.0.1:9383", ("--http", "127.0.0.1")),
+    "no port": Mistake("--http: ", "write it like 127.0.0.1:9383", ("--http", "127.0.0.1:")),
+    "no brackets": Mistake("--http: ", "in brackets, like [::1]:9383", ("--http", "::1")),
+    "off and on": Mistake("--http: ", "write 'off' alone", ("--http", "off,127.0.0.1")),
+    "twice": Mistake("--http: ", "twice", ("--http", "[::1]:9383,[::1]")),
+    "one of two remote": Mistake(
+        f"{IN_FILE}http: ", "loopback", toml='http = ["127.0.0.1:80", "192.0.2.1:80"]'
+    ),
+    "no address": Mistake(f"{IN_FILE}http: ", "write 'off' alone", toml="http = []"),
+    "off without a socket": Mistake("--http: ", "give --socket PATH", ("--http", "off")),
+    "off in the file": Mistake(f"{IN_FILE}http: ", "no unix socket", toml='http = "off"'),
     "port too high": Mistake("--http: ", "0 (any free one) to 65535", ("--http", "[::1]:65536")),
     "negative port": Mistake("--http: ", "to 65535", ("--http", "127.0.0.1:-1")),
     "host name": Mistake("--http: ", "an IP address or localhost", ("--http", "node:80")),
@@ -639,7 +648,11 @@ def test_the_printed_configuration_means_the_same(
         for number, (name, size) in enumerate(sizes.items())
     }
     config = Config(
-        http=Endpoint("::" if allow_remote else "127.0.0.1", 0),
+        http=(
+            (Endpoint("::", 0), Endpoint("localhost", 1))
+            if allow_remote
+            else (Endpoint("127.0.0.1", 0),)
+        ),
         socket=directory / socket_name if socket_name else None,
         allow_remote=allow_remote,
         allowed_hosts=("a.example", "::1"),
@@ -701,7 +714,10 @@ def test_version_is_the_packages(coild: CommandLine) -> None:
     ("text", "endpoint", "loopback"),
     [
         ("127.0.0.1:9383", Endpoint("127.0.0.1", 9383), True),
-        ("localhost:0", Endpoint("127.0.0.1", 0), True),
+        ("localhost:0", Endpoint("localhost", 0), True),
+        ("localhost", Endpoint("localhost", 9383), True),
+        ("127.0.0.1", Endpoint("127.0.0.1", 9383), True),
+        ("[::1]", Endpoint("::1", 9383), True),
         ("[::1]:80", Endpoint("::1", 80), True),
         ("127.9.9.9:80", Endpoint("127.9.9.9", 80), True),
         ("10.0.0.1:80", Endpoint("10.0.0.1", 80), False),

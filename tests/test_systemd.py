@@ -22,7 +22,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coild.systemd import Notifier, take_descriptors
-from tests.daemon_kit import PATIENCE_SECONDS, Daemon, command, environment, wait_for
+from tests.daemon_kit import (
+    PATIENCE_SECONDS,
+    Daemon,
+    command,
+    environment,
+    listening_sockets,
+    wait_for,
+)
 from tests.systemd_kit import SERVICE, SOCKET, Systemd, tool
 
 #: Puts descriptors where a service manager would, and becomes the command: $1 their numbers.
@@ -367,20 +374,49 @@ def test_who_asks_while_it_is_away_is_answered_later(tmp_path: Path, unix: socke
         assert status == 0
 
 
-def test_one_that_is_inherited_leaves_the_other_as_configured(
-    tmp_path: Path, place: Path, tcp: socket.socket
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_one_that_is_inherited_replaces_both(
+    tmp_path: Path, place: Path, tcp: socket.socket, unix: socket.socket, kind: str
 ) -> None:
-    """With a TCP socket inherited, --socket is made by the daemon, and removed at its end."""
+    """With one socket inherited there is no other: a unit with a unix socket opens no TCP."""
     path = place / "own"
-    with Manager(tmp_path, "--socket", str(path), sockets=[tcp]) as manager:
+    given = tcp if kind == "tcp" else unix
+    with Manager(tmp_path, "--socket", str(path), sockets=[given]) as manager:
         manager.wait("READY=1")
-        transport = httpx.HTTPTransport(uds=str(path))
-        with httpx.Client(transport=transport, base_url="http://localhost") as client:
+        with over(given) as client:
             answer = client.get("/status")
+        listening = listening_sockets(manager.process.pid)
+        address = (manager.data_dir / "http").read_text().strip()
+        made = path.exists()
         manager.stop()
 
         assert answer.status_code == 200
-        assert not path.exists()
+        assert {kind: 1} == listening
+        assert not made
+        assert address == (
+            "{}:{}".format(*tcp.getsockname()) if kind == "tcp" else f"unix:{unix.getsockname()}"
+        )
+        assert ("listening on http://" in manager.log) == (kind == "tcp")
+
+
+def test_off_refuses_an_inherited_tcp_socket(tmp_path: Path, tcp: socket.socket) -> None:
+    """What is configured to open no TCP does not serve on a TCP socket that a unit passes."""
+    with Manager(tmp_path, "--http", "off", sockets=[tcp]) as manager:
+        status = manager.process.wait(PATIENCE_SECONDS)
+
+        assert status == 2, manager.log
+        assert "http: it is off, but a TCP socket on 127.0.0.1:" in manager.log
+        assert "ListenStream=" in manager.log
+
+
+def test_off_takes_an_inherited_unix_socket(tmp_path: Path, unix: socket.socket) -> None:
+    """Without TCP, a unix socket that a unit passes is enough."""
+    with Manager(tmp_path, "--http", "off", sockets=[unix]) as manager:
+        manager.wait("READY=1")
+        listening = listening_sockets(manager.process.pid)
+
+        assert {"unix": 1} == listening
+        assert manager.stop() == 0
 
 
 def _datagram(place: Path) -> list[socket.socket]:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import http.client
 import logging
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -207,7 +208,7 @@ def _ask_daemon(directory: Path, policy: Policy | None, locked: JournalLockedErr
             "is it starting or stopping? try again"
         ) from None
     token = "" if policy is None else give_order(directory, policy)
-    connection = http.client.HTTPConnection(address)
+    connection = _connection_to(address)
     try:
         connection.request("POST", "/compact", msgspec.json.encode({"order": token}))
         answer = connection.getresponse()
@@ -228,6 +229,28 @@ def _ask_daemon(directory: Path, policy: Policy | None, locked: JournalLockedErr
         if token:
             # Whatever happened: an order that was not taken must not wait for another request.
             order_path(directory, token).unlink(missing_ok=True)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost")
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket. Raises OSError."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.connect(self._path)
+
+
+def _connection_to(address: str) -> http.client.HTTPConnection:
+    """A connection to where a daemon says that it listens: `HOST:PORT` or `unix:PATH`."""
+    path = address.removeprefix("unix:")
+    if path == address:
+        return http.client.HTTPConnection(address)
+    # An abstract name begins with a NUL, which the file has as @ (unix(7)).
+    return _UnixConnection(f"\0{path[1:]}" if path.startswith("@") else path)
 
 
 def _dry_run(directory: Path, policy: Policy | None) -> dict[str, Any]:
