@@ -3,7 +3,9 @@
 A browser on the node can reach loopback. It names the page's site in `Origin` when a page posts,
 and in `Host` when a site's name was pointed at 127.0.0.1 (DNS rebinding). Neither can be forged by
 a page, so a request is refused unless `Host` is this machine or a name that was allowed, and
-`Origin`, if there is one, is what `Host` says. No page can talk to a unix socket.
+`Origin`, if there is one, is what `Host` says. An image, a frame or a link asks without `Origin`,
+and whether it loads tells the page something: for these, `Sec-Fetch-Site` says that a page of
+another site is behind it (W3C, Fetch Metadata). No page can talk to a unix socket.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from sanic import Request
 #: So many distinct Host headers are remembered as good: a client sends one.
 _KNOWN_MAX = 64
 _NO_HOST = ("",)
+#: Typed by the user, or from a page of this very origin.
+_OWN_SITES = frozenset({"none", "same-origin"})
 #: `uri-host [ ":" port ]` (RFC 9110, section 7.2), an IPv6 address in brackets.
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]*)?")
 
@@ -56,6 +60,13 @@ class Guard:
                 if origin != f"http://{host}":
                     raise ForbiddenError(
                         f"requests from web pages are refused: Origin is {origin!r}"
+                    )
+
+        if "sec-fetch-site" in headers and not _on_unix_socket(request):
+            for site in headers.getall("sec-fetch-site"):
+                if site not in _OWN_SITES:
+                    raise ForbiddenError(
+                        f"requests from web pages are refused: Sec-Fetch-Site is {site!r}"
                     )
 
     def _check_host(self, request: Request, host: str) -> None:

@@ -11,6 +11,8 @@ CONTAINER_ID_LENGTH_MAX = 256
 #: A path holds all three, each character up to four bytes, each byte up to three characters:
 #: whatever POST accepted must fit into the path of a DELETE.
 HEADER_BYTES_MAX = 16 * 1024
+#: Clients send ten or twenty; each costs more than its bytes.
+FIELDS_MAX = 64
 
 # No control character (Unicode Cc) in what is logged and shown; no slash in what is a part of a
 # path and of `namespace/name`; no surrogate, which an argument that is not UTF-8 has. `$` alone

@@ -29,6 +29,7 @@ from coild.answers import (
 )
 from coild.bodies import AllocateRequest, BadRequestError, CollectRequest, CompactRequest
 from coild.collection import StaleListError
+from coild.framing import FramingError, TooManyFieldsError
 from coild.guard import ForbiddenError, MissingHostError
 from coild.limits import ARRIVAL_SECONDS, RESPONSE_SECONDS
 from coild.orders import OrderError
@@ -42,10 +43,15 @@ IDS = {"pod-namespace": "default", "pod-name": "web-0", "container-id": "c1"}
 ERRORS: dict[type[Exception], tuple[str, str]] = {
     BadRequestError: ("The body or the path is not what the API takes.", "pod-name is missing"),
     MissingHostError: ("There is no Host, or more than one.", "there is no Host header"),
+    FramingError: (
+        "Where the request ends, or whom it is for, is not said in one way only (RFC 9112).",
+        "a header has white space before its colon",
+    ),
+    TooManyFieldsError: ("The request has too many header fields.", "more than 64 header fields"),
     BadRequest: ("The request is no HTTP/1.1.", "this is no HTTP/1.1: a header is malformed"),
     OrderError: ("There is no such order.", "an order is named by 32 hexadecimal digits"),
     ForbiddenError: (
-        "Host or Origin is foreign: a web page may be behind the request.",
+        "Host, Origin or Sec-Fetch-Site is foreign: a web page may be behind the request.",
         "Host is 'web.example', which is not this machine; allow it with --allowed-hosts",
     ),
     UnassignedError: (
@@ -89,6 +95,8 @@ ERRORS: dict[type[Exception], tuple[str, str]] = {
 #: What any request may be answered with.
 ANY: tuple[type[Exception], ...] = (
     BadRequest,
+    FramingError,
+    TooManyFieldsError,
     MissingHostError,
     ForbiddenError,
     RequestTimeout,

@@ -32,6 +32,7 @@ FLOORS = (
         "coild.replay",
         "coild.orders",
         "coild.bodies",
+        "coild.framing",
     },
     {"coild.acquisition", "coild.allocator", "coild.blocks.static", "coild.pools"},
     {

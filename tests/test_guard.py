@@ -144,6 +144,78 @@ def test_an_origin_that_is_not_the_host_is_403(shared_daemon: Daemon, origin: st
     assert "Origin" in error_of(answer, 403)
 
 
+@EVERY_REQUEST
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "", "None", "none, cross-site"])
+def test_every_request_is_guarded_by_its_site(
+    shared_daemon: Daemon, request_name: str, site: str
+) -> None:
+    """What a page of another site asks for, without Origin, is 403 on every path, done or not."""
+    before = shared_daemon.events()
+    method, target = REQUESTS[request_name]
+    body = allocate_body("cid", "web-0")
+    answer = shared_daemon.ask(method, target, body, headers=(f"Sec-Fetch-Site: {site}",))
+
+    assert "Sec-Fetch-Site" in error_of(answer, 403)
+    assert before == shared_daemon.events()
+
+
+def test_a_page_cannot_tell_whether_a_container_exists(shared_daemon: Daemon) -> None:
+    """To an object, an image or a frame of a page, all containers look the same."""
+    shared_daemon.allocate("there")
+    answers = [
+        shared_daemon.ask(
+            "GET",
+            f"/ip/default/web-0/{container}",
+            headers=("Sec-Fetch-Site: cross-site", f"Sec-Fetch-Dest: {kind}"),
+        )
+        for container in ("there", "none")
+        for kind in ("object", "image", "iframe", "document")
+    ]
+    shared_daemon.release("there")
+
+    assert 1 == len({(answer.status_code, answer.text) for answer in answers})
+
+
+@pytest.mark.parametrize("site", ["none", "same-origin"])
+def test_a_user_and_the_own_page_are_served(shared_daemon: Daemon, site: str) -> None:
+    """What a user typed, or what a page of this origin asks for, is served."""
+    headers = (f"Sec-Fetch-Site: {site}",)
+
+    assert shared_daemon.ask("GET", "/status", headers=headers).status_code == 200
+
+
+def test_two_sites_are_refused(shared_daemon: Daemon) -> None:
+    """One good word beside a bad one does not make it good."""
+    headers = ("Sec-Fetch-Site: none", "Sec-Fetch-Site: cross-site")
+
+    assert "cross-site" in error_of(shared_daemon.ask("GET", "/status", headers=headers), 403)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        request_bytes("GET", "/status"),
+        request_bytes("GET", "/health"),
+        request_bytes("GET", "/openapi.json"),
+        request_bytes("GET", "/ip/default/web-0/none"),
+        request_bytes("GET", "/nowhere"),
+        request_bytes("PUT", "/ip"),
+        request_bytes("POST", "/ip", b"{}"),
+        request_bytes("GET", "/status", headers=("Host: evil.example",)),
+        request_bytes("POST", "/ip", b" " * 70_000),
+        b"x\r\n\r\n",
+    ],
+)
+def test_no_answer_may_be_read_by_another_site(shared_daemon: Daemon, data: bytes) -> None:
+    """Every answer says so, errors too, and that its type is not to be guessed."""
+    (answer,) = shared_daemon.send(data)
+
+    assert "same-origin" == answer.headers["cross-origin-resource-policy"]
+    assert "nosniff" == answer.headers["x-content-type-options"]
+    assert "application/json" == answer.headers["content-type"]
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:9383", "[::1]:9383"])
 def test_the_hosts_own_origin_is_served(shared_daemon: Daemon, host: str) -> None:
     """A page that this very daemon might have served may ask."""
