@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 from coild.announcer import RouteError, RoutesForbiddenError
 from coild.config import ALWAYS, NEVER, Config
 from coild.exporter import Exporter, RouteTable
+from coild.others import Watch
 from coild.replay import State
+from coild.route_watch import RouteWatch
 from coild.settings import ConfigError
+from coild.table_lock import TableLock, has_net_admin
 
 logger = logging.getLogger(__name__)
-
-#: linux/capability.h: CAP_NET_ADMIN.
-_NET_ADMIN = 12
 
 
 def exporter_of(config: Config) -> Exporter:
@@ -28,7 +27,10 @@ def exporter_of(config: Config) -> Exporter:
 
         return KernelRoutes(config.table_id, config.protocol_id)
 
-    return Exporter(make)
+    def watch() -> Watch:
+        return RouteWatch(config.table_id, config.protocol_id)
+
+    return Exporter(make, lock=TableLock(config.table_id, config.protocol_id), watch=watch)
 
 
 async def announce_blocks(config: Config, state: State, exporter: Exporter) -> None:
@@ -58,7 +60,5 @@ async def announce_blocks(config: Config, state: State, exporter: Exporter) -> N
 
 
 def _has_net_admin() -> bool:
-    """Whether this process has CAP_NET_ADMIN; capabilities(7)."""
-    status = Path("/proc/self/status").read_text()
-    effective = status.partition("CapEff:")[2].split(maxsplit=1)[0]
-    return bool(int(effective, 16) >> _NET_ADMIN & 1)
+    """Whether this process may change routes."""
+    return has_net_admin()

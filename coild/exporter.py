@@ -1,8 +1,9 @@
 """Keeps a table of the kernel equal to the blocks that the node holds, beside the requests.
 
 Netlink is asked in a thread of its own, so that no answer waits for it. A change that fails is
-tried again, at growing intervals; once in a while the whole table is looked at, for others may
-change it, too.
+tried again, at growing intervals. Others may change the table, too: when the kernel tells of it,
+and once in a while in any case, the whole table is compared. While another coild keeps the table,
+nothing in it is changed.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ from typing import Protocol, TypeVar
 
 from coild.addresses import Subnet
 from coild.announcer import RouteError, RouteHealth
+from coild.others import Lock, Others, Watch
 from coild.worker_thread import WorkerThread
 
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-#: How often the table is compared as a whole while all is well.
+#: How often the table is compared as a whole while all is well, and nothing is told of it.
 COMPARE_SECONDS = 60.0
+#: How often it is looked whether another coild that keeps the table has ended.
+TAKEN_SECONDS = 1.0
 #: How long after a failure it is tried again, at first and at most.
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.5, 30.0
 #: Longer than the kernel takes for thousands of routes: then it is trouble.
@@ -65,11 +69,16 @@ class Exporter:
         self,
         make: Callable[[], RouteTable],
         *,
+        lock: Lock | None = None,
+        watch: Callable[[], Watch] | None = None,
         compare_seconds: float = COMPARE_SECONDS,
         retry_seconds: float = RETRY_SECONDS_MIN,
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
-        """`make` opens the table, in the thread that it belongs to from then on."""
+        """`make` opens the table, in the thread that it belongs to from then on.
+
+        `lock` is held while the table is changed; `watch` opens what tells of others' changes.
+        """
         self._make = make
         self._table: RouteTable | None = None
         self._thread = WorkerThread("routes")
@@ -85,6 +94,7 @@ class Exporter:
         #: The reasons that were told since all was well.
         self._told: set[str] = set()
         self._wake = asyncio.Event()
+        self._others = Others(self._wanted, self._wake.set, lock, watch)
         self._turn = asyncio.Lock()
         self._closed = False
 
@@ -92,6 +102,7 @@ class Exporter:
         """Make the table equal to `blocks`, as far as that goes. Raises RouteError of `make`."""
         self._table = await self._thread.submit(self._make)
         self._wanted.update(blocks)
+        self._others.listen()
         await self._compare(self._table)
 
     @property
@@ -99,7 +110,16 @@ class Exporter:
         """Whether the table is as it should be, as far as is known."""
         if self._table is None:
             return "off"
-        return "failing" if self._failed or self._trouble else "exported"
+        fails = self._failed or self._trouble or self._others.missing
+        return "failing" if fails else "exported"
+
+    @property
+    def trouble(self) -> str:
+        """Why the kernel has not all routes, in words; empty if it has, as far as is known."""
+        reasons = [_reason(error) for error in (self._trouble, *self._failed.values()) if error]
+        if not reasons and (missing := self._others.missing):
+            return f"others removed the routes to {len(missing)} blocks"
+        return "; ".join(dict.fromkeys(reasons))
 
     def announce(self, block: Subnet) -> None:
         """As Announcer.announce."""
@@ -138,6 +158,7 @@ class Exporter:
     async def close(self) -> None:
         """Let go of the table; the routes stay, for the pods do. Soon, whatever the kernel does."""
         self._closed = True
+        self._others.close()
         table, self._table = self._table, None
         if table is not None:
             closing = self._thread.submit(table.close)
@@ -157,15 +178,17 @@ class Exporter:
             if self.health != "failing":
                 pause, retry_at = self._retry_seconds, math.inf
             elif retry_at == math.inf:
-                retry_at = now() + pause
+                retry_at = now() + (TAKEN_SECONDS if self._others.taken else pause)
+            compare_at = min(compare_at, self._others.next_look())
             try:
                 # A moment, not a duration: changes that come all the time must not put it off.
                 async with asyncio.timeout_at(min(compare_at, retry_at)):
                     await self._wake.wait()
             except TimeoutError:
+                retries = retry_at <= now()
                 await self._compare(table)
                 compare_at = now() + self._compare_seconds
-                if retry_at < math.inf:
+                if retries:
                     pause, retry_at = min(2 * pause, RETRY_SECONDS_MAX), math.inf
             else:
                 self._wake.clear()
@@ -174,7 +197,7 @@ class Exporter:
     async def _apply(self, table: RouteTable) -> None:
         """Make what changed so."""
         async with self._turn:
-            if self._changed and not self._closed:
+            if self._changed and not self._closed and not self._others.taken:
                 await self._make_so(table, set())
 
     async def _compare(self, table: RouteTable) -> None:
@@ -187,15 +210,31 @@ class Exporter:
                 return error
 
         async with self._turn:
-            if self._closed:
+            if self._closed or not await self._claim():
                 return
+            missing = self._others.looks()
             found = await self._patiently(present)
             if isinstance(found, Exception):
                 self._trouble = found
                 self._tell()
             else:
-                wrong = (found ^ self._wanted) | self._failed.keys()
-                await self._make_so(table, wrong, compared=True)
+                wrong = found ^ self._wanted
+                strange = wrong - self._failed.keys() - self._changed
+                await self._make_so(table, wrong | self._failed.keys(), compared=True)
+                self._others.looked(missing, strange)
+
+    async def _claim(self) -> bool:
+        """Whether the table is ours to change."""
+        taken = await self._patiently(self._others.claim)
+        if self._closed:
+            # It was closed meanwhile, without what was claimed just then.
+            self._others.close()
+            return False
+        self._others.claimed(taken)
+        if taken is not None:
+            self._trouble = taken
+            self._tell()
+        return taken is None
 
     async def _make_so(
         self, table: RouteTable, blocks: set[Subnet], *, compared: bool = False

@@ -35,6 +35,8 @@ FLOORS = (
         "coild.framing",
     },
     {"coild.acquisition", "coild.allocator", "coild.blocks.static", "coild.pools"},
+    {"coild.others"},
+    {"coild.route_watch", "coild.table_lock"},
     {
         "coild.announcer",
         "coild.boot",

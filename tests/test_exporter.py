@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -20,9 +21,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coild import exporter as module
+from coild import others
 from coild.addresses import Subnet
 from coild.announcer import RouteError, RoutesForbiddenError
 from coild.exporter import Exporter
+from coild.route_watch import Changes
+from coild.table_lock import TableTakenError
 
 BLOCKS = [Subnet.parse(f"10.0.0.{32 * number}/27") for number in range(6)]
 A, B, C, *_ = BLOCKS
@@ -102,9 +106,9 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
 
 
 @asynccontextmanager
-async def running(table: Table, *blocks: Subnet, **seconds: float) -> AsyncIterator[Exporter]:
+async def running(table: Table, *blocks: Subnet, **how: Any) -> AsyncIterator[Exporter]:
     """An exporter of these blocks to the table, at work."""
-    exporter = Exporter(lambda: table, **{"retry_seconds": 0.001} | seconds)
+    exporter = Exporter(lambda: table, **({"retry_seconds": 0.001} | how))
     await exporter.open(blocks)
     task = asyncio.create_task(exporter.run())
     try:
@@ -382,6 +386,166 @@ def test_a_withdrawal_that_is_cancelled_is_made_all_the_same() -> None:
             await until(lambda: set() == table.routes)
 
     run(scenario())
+
+
+class Pipe:
+    """A Watch that tells what a test says."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        self.changes = Changes()
+
+    def tell(self, **changes: Any) -> None:
+        """Let the kernel tell."""
+        self.changes = Changes(**changes)
+        os.write(self._write, b"x")
+
+    def fileno(self) -> int:
+        """As Watch.fileno."""
+        return self._read
+
+    def read(self) -> Changes:
+        """As Watch.read."""
+        os.read(self._read, 1)
+        return self.changes
+
+    def close(self) -> None:
+        """As Watch.close."""
+        os.close(self._read)
+        os.close(self._write)
+
+
+class Taken:
+    """A Lock that another coild has for as long as a test says."""
+
+    squatter = ""
+
+    def __init__(self) -> None:
+        self.taken = True
+        self.closed = False
+
+    def claim(self) -> None:
+        """As Lock.claim."""
+        if self.taken:
+            raise TableTakenError("another coild keeps it")
+
+    def fileno(self) -> None:
+        """As Lock.fileno."""
+
+    def accept(self) -> None:
+        """As Lock.accept."""
+
+    def close(self) -> None:
+        """As Lock.close."""
+        self.closed = True
+
+
+def test_what_the_kernel_tells_is_put_right_without_waiting_for_the_compare() -> None:
+    """A route that went is known to be missing at once, and is made again."""
+
+    async def scenario() -> None:
+        table, pipe = Table(), Pipe()
+        async with running(table, A, B, watch=lambda: pipe) as exporter:
+            table.gate.clear()
+            table.routes.remove(A)
+            pipe.tell(gone={A})
+            await until(lambda: exporter.health == "failing")
+
+            assert "others removed the routes to 1 blocks" == exporter.trouble
+            table.gate.set()
+            await until(lambda: {A, B} == table.routes and exporter.health == "exported")
+            assert "" == exporter.trouble
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("changes", [{"made": {C}}, {"foreign": {A}}, {"unsure": True}])
+def test_whatever_is_strange_is_looked_at(changes: dict[str, Any]) -> None:
+    """A route too many, another's in the way, and what was missed: the table is compared."""
+
+    async def scenario() -> None:
+        table, pipe = Table(), Pipe()
+        async with running(table, A, watch=lambda: pipe):
+            table.routes = {C}
+            pipe.tell(**changes)
+            await until(lambda: {A} == table.routes)
+
+    run(scenario())
+
+
+def test_our_own_changes_are_no_news() -> None:
+    """Word of what was made and removed as wanted leads to no look at the table."""
+
+    async def scenario() -> None:
+        table, pipe = Table(), Pipe()
+        async with running(table, A, watch=lambda: pipe) as exporter:
+            exporter.announce(B)
+            await exporter.withdraw(A)
+            pipe.tell(made={B}, gone={A}, foreign={C})
+            await asyncio.sleep(3 * others.SETTLE_SECONDS)
+
+            assert "exported" == exporter.health
+            assert 1 == table.calls.count(("blocks", None))
+
+    run(scenario())
+
+
+def test_who_changes_the_table_all_the_time_is_met_now_and_then(
+    log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much is told, the table is compared at intervals, and it is logged once."""
+    monkeypatch.setattr(others, "SETTLE_SECONDS", 0.001)
+    monkeypatch.setattr(others, "NOTICE_SECONDS", 0.1)
+    log.set_level(logging.WARNING, "coild.others")
+
+    async def scenario() -> None:
+        table, pipe = Table(), Pipe()
+        async with running(table, A, B, watch=lambda: pipe, retry_seconds=10.0):
+            began = time.monotonic()
+            while table.calls.count(("blocks", None)) < 5:
+                table.routes.discard(A)
+                pipe.tell(gone={A})
+                await asyncio.sleep(0.002)
+
+            assert time.monotonic() - began >= 0.4
+            await until(lambda: {A, B} == table.routes)
+
+    run(scenario())
+
+    (message,) = log.messages
+    assert message.startswith("the route to 10.0.0.0/27 was not as coild left it")
+
+
+def test_while_another_has_the_table_nothing_is_changed(
+    log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not even read, nothing is surely withdrawn, and all is made right when that ends."""
+    monkeypatch.setattr(module, "TAKEN_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        table, lock = Table(C), Taken()
+        async with running(table, A, lock=lock) as exporter:
+            exporter.announce(B)
+
+            assert not await exporter.withdraw(A)
+            exporter.announce(A)
+            await asyncio.sleep(0.05)
+            assert "failing" == exporter.health
+            assert "another coild keeps it" == exporter.trouble
+            assert [] == table.calls
+            lock.taken = False
+            await until(lambda: exporter.health == "exported")
+            assert {A, B} == table.routes
+            assert await exporter.withdraw(A)
+
+        assert lock.closed
+
+    run(scenario())
+
+    assert [
+        "the routes of blocks: another coild keeps it",
+        "the routes of all 2 blocks are exported again",
+    ] == [message.partition(";")[0] for message in log.messages]
 
 
 @pytest.mark.parametrize("call", ["blocks", "add", "remove"])

@@ -1,0 +1,117 @@
+"""Who keeps the routes of a table: one coild for each table, protocol and network namespace.
+
+A coild removes each route of its protocol in its table that it has no block for. A second one, with
+another data directory, would so withdraw the routes of the first. They share no directory, maybe
+not even a file system, but the network namespace; and there is one kind of name that is a network
+namespace's own and that the kernel takes back with the process: that of an abstract unix socket.
+
+Any user of the machine may take such a name. So the one who has it is asked for: a connection to a
+listening socket tells who listens (SO_PEERCRED, unix(7)). A holder that could not change routes
+anyway is no coild, and is not heeded. The holder accepts connections and closes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import time
+from pathlib import Path
+
+from coild.announcer import RouteError
+
+#: linux/capability.h: CAP_NET_ADMIN.
+NET_ADMIN = 12
+_CREDENTIALS = struct.Struct("=iII")
+#: Between binding and listening, or with many who ask, a holder cannot be asked for a moment.
+_ATTEMPTS, _PAUSE_SECONDS = 10, 0.02
+
+
+class TableTakenError(RouteError):
+    """Another coild keeps the routes of the table."""
+
+
+class TableLock:
+    """The lock of one table and protocol in the network namespace of the calling thread."""
+
+    def __init__(self, table: int, protocol: int) -> None:
+        self._table = table
+        self._protocol = protocol
+        self._socket: socket.socket | None = None
+        #: Who has the name without being a coild, as text; the table is used all the same.
+        self.squatter = ""
+
+    def claim(self) -> None:
+        """On return, the table is ours until `close`. May block for a moment.
+
+        Raises TableTakenError if it is another's.
+        """
+        if self._socket is not None:
+            return
+        name = f"\0coild/table-{self._table}/protocol-{self._protocol}"
+        self.squatter = ""
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                time.sleep(_PAUSE_SECONDS)
+            mine = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            try:
+                mine.bind(name)
+                mine.listen()
+            except OSError:
+                mine.close()
+            else:
+                self._socket = mine
+                return
+            holder = _holder(name)
+            if holder is None:
+                continue
+            pid, uid = holder
+            if uid in {0, os.geteuid()} or has_net_admin(str(pid)):
+                process = f"process {pid}" if pid else "in another container"
+                raise TableTakenError(
+                    f"another coild ({process}) keeps table {self._table}, protocol "
+                    f"{self._protocol}; none is changed until it ends; give this one another "
+                    "--table-id"
+                )
+            self.squatter = f"process {pid} of the user {uid}"
+            return
+        self.squatter = "a process that does not answer"
+
+    def fileno(self) -> int | None:
+        """Readable when `accept` has something to do; None if nothing is held."""
+        return None if self._socket is None else self._socket.fileno()
+
+    def accept(self) -> None:
+        """Let go those who only wanted to know who is here."""
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.accept()[0].close()
+
+    def close(self) -> None:
+        """Give it up."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+def _holder(name: str) -> tuple[int, int] | None:
+    """Process and user of the one who listens at a name; None if none does, or is too busy."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as asking:
+        try:
+            asking.connect(name)
+            found = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        except OSError:
+            return None
+    pid, uid, _ = _CREDENTIALS.unpack(found)
+    return pid, uid
+
+
+def has_net_admin(process: str = "self") -> bool:
+    """Whether a process, as /proc names it, is known to have CAP_NET_ADMIN; capabilities(7)."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+    effective = status.partition("CapEff:")[2].split(maxsplit=1)[0]
+    return bool(int(effective, 16) >> NET_ADMIN & 1)
