@@ -6,11 +6,12 @@ allocator, which keeps an index of what is free.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
+from coild.addresses import Pool, Span, address_text, edges
 from coild.events import AddressAllocated, AddressReleased, BlockAcquired, PoolsChanged
 from coild.freelist import FreeList
 from coild.holding import Block
@@ -18,10 +19,16 @@ from coild.projection import Projection
 
 #: The pool for namespaces that have none of their own.
 DEFAULT_POOL = "default"
+#: So many addresses may be found unusable while a daemon runs: three for each network.
+UNUSABLE_MAX = 1024
 
 
 class NoPoolError(Exception):
     """Neither the pod's namespace nor the default has a pool."""
+
+
+class TooManyApartError(Exception):
+    """A pool has no room to set more addresses apart than it does."""
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -56,6 +63,40 @@ class Allocator:
             f"there is no address pool for namespace {namespace!r}: neither a pool {namespace!r} "
             f"nor a pool {DEFAULT_POOL!r} is configured"
         )
+
+    def with_apart(
+        self, name: str, version: int, unusable: Sequence[int], *, edges_too: bool
+    ) -> dict[str, Pool] | None:
+        """The pools if the pool sets these addresses apart as well, as far as they are its own.
+
+        With `edges_too`, the edges of its subnets as well. None if all of them are already.
+        Raises TooManyApartError.
+        """
+        pool = self._state.pools[name]
+        wanted = [Span(version, each, each) for each in unusable if pool.subnet_of(version, each)]
+        if edges_too:
+            for subnet in pool.of(version):
+                wanted += edges(subnet)
+        apart = self._state.apart(name, version)
+        missing = {span for span in wanted if span.first not in apart}
+        if not missing:
+            return None
+        spans = (*pool.unusable, *sorted(missing))
+        if len(spans) > UNUSABLE_MAX:
+            raise TooManyApartError(
+                f"pool {name!r} has set apart {len(pool.unusable)} addresses for networks already: "
+                f"reserve {', '.join(map(str, sorted(missing)))} in its configuration"
+            )
+        return {**self._state.pools, name: msgspec.structs.replace(pool, unusable=spans)}
+
+    def place(self, version: int, address: int) -> tuple[str, str]:
+        """The subnet of a pool that the address is in, and the gateway in it; empty if none is."""
+        for pool in self._state.pools.values():
+            subnet = pool.subnet_of(version, address)
+            if subnet is not None:
+                gateway = pool.gateway_in(subnet)
+                return str(subnet), "" if gateway is None else address_text(version, gateway)
+        return "", ""
 
     def choose(self, pool: str, version: int, now: int) -> Choice:
         """The address to hand out now, and whether a block is wanted.
@@ -94,13 +135,13 @@ class Allocator:
                 self._list_of(event.block).allocated()
             case AddressReleased():
                 block = self._state.blocks[event.block]
-                if block.in_force:
+                if block.in_force and event.offset not in block.apart:
                     self._list(block.pool, block.version).released(block, event.time)
             case BlockAcquired():
                 block = self._state.blocks[event.block]
                 self._list(block.pool, block.version).add_block(block)
             case PoolsChanged():
-                # Blocks may have come into force, or gone out of it.
+                # Blocks may have come into force, or gone out of it; addresses were set apart.
                 self._restore()
 
     def forget(self, block: Block) -> None:

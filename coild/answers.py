@@ -97,6 +97,13 @@ class AddressAnswer(msgspec.Struct, frozen=True):
     status: Literal[200] = 200
 
 
+class PlacedAnswer(AddressAnswer, frozen=True, kw_only=True):
+    """The same with where it lies: empty if no pool has the address any more, or no gateway."""
+
+    gateway: str
+    subnet: str
+
+
 class ReleaseAnswer(msgspec.Struct, frozen=True):
     """The address that was released; empty if there was none."""
 
@@ -179,6 +186,12 @@ class Answer(HTTPResponse):
 def address_answer(address: str) -> Answer:
     """200 with an address, which needs no escaping: an AddressAnswer or a ReleaseAnswer."""
     return Answer(f'{{"address":"{address}","status":200}}'.encode())
+
+
+def placed_answer(address: str, subnet: str, gateway: str) -> Answer:
+    """200 with an address and where it lies: a PlacedAnswer."""
+    text = f'{{"address":"{address}","gateway":"{gateway}","status":200,"subnet":"{subnet}"}}'
+    return Answer(text.encode())
 
 
 def compaction_answer(compaction: Compaction) -> Answer:

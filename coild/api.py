@@ -21,8 +21,15 @@ from coild.answers import (
     collection_answer,
     compaction_answer,
     health_answer,
+    placed_answer,
 )
-from coild.bodies import BadRequestError, decode_allocate, decode_collect, decode_compact
+from coild.bodies import (
+    BadRequestError,
+    decode_allocate,
+    decode_collect,
+    decode_compact,
+    unusable_of,
+)
 from coild.compactor import Compactor
 from coild.guard import Guard, GuardError
 from coild.limits import (
@@ -50,6 +57,8 @@ from journal import JournalFullError
 #: /status formats so many addresses at a time, then lets other requests go first.
 _STATUS_SLICE = 1000
 _Handler = Callable[..., Coroutine[Any, Any, Answer]]
+#: The query that asks for more than the address.
+_DETAILS = "details=true"
 _VERSIONS = {"ipv4": 4, "ipv6": 6}
 
 
@@ -108,15 +117,17 @@ class _Handlers:
     async def _post_ip(self, request: Request) -> Answer:
         self._check_command(request)
         wanted = decode_allocate(request.body)
-        return address_answer(
-            await self._service.allocate(
-                wanted.pod_namespace,
-                wanted.pod_name,
-                wanted.container_id,
-                _VERSIONS[wanted.address_type],
-                wanted.network,
-            )
+        version = _VERSIONS[wanted.address_type]
+        address = await self._service.allocate(
+            wanted.pod_namespace,
+            wanted.pod_name,
+            wanted.container_id,
+            version,
+            wanted.network,
+            unusable=unusable_of(wanted, version) if wanted.unusable else (),
+            in_subnet=wanted.details,
         )
+        return self._placed(address) if wanted.details else address_answer(address)
 
     async def _get_ip(self, request: Request, namespace: str, pod: str, container: str) -> Answer:
         self._guard.check(request)
@@ -124,7 +135,12 @@ class _Handlers:
         address = await self._service.address(*parts)
         if address is None:
             raise UnassignedError("pod {}/{} has no address under container ID {}".format(*parts))
-        return address_answer(address)
+        return (
+            self._placed(address) if request.query_string == _DETAILS else address_answer(address)
+        )
+
+    def _placed(self, address: str) -> Answer:
+        return placed_answer(address, *self._service.place(address))
 
     async def _delete_ip(
         self, request: Request, namespace: str, pod: str, container: str

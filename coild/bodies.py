@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable
 from typing import Annotated, Literal, TypeVar
@@ -29,6 +30,13 @@ _ContainerId = Annotated[str, msgspec.Meta(pattern=CONTAINER_ID_PATTERN)]
 _Network = Annotated[str, msgspec.Meta(pattern=f"^$(?!\\n)|{NAME_PATTERN}")]
 
 
+#: So many may be unusable by one request: of each family a subnet's edges and a gateway.
+UNUSABLE_MAX = 6
+_Address = Annotated[
+    str, msgspec.Meta(extra_json_schema={"anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]})
+]
+
+
 #: JSON has one kind of number: 5.0 is an integer, and some clients' encoders write it so.
 _WholeNumber = Annotated[
     float, msgspec.Meta(ge=0, multiple_of=1, extra_json_schema={"type": "integer"})
@@ -38,7 +46,9 @@ _WholeNumber = Annotated[
 class AllocateRequest(msgspec.Struct, rename="kebab", frozen=True, gc=False):
     """The body of POST /ip. Fields that are not known are ignored.
 
-    `network` is the name of the CNI network that the address is for.
+    `network` is the name of the CNI network that the address is for. The answer to `details` has
+    the pool's subnet that the address is in, and its gateway; then the address is none of that
+    subnet's edges. `unusable` are addresses that a pod of that network could not use.
     """
 
     pod_namespace: _Name
@@ -46,6 +56,8 @@ class AllocateRequest(msgspec.Struct, rename="kebab", frozen=True, gc=False):
     container_id: _ContainerId
     address_type: Literal["ipv4", "ipv6"] = "ipv4"
     network: _Network = ""
+    details: bool = False
+    unusable: Annotated[list[_Address], msgspec.Meta(max_length=UNUSABLE_MAX)] = []
 
 
 class CollectRequest(msgspec.Struct, frozen=True):
@@ -71,6 +83,8 @@ _RULES = {
     "container-id": CONTAINER_ID_RULE,
     "address-type": "'ipv4' or 'ipv6'",
     "network": f"empty, or {NAME_RULE}",
+    "details": "true or false",
+    "unusable": f"a list of {UNUSABLE_MAX} IP addresses at most",
     "sequence": "the journal's, as GET /health told it before the containers were listed",
     "valid": f"a list of container IDs, each {CONTAINER_ID_RULE}",
 }
@@ -81,6 +95,15 @@ _decode_collect = msgspec.json.Decoder(CollectRequest).decode
 def decode_allocate(body: bytes) -> AllocateRequest:
     """Read the body of POST /ip. Raises BadRequestError, naming the field."""
     return _decode_by(_decode, body, "pod-namespace, pod-name, container-id")
+
+
+def unusable_of(request: AllocateRequest, version: int) -> list[int]:
+    """The addresses of one family that the request cannot use. Raises BadRequestError."""
+    try:
+        parsed = [ipaddress.ip_address(text) for text in request.unusable]
+    except ValueError as error:
+        raise BadRequestError(f"unusable must be {_RULES['unusable']}: {error}") from None
+    return [int(address) for address in parsed if address.version == version]
 
 
 def decode_collect(body: bytes) -> CollectRequest:

@@ -25,6 +25,8 @@ SCHEMA = 4
 #: Why an address was released: its container asked, the runtime does not know the container any
 #: more, or the node has been booted since.
 REQUESTED, COLLECTED, REBOOTED = "requested", "garbage-collected", "rebooted"
+#: Or it was the node's own, as the gateway of pods, and there is none left that needs it.
+UNNEEDED = "not-needed"
 
 #: Who repaired a journal.
 RECOVERY, OPERATOR = "recovery", "operator"
@@ -42,6 +44,21 @@ class PoolsChanged(msgspec.Struct, tag=1, array_like=True, frozen=True):
 
     time: int
     pools: dict[str, PoolSpec]
+
+
+class ApartSpec(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What a pool sets apart, as `addresses.Pool` has it; spans are keys (`addresses.Span.key`)."""
+
+    reserved: list[bytes]
+    reserve_edges: bool
+    gateways: list[bytes]
+    unusable: list[bytes]
+
+
+class ReservingPoolsChanged(PoolsChanged, tag=14, array_like=True, frozen=True):
+    """As PoolsChanged, where pools set addresses apart: these do, by name."""
+
+    apart: dict[str, ApartSpec]
 
 
 class BlockAcquired(msgspec.Struct, tag=2, array_like=True, frozen=True, gc=False):
@@ -188,6 +205,7 @@ _Rare = (
     | JournalCompacted
     | HistoryPruned
     | AttachmentAllocated
+    | ReservingPoolsChanged
 )
 
 #: Any event, with all that is known about it: for history.

@@ -84,14 +84,14 @@ class FreeList:
             self._slots[slot] = block
         self._slot_of[block.key] = slot
         self._ready.add(slot)
-        self.free += block.size - block.held
+        self.free += block.free
 
     def remove_block(self, block: Block) -> None:
         """Drop a block."""
         slot = self._slot_of.pop(block.key)
         self._slots[slot] = None
         self._vacant.add(slot)
-        self.free -= block.size - block.held
+        self.free -= block.free
 
     def restore(self, blocks: list[Block]) -> None:
         """Take up blocks as a replay left them."""

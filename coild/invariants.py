@@ -7,7 +7,7 @@ all others.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from coild.events import (
     JournalCompacted,
     NodeBooted,
     PoolsChanged,
+    ReservingPoolsChanged,
     SnapshotTaken,
 )
 from coild.holding import Holding
@@ -28,6 +29,8 @@ from coild.projection import Projection
 
 #: Width of an address in bits, by the length of its block's key.
 _BITS_OF_KEY = {5: 32, 17: 128}
+#: Past every address.
+_END = 1 << 129
 #: As large as a block may be, as an exponent.
 _BLOCK_SIZE_MAX = 20
 
@@ -43,6 +46,7 @@ class Invariant(StrEnum):
     OVERLAP = "blocks never overlap"
     HELD_BLOCK = "an address is of a block that the node holds"
     OFFSET = "an address is inside its block"
+    APART = "an address that is set apart is not handed out"
     ONE_HOLDER = "an address has one holder"
     ONE_ADDRESS = "a container holds one address"
     BLOCK_POOL = "an event names the pool that its block is of"
@@ -112,6 +116,8 @@ class Checker:
         self.time = 0
         self.digests: dict[int, bytes] = {}
         self._pools: dict[str, tuple[list[_Range], int]] = {}
+        # What is set apart, by pool: disjoint, in ascending order.
+        self._apart: dict[str, list[_Range]] = {}
         self._blocks: dict[bytes, _Block] = {}
         # The same blocks by address; no two overlap, so neighbours are all that need be looked at.
         self._ordered: list[_Range] = []
@@ -130,6 +136,10 @@ class Checker:
             for name, pool in state.pools.items():
                 ranges = [_range(subnet.key) for subnet in pool.subnets]
                 self._pools[name] = (ranges, pool.block_size)
+                named = (*pool.reserved, *pool.gateways, *pool.unusable)
+                self._apart[name] = _apart(
+                    ranges, [span.key for span in named], edges=pool.reserve_edges
+                )
             for key, block in state.blocks.items():
                 self._insert(key, _Block(block.pool, _range(key)))
             for container_id, held in state.holdings.items():
@@ -194,13 +204,18 @@ class Checker:
                 pass  # of the daemon and its files: nothing in the books
 
     def _change_pools(self, event: PoolsChanged) -> None:
-        self._pools = {}
+        self._pools, self._apart = {}, {}
         for name, spec in event.pools.items():
             if not 0 <= spec.block_size <= _BLOCK_SIZE_MAX:
                 raise _Broken(
                     Invariant.SUBNET, f"pool {name!r} has blocks of 2^{spec.block_size} addresses"
                 )
-            self._pools[name] = (list(map(_range, spec.subnets)), spec.block_size)
+            ranges = list(map(_range, spec.subnets))
+            self._pools[name] = (ranges, spec.block_size)
+            if isinstance(event, ReservingPoolsChanged) and name in event.apart:
+                apart = event.apart[name]
+                named = [*apart.reserved, *apart.gateways, *apart.unusable]
+                self._apart[name] = _apart(ranges, named, edges=apart.reserve_edges)
 
     def _compare_snapshot(self, event: SnapshotTaken) -> None:
         self._past(event.sequence)
@@ -213,7 +228,14 @@ class Checker:
             )
 
     def _allocate(self, event: AddressAllocated) -> None:
-        self._block_of(event)
+        block = self._block_of(event)
+        apart = self._apart.get(block.pool, [])
+        bits, address = block.range.bits, block.range.base + event.offset
+        place = bisect_right(apart, (bits, address, _END)) - 1
+        if place >= 0 and apart[place].bits == bits and address < apart[place].end:
+            raise _Broken(
+                Invariant.APART, f"offset {event.offset} is set apart in pool {block.pool!r}"
+            )
         network = event.network if isinstance(event, AttachmentAllocated) else ""
         self._hold(
             event.container_id,
@@ -318,6 +340,29 @@ def _range(key: bytes) -> _Range:
     if base % size:
         raise _Broken(Invariant.SUBNET, f"the subnet {key.hex()} has host bits set")
     return _Range(bits, base, base + size)
+
+
+def _apart(subnets: list[_Range], named: list[bytes], *, edges: bool) -> list[_Range]:
+    """What a pool sets apart: the keys of spans, and the edges of its subnets."""
+    found = []
+    for key in named:
+        half = len(key) // 2
+        if len(key) not in {8, 32} or key[:half] > key[half:]:
+            raise _Broken(Invariant.SUBNET, f"the bytes {key.hex()} are no range of addresses")
+        first, last = (int.from_bytes(part, "big") for part in (key[:half], key[half:]))
+        found.append(_Range(8 * half, first, last + 1))
+    for bits, base, end in subnets:
+        if edges and end - base > 2:
+            # An IPv4 network has a broadcast address, too.
+            ends = (base, end - 1) if bits == 32 else (base,)
+            found += [_Range(bits, each, each + 1) for each in ends]
+    disjoint: list[_Range] = []
+    for each in sorted(found):
+        if disjoint and disjoint[-1].bits == each.bits and each.base <= disjoint[-1].end:
+            disjoint[-1] = disjoint[-1]._replace(end=max(each.end, disjoint[-1].end))
+        else:
+            disjoint.append(each)
+    return disjoint
 
 
 def _text(value: Any) -> str:

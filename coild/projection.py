@@ -7,17 +7,19 @@ change; that an address has one holder may not.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from coild.addresses import Pool, Subnet
+from coild.addresses import BITS, Pool, Span, Subnet
 from coild.events import (
     AddressAllocated,
     AddressReleased,
     Allocation,
+    ApartSpec,
     AttachmentAllocated,
     BlockAcquired,
     BlockReleased,
@@ -30,9 +32,11 @@ from coild.events import (
     PoolsChanged,
     PoolSpec,
     Release,
+    ReservingPoolsChanged,
     SnapshotTaken,
 )
 from coild.holding import Attachment, Block, Holding, InconsistentEventError
+from coild.ranges import Ranges
 
 
 class _Dump(msgspec.Struct, array_like=True):
@@ -62,15 +66,26 @@ class _BootDump(_LongDump, array_like=True):
     init_start: int | None = None
 
 
+class _ApartDump(_BootDump, array_like=True):
+    """A state with what pools set apart; written only where there is some, likewise."""
+
+    apart: dict[str, ApartSpec] = {}
+
+
+_NONE = Ranges()
+_NOTHING_APART = ApartSpec([], reserve_edges=False, gateways=[], unusable=[])
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_BootDump).decode
+_decode = msgspec.msgpack.Decoder(_ApartDump).decode
 
 
 class Projection:
     """What the events so far add up to."""
 
     def __init__(self) -> None:
+        #: The same dictionary for ever.
         self.pools: dict[str, Pool] = {}
+        # What is set apart, by pool and family.
+        self._apart: dict[tuple[str, int], Ranges] = {}
         #: In the order in which they were acquired.
         self.blocks: dict[bytes, Block] = {}
         #: By container ID.
@@ -90,7 +105,7 @@ class Projection:
         """Apply the next event. Raises InconsistentEventError; the state is of no use then."""
         self.apply_all((event,))
 
-    def apply_all(self, events: Sequence[Any]) -> None:  # noqa: C901
+    def apply_all(self, events: Sequence[Any]) -> None:  # noqa: C901, PLR0912
         """Apply the next events, in order; raises as `apply` does.
 
         The two common ones are spelled out: at millions a second, a call for each is a third of
@@ -118,8 +133,10 @@ class Projection:
                 released = block.released
                 if released and released[0][0] == offset:
                     released.popleft()
-                elif offset == block.fresh and offset < block.size:
+                elif offset == block.fresh and offset < block.stop:
                     block.fresh = offset + 1
+                    if block.fresh == block.stop:
+                        block.advance()
                 else:
                     block.take(offset)
             elif kind is Release or kind is AddressReleased:
@@ -129,7 +146,10 @@ class Projection:
                 block, offset = former.block, event.offset
                 if former.offset != offset or block.key != event.block:
                     raise self._contradiction(event)
-                block.released.append((offset, event.time))
+                if block.apart and offset in block.apart:
+                    block.aside += 1
+                else:
+                    block.released.append((offset, event.time))
             else:
                 self._apply_rare(event)
         if events:
@@ -137,14 +157,15 @@ class Projection:
             self.time = events[-1].time
             self.last_active = max(self.last_active, allocated)
 
+    def apart(self, pool: str, version: int) -> Ranges:
+        """The addresses of one family that a pool sets apart."""
+        return self._apart.get((pool, version), _NONE)
+
     def dump(self) -> bytes:
         """The whole state but for `sequence` and `time`: equal states, equal bytes."""
         number = {key: index for index, key in enumerate(self.blocks)}
         dump = _Dump(
-            pools={
-                name: PoolSpec([subnet.key for subnet in pool.subnets], pool.block_size)
-                for name, pool in sorted(self.pools.items())
-            },
+            pools=_specs(dict(sorted(self.pools.items()))),
             blocks=[
                 (key, block.pool, block.fresh, list(block.released), block.acquired)
                 for key, block in self.blocks.items()
@@ -166,7 +187,10 @@ class Projection:
             if isinstance(held, Attachment)
         }
         fields = (dump.pools, dump.blocks, dump.holdings, self.boot_id, networks)
-        if self.init_start is not None:
+        apart = _apart(dict(sorted(self.pools.items())))
+        if apart:
+            dump = _ApartDump(*fields, self.init_start, apart)
+        elif self.init_start is not None:
             dump = _BootDump(*fields, self.init_start)
         elif self.boot_id or networks:
             dump = _LongDump(*fields)
@@ -179,7 +203,7 @@ class Projection:
         """
         dump = _decode(state)
         self.clear()
-        self.pools = _pools(dump.pools)
+        self._change_pools(dump.pools, dump.apart)
         blocks = []
         for key, pool, fresh, released, acquired in dump.blocks:
             block = Block(key, pool, acquired)
@@ -201,12 +225,17 @@ class Projection:
             self.holdings[container_id] = Attachment(
                 held.block, held.offset, held.pod_namespace, held.pod_name, network
             )
+        held_of = self._held_by_block() if self._apart else {}
+        for block in blocks:
+            if apart := self._apart_of(block):
+                block.resume(apart, len(held_of.get(block.key, ())))
         self.boot_id, self.init_start = dump.boot_id, dump.init_start
         self.sequence, self.time, self.last_active = sequence, time, time
 
     def clear(self) -> None:
         """Become the state before the first event."""
-        self.pools, self.blocks, self.holdings = {}, {}, {}
+        self._change_pools({}, {})
+        self.blocks, self.holdings = {}, {}
         self.boot_id, self.init_start = "", None
         self.sequence = self.time = self.last_active = 0
 
@@ -218,14 +247,20 @@ class Projection:
         """Apply what happens seldom enough to be written for reading."""
         match event:
             case PoolsChanged():
-                self.pools = _pools(event.pools)
+                apart = event.apart if isinstance(event, ReservingPoolsChanged) else {}
+                self._change_pools(event.pools, apart)
+                held = functools.cache(self._held_by_block)
                 for block in self.blocks.values():
                     block.in_force = self._in_force(block)
+                    block.set_apart(
+                        self._apart_of(block), lambda key: held().get(key, set()), event.time
+                    )
             case BlockAcquired():
                 if event.block in self.blocks:
                     raise self._contradiction(event)
                 block = Block(event.block, event.pool, event.time)
                 block.in_force = self._in_force(block)
+                block.begin(self._apart_of(block))
                 self.blocks[event.block] = block
             case BlockReleased():
                 if event.block not in self.blocks or self.blocks[event.block].held:
@@ -246,6 +281,31 @@ class Projection:
             case _:
                 raise TypeError(f"{event!r} is not of the vocabulary")
 
+    def _change_pools(self, specs: dict[str, PoolSpec], apart: dict[str, ApartSpec]) -> None:
+        pools = _pools(specs, apart)
+        self.pools.clear()
+        self.pools.update(pools)
+        self._apart = {
+            (name, version): ranges
+            for name, pool in pools.items()
+            for version in BITS
+            if (ranges := pool.apart(version))
+        }
+
+    def _apart_of(self, block: Block) -> Ranges:
+        """What is set apart in a block; nothing if it is out of force."""
+        apart = self.apart(block.pool, block.version)
+        if not apart or not block.in_force:
+            return _NONE
+        return apart.within(block.base, block.base + block.size)
+
+    def _held_by_block(self) -> dict[bytes, set[int]]:
+        """The offsets that are held, by block."""
+        found: dict[bytes, set[int]] = {}
+        for held in self.holdings.values():
+            found.setdefault(held.block.key, set()).add(held.offset)
+        return found
+
     def _in_force(self, block: Block) -> bool:
         pool = self.pools.get(block.pool)
         return pool is not None and any(
@@ -258,19 +318,43 @@ class Projection:
         )
 
 
-def _pools(specs: dict[str, PoolSpec]) -> dict[str, Pool]:
+def _pools(specs: dict[str, PoolSpec], aparts: dict[str, ApartSpec]) -> dict[str, Pool]:
+    pools = {}
+    for name, spec in specs.items():
+        apart = aparts.get(name, _NOTHING_APART)
+        pools[name] = Pool(
+            tuple(map(Subnet.from_key, spec.subnets)),
+            spec.block_size,
+            tuple(map(Span.from_key, apart.reserved)),
+            apart.reserve_edges,
+            tuple(map(Span.from_key, apart.gateways)),
+            tuple(map(Span.from_key, apart.unusable)),
+        )
+    return pools
+
+
+def _specs(pools: dict[str, Pool]) -> dict[str, PoolSpec]:
     return {
-        name: Pool(tuple(map(Subnet.from_key, spec.subnets)), spec.block_size)
-        for name, spec in specs.items()
+        name: PoolSpec([subnet.key for subnet in pool.subnets], pool.block_size)
+        for name, pool in pools.items()
     }
+
+
+def _apart(pools: dict[str, Pool]) -> dict[str, ApartSpec]:
+    """What is set apart by those pools that do."""
+    found = {}
+    for name, pool in pools.items():
+        reserved, gateways, unusable = (
+            [span.key for span in spans] for spans in (pool.reserved, pool.gateways, pool.unusable)
+        )
+        spec = ApartSpec(reserved, pool.reserve_edges, gateways, unusable)
+        if spec != _NOTHING_APART:
+            found[name] = spec
+    return found
 
 
 def pools_changed(time: int, pools: dict[str, Pool]) -> PoolsChanged:
     """The event that puts `pools` in force."""
-    return PoolsChanged(
-        time=time,
-        pools={
-            name: PoolSpec([subnet.key for subnet in pool.subnets], pool.block_size)
-            for name, pool in pools.items()
-        },
-    )
+    if apart := _apart(pools):
+        return ReservingPoolsChanged(time, _specs(pools), apart)
+    return PoolsChanged(time, _specs(pools))

@@ -10,14 +10,15 @@ own container, not for all that is queued: with a slow disk, a reader of old fac
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from coild.acquisition import BLOCK_WAIT_SECONDS, Acquisition, BlockWait
 from coild.addresses import Subnet
-from coild.allocator import Allocator
+from coild.allocator import Allocator, TooManyApartError
 from coild.announcer import Announcer, Nobody
 from coild.blocks import BlockSource
 from coild.collection import Allocations, StaleListError
@@ -32,7 +33,7 @@ from coild.events import (
     Event,
 )
 from coild.holding import Holding
-from coild.projection import Projection
+from coild.projection import Projection, pools_changed
 from journal import Journal, JournalBusyError, JournalError
 
 logger = logging.getLogger(__name__)
@@ -112,11 +113,21 @@ class Service:
         return Statistics(self._allocated, self._released, self._reused_early, self._refused)
 
     async def allocate(
-        self, namespace: str, pod_name: str, container_id: str, version: int, network: str = ""
+        self,
+        namespace: str,
+        pod_name: str,
+        container_id: str,
+        version: int,
+        network: str = "",
+        *,
+        unusable: Sequence[int] = (),
+        in_subnet: bool = False,
     ) -> str:
         """Hand an address of IP version 4 or 6 to the container; durable on return.
 
-        `network` is the CNI network that it is for, if any.
+        `network` is the CNI network that it is for, if any. The `unusable` addresses are none that
+        it could have there; if it is told of the pool's subnet (`in_subnet`), the edges of that are
+        none either. All these are set apart.
 
         Raises ConflictError, NoAddressError, allocator.NoPoolError, and the journal's errors.
         """
@@ -131,6 +142,10 @@ class Service:
                     f"for pod {held.pod_namespace}/{held.pod_name}"
                 )
             pool = self._allocator.pool_for(namespace)
+            if (unusable or in_subnet) and not await self._set_apart(
+                pool, version, unusable, edges_too=in_subnet
+            ):
+                continue
             now = self._clock()
             # Not the event's time: what was released before the wall was set has not rested more.
             rested = self._ago(self._reuse_after) + self._reuse_after
@@ -291,6 +306,30 @@ class Service:
         if refusal is not None:
             raise refusal
         return [str(block.subnet) for block in released]
+
+    def place(self, address: str) -> tuple[str, str]:
+        """The subnet of a pool that an address is in, and the gateway in it; empty if none is."""
+        parsed = ipaddress.ip_address(address)
+        return self._allocator.place(parsed.version, int(parsed))
+
+    async def _set_apart(
+        self, pool: str, version: int, unusable: Sequence[int], *, edges_too: bool
+    ) -> bool:
+        """Set addresses apart that no pod can use; whether nothing happened in the meantime."""
+        try:
+            pools = self._allocator.with_apart(pool, version, unusable, edges_too=edges_too)
+        except TooManyApartError as error:
+            raise NoAddressError(str(error)) from None
+        if pools is None:
+            return True
+        try:
+            self._commit(pools_changed(self._clock(), pools))
+        except JournalBusyError:
+            await self._journal.room()
+            return False
+        new = ", ".join(map(str, pools[pool].unusable))
+        logger.info("set apart in pool %s, as no pod can use them: %s", pool, new)
+        return True
 
     async def close(self) -> None:
         """Stop waiting for blocks. What has been committed stays."""

@@ -53,7 +53,6 @@ FLOORS = (
         "coild.address_file",
         "coild.endpoint",
         "coild.events",
-        "coild.addresses",
         "coild.clock",
         "coild.collection",
         "coild.limits",
@@ -64,6 +63,8 @@ FLOORS = (
         "coild.units",
         "coild.worker_thread",
     },
+    {"coild.addresses"},
+    {"coild.ranges"},
     {"coild"},
 )
 FLOOR_OF = {module: height for height, floor in enumerate(reversed(FLOORS)) for module in floor}
@@ -78,6 +79,7 @@ PURE = (
     "freelist",
     "difference",
     "invariants",
+    "ranges",
 )
 IMPURE = {
     "asyncio",

@@ -11,14 +11,20 @@ from collections.abc import Iterable, Mapping
 
 from coild.addresses import BITS, Pool, Subnet
 from coild.blocks import NoBlockError
+from coild.ranges import Ranges
 
 
 class StaticBlocks:
     """A BlockSource over pools that no other node shares."""
 
     def __init__(self, pools: Mapping[str, Pool], held: Iterable[Subnet]) -> None:
-        """`held` are the blocks that the node has, of whichever pool and size."""
+        """`held` are the blocks that the node has, of whichever pool and size.
+
+        What is in `pools` may change as the configuration does.
+        """
         self._pools = pools
+        # What is set apart, by pool and family, and the pool of which that is so.
+        self._apart: dict[tuple[str, int], tuple[Pool, Ranges]] = {}
         # By family, sorted: (base, end) of each held block. Blocks may be of several sizes, from
         # before the configuration changed, so it is overlaps that are looked for, not equals.
         self._held: dict[int, list[tuple[int, int]]] = {version: [] for version in BITS}
@@ -35,16 +41,19 @@ class StaticBlocks:
             raise NoBlockError(f"pool {pool!r} has no IPv{version} subnet")
         if (pool, version) not in self._exhausted:
             prefix = self._pools[pool].block_prefix(version)
+            apart = self._apart_in(pool, version)
             for subnet in subnets:
-                block = self._next(subnet, prefix)
+                block = self._next(subnet, prefix, apart)
                 if block is not None:
                     insort(self._held[version], (block.base, block.end))
                     self._cursors[subnet] = block.end
                     return block
             self._exhausted.add((pool, version))
+        or_apart = " or set apart" if self._apart_in(pool, version) else ""
         raise NoBlockError(
             f"pool {pool!r} has no free IPv{version} address: every block of "
             f"{1 << self._pools[pool].block_size} of {', '.join(map(str, subnets))} is taken"
+            f"{or_apart}"
         )
 
     async def release(self, pool: str, block: Subnet) -> None:  # noqa: ARG002
@@ -52,16 +61,25 @@ class StaticBlocks:
         self._held[block.version].remove((block.base, block.end))
         self._exhausted.clear()
 
-    def _next(self, subnet: Subnet, prefix: int) -> Subnet | None:
+    def _apart_in(self, name: str, version: int) -> Ranges:
+        pool = self._pools[name]
+        known = self._apart.get((name, version))
+        if known is None or known[0] is not pool:
+            known = self._apart[name, version] = pool, pool.apart(version)
+        return known[1]
+
+    def _next(self, subnet: Subnet, prefix: int, apart: Ranges) -> Subnet | None:
         """The first free block from the cursor on, and then from the subnet's start."""
         cursor = self._cursors.get(subnet, subnet.base)
         for start, stop in ((cursor, subnet.end), (subnet.base, cursor)):
-            base = self._first_free(subnet.version, prefix, start, stop)
+            base = self._first_free(subnet.version, prefix, start, stop, apart)
             if base is not None:
                 return Subnet(subnet.version, base, prefix)
         return None
 
-    def _first_free(self, version: int, prefix: int, start: int, stop: int) -> int | None:
+    def _first_free(
+        self, version: int, prefix: int, start: int, stop: int, apart: Ranges
+    ) -> int | None:
         held = self._held[version]
         size = Subnet(version, 0, prefix).size
         base = start
@@ -69,7 +87,11 @@ class StaticBlocks:
             # The last held block that starts before this candidate's end is the only one that can
             # reach into it: held blocks do not overlap.
             before = bisect_right(held, base + size - 1, key=lambda block: block[0]) - 1
-            if before < 0 or held[before][1] <= base:
+            if before >= 0 and held[before][1] > base:
+                base = -(-held[before][1] // size) * size
+            elif (usable := apart.end_after(base)) >= base + size:
+                # Every address of it is set apart, and maybe of those behind it.
+                base = usable // size * size
+            else:
                 return base
-            base = -(-held[before][1] // size) * size
         return None
