@@ -31,6 +31,14 @@ class TooManyApartError(Exception):
     """A pool has no room to set more addresses apart than it does."""
 
 
+class Place(msgspec.Struct, frozen=True):
+    """The pool and the subnet that have an address, and the gateway in that; empty if none is."""
+
+    pool: str
+    subnet: str
+    gateway: str
+
+
 class Choice(msgspec.Struct, frozen=True):
     """What can be had at once: the next address of `block`, if there is one.
 
@@ -89,14 +97,15 @@ class Allocator:
             )
         return {**self._state.pools, name: msgspec.structs.replace(pool, unusable=spans)}
 
-    def place(self, version: int, address: int) -> tuple[str, str]:
-        """The subnet of a pool that the address is in, and the gateway in it; empty if none is."""
-        for pool in self._state.pools.values():
+    def place(self, version: int, address: int) -> Place:
+        """Where an address lies."""
+        for name, pool in self._state.pools.items():
             subnet = pool.subnet_of(version, address)
             if subnet is not None:
                 gateway = pool.gateway_in(subnet)
-                return str(subnet), "" if gateway is None else address_text(version, gateway)
-        return "", ""
+                text = "" if gateway is None else address_text(version, gateway)
+                return Place(name, str(subnet), text)
+        return Place("", "", "")
 
     def choose(self, pool: str, version: int, now: int) -> Choice:
         """The address to hand out now, and whether a block is wanted.

@@ -19,7 +19,7 @@ from sanic.exceptions import (
     ServiceUnavailable,
 )
 
-from coild.allocator import NoPoolError
+from coild.allocator import NoPoolError, Place
 from coild.announcer import RouteHealth
 from coild.bodies import BadRequestError
 from coild.collection import StaleListError
@@ -101,6 +101,7 @@ class PlacedAnswer(AddressAnswer, frozen=True, kw_only=True):
     """The same with where it lies: empty if no pool has the address any more, or no gateway."""
 
     gateway: str
+    pool: str
     subnet: str
 
 
@@ -188,10 +189,13 @@ def address_answer(address: str) -> Answer:
     return Answer(f'{{"address":"{address}","status":200}}'.encode())
 
 
-def placed_answer(address: str, subnet: str, gateway: str) -> Answer:
-    """200 with an address and where it lies: a PlacedAnswer."""
-    text = f'{{"address":"{address}","gateway":"{gateway}","status":200,"subnet":"{subnet}"}}'
-    return Answer(text.encode())
+def placed_answer(address: str, place: Place) -> Answer:
+    """200 with an address and where it lies."""
+    return Answer(
+        msgspec.json.encode(
+            PlacedAnswer(address, gateway=place.gateway, pool=place.pool, subnet=place.subnet)
+        )
+    )
 
 
 def compaction_answer(compaction: Compaction) -> Answer:

@@ -140,7 +140,7 @@ class _Handlers:
         )
 
     def _placed(self, address: str) -> Answer:
-        return placed_answer(address, *self._service.place(address))
+        return placed_answer(address, self._service.place(address))
 
     async def _delete_ip(
         self, request: Request, namespace: str, pod: str, container: str

@@ -26,13 +26,16 @@ EXIT_FAILURE = 1
 EXIT_USAGE = 2
 
 _EPILOG = """\
-Every flag is also an environment variable (--scan-interval: COILD_SCAN_INTERVAL) and, but for
---pool and --block-size, a key of the TOML file (scan-interval = "10m"). Flags come before
-environment, environment before file. In the file, pools are tables:
+Every flag is also an environment variable (--scan-interval: COILD_SCAN_INTERVAL; what is repeated
+is separated by spaces there) and, but for those of pools, a key of the TOML file (scan-interval =
+"10m"). Flags come before environment, environment before file. In the file, pools are tables:
 
   [pools.default]
   subnets = ["10.64.0.0/16", "fd00:64::/64"]
   block-size = 5
+  gateway = ["10.64.0.1", "fd00:64::1"]
+  reserve-edges = true
+  reserved = ["10.64.0.8/29", "10.64.1.1", "10.64.2.5-10.64.2.9"]
 
 examples:
   coild                                             the embedded default on 127.0.0.1:9383
@@ -139,7 +142,28 @@ def _parser() -> argparse.ArgumentParser:
         "--pool",
         metavar="NAME=SUBNET[,SUBNET…]",
         action="append",
-        help="a pool of addresses; may be repeated (default: default=10.64.0.0/16,fd00:64::/64)",
+        help="a pool of addresses; may be repeated (default: default=10.64.0.0/16,fd00:64::/64, "
+        "with the gateways 10.64.0.1 and fd00:64::1)",
+    )
+    parser.add_argument(
+        "--reserved",
+        metavar="NAME=ADDRESS[,RANGE,SUBNET…]",
+        action="append",
+        help="what is never handed out of that pool, like web=10.30.0.9,10.30.0.16-10.30.0.20; may "
+        "be repeated",
+    )
+    parser.add_argument(
+        "--gateway",
+        metavar="NAME=ADDRESS[,ADDRESS…]",
+        action="append",
+        help="the gateway of that pool's pods, one in each subnet, which is never handed out; may "
+        "be repeated",
+    )
+    parser.add_argument(
+        "--reserve-edges",
+        action=argparse.BooleanOptionalAction,
+        help="never hand out the first and the last address of an IPv4 subnet, and the first of an "
+        "IPv6 subnet, of the pools given by --pool (default: to nobody who asks for a CNI network)",
     )
     parser.add_argument(
         "--allow-remote",

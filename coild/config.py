@@ -20,6 +20,7 @@ from coild.settings import (
     ConfigError,
     Layers,
     Settings,
+    boolean,
     from_environment,
     from_file,
     kebab,
@@ -102,13 +103,24 @@ class Config(msgspec.Struct, frozen=True):
             "proc": str(self.proc),
             "log-level": self.log_level,
             "log-format": self.log_format,
-            "pools": {
-                name: {"subnets": list(map(str, pool.subnets)), "block-size": pool.block_size}
-                for name, pool in self.pools.items()
-            },
+            "pools": {name: _pool_table(pool) for name, pool in self.pools.items()},
         }
         tree = {key: value for key, value in tree.items() if value is not None}
         return msgspec.toml.encode(tree).decode()
+
+
+def _pool_table(pool: Pool) -> dict[str, Any]:
+    table: dict[str, Any] = {
+        "subnets": list(map(str, pool.subnets)),
+        "block-size": pool.block_size,
+    }
+    if pool.reserved:
+        table["reserved"] = list(map(str, pool.reserved))
+    if pool.reserve_edges:
+        table["reserve-edges"] = True
+    if pool.gateways:
+        table["gateway"] = list(map(str, pool.gateways))
+    return table
 
 
 def load(flags: Settings, file: Path | None, environment: Mapping[str, str]) -> Config:
@@ -122,7 +134,7 @@ def load(flags: Settings, file: Path | None, environment: Mapping[str, str]) -> 
             (lambda field: f"{file}: {kebab(field)}", from_file(file)),
         ]
     )
-    allow_remote = layers.get("allow_remote", default=False, parse=_boolean)
+    allow_remote = layers.get("allow_remote", default=False, parse=boolean)
     http = layers.get("http", parse_endpoints(DEFAULT_HTTP), parse_endpoints)
     for endpoint in () if allow_remote else http:
         if not endpoint.is_loopback:
@@ -197,7 +209,7 @@ def _export_routes(layers: Layers) -> str:
 def _export(value: str | bool) -> str:  # noqa: FBT001
     if value == AUTO:
         return AUTO
-    return ALWAYS if _boolean(value) else NEVER
+    return ALWAYS if boolean(value) else NEVER
 
 
 def _table(value: str | int) -> int:
@@ -223,16 +235,6 @@ def _protocol(value: str | int) -> int:
 def _number(value: str | int, largest: int) -> int | None:
     text = str(value)
     return int(text) if re.fullmatch("[0-9]{1,10}", text) and int(text) <= largest else None
-
-
-def _boolean(value: str | bool) -> bool:  # noqa: FBT001
-    if isinstance(value, bool):
-        return value
-    if value.lower() in {"1", "true", "yes"}:
-        return True
-    if value.lower() in {"", "0", "false", "no"}:
-        return False
-    raise ValueError(f"{value!r} is neither true nor false")
 
 
 def _one_of(value: str, allowed: tuple[str, ...]) -> str:

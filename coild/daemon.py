@@ -77,7 +77,7 @@ async def _serve(
     service = Service(
         state,
         journal,
-        StaticBlocks(config.pools, [block.subnet for block in state.blocks.values()]),
+        StaticBlocks(state.pools, [block.subnet for block in state.blocks.values()]),
         reuse_after=config.reuse_after,
         clock=clock,
         ago=clock.ago,
@@ -121,6 +121,7 @@ async def _serve(
         tasks = [
             asyncio.create_task(beginning.run(on_failure)),
             asyncio.create_task(_scan(beginning, service, config.scan_interval, address_file)),
+            asyncio.create_task(_renew(beginning, config.scan_interval)),
             asyncio.create_task(_keep_up(beginning, compactor)),
             asyncio.create_task(exporter.run()),
             asyncio.create_task(_be_watched(notifier)),
@@ -161,6 +162,12 @@ async def _keep_up(beginning: Beginning, compactor: Compactor) -> None:
     """Compact when the journal has grown, for as long as the daemon runs."""
     await beginning.recorded()
     await compactor.run()
+
+
+async def _renew(beginning: Beginning, interval: int) -> None:
+    """Look after what the node itself has of its pools, for as long as the daemon runs."""
+    await beginning.recorded()
+    await beginning.node_addresses.run(interval / 1e9)
 
 
 async def _scan(

@@ -20,7 +20,7 @@ from __future__ import annotations
 import msgspec
 
 #: The number of this vocabulary; written into each segment's header.
-SCHEMA = 4
+SCHEMA = 5
 
 #: Why an address was released: its container asked, the runtime does not know the container any
 #: more, or the node has been booted since.

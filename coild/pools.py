@@ -6,78 +6,147 @@ import itertools
 import re
 
 from coild.addresses import BITS, BLOCK_SIZE_MAX, Pool, Subnet
+from coild.apart import gateways_of, reserved_of
 from coild.limits import NAME_PATTERN, NAME_RULE
-from coild.settings import DEFAULT_BLOCK_SIZE, ConfigError, Layers
+from coild.settings import ConfigError, Layers, PoolSettings, boolean
+from coild.unicast import why_no_unicast
 
-#: A private and a unique local subnet that clusters seldom use.
-DEFAULT_POOLS = {"default": ["10.64.0.0/16", "fd00:64::/64"]}
+#: A private and a unique local subnet that clusters seldom use, with the first address of each that
+#: a host can have as the gateway. Who asks without a network has use for the edges, too.
+DEFAULT_POOL = PoolSettings(["10.64.0.0/16", "fd00:64::/64"], gateway=["10.64.0.1", "fd00:64::1"])
 
 
 def pools_in_force(layers: Layers) -> tuple[dict[str, Pool], bool]:
     """The pools in force, and whether they are the embedded ones."""
     short_key, short = layers.find("pool")
     file_key, tables = layers.find("pools")
-    size_key, _ = layers.find("block_size")
-    size = layers.get("block_size", None, _block_size)
     embedded = short is None and tables is None
     if short is not None:
-        named = [(short_key, *_short_pool(short_key, text)) for text in short]
-        duplicates = {name for _, name, _ in named if [n for _, n, _ in named].count(name) > 1}
-        if duplicates:
-            raise ConfigError(short_key, f"pool {min(duplicates)!r} is given twice")
+        named = _by_name(short_key, short)
+        keys = dict.fromkeys(named, short_key)
     elif tables is not None:
-        if size is not None:
-            raise ConfigError(
-                size_key,
-                "it is for the pools that --pool gives; here pools come from the file, "
-                "so write block-size there",
-            )
-        named = [(f"{file_key}.{name}", name, table.subnets) for name, table in tables.items()]
+        named = dict(tables)
+        keys = {name: f"{file_key}.{name}" for name in named}
     else:
-        named = [("pools.default", name, subnets) for name, subnets in DEFAULT_POOLS.items()]
+        named = {"default": DEFAULT_POOL}
+        keys = {"default": "pools.default"}
+    from_file = short is None and tables is not None
+    labels = _spread(layers, named, from_file=from_file)
     pools: dict[str, Pool] = {}
-    for key, name, subnets in named:
+    for name, settings in named.items():
         if not re.search(NAME_PATTERN, name):
-            raise ConfigError(key, f"{name!r} is no name for a pool: it must be {NAME_RULE}")
-        if short is None and tables is not None:
-            pools[name] = _pool(key, subnets, f"{key}: block-size", tables[name].block_size)
-        else:
-            block_size = size if size is not None else DEFAULT_BLOCK_SIZE
-            pools[name] = _pool(key, subnets, size_key, block_size)
+            raise ConfigError(keys[name], f"{name!r} is no name for a pool: it must be {NAME_RULE}")
+        here = {field: f"{keys[name]}: {field}" for field in ("block-size", "reserved", "gateway")}
+        pools[name] = _pool(keys[name], settings, here | labels)
     if not pools:
         key = file_key if short is None else short_key
         raise ConfigError(key, "there must be a pool at least, or no such key")
-    _check_overlaps([(key, pools[name]) for key, name, _ in named])
+    _check_overlaps([(keys[name], pool) for name, pool in pools.items()])
     return pools, embedded
 
 
-def _short_pool(key: str, text: str) -> tuple[str, list[str]]:
-    name, equals, subnets = text.partition("=")
-    if not equals or not name or not subnets:
-        raise ConfigError(key, f"{text!r} is no pool: write it as NAME=SUBNET[,SUBNET…]")
-    return name, subnets.split(",")
+def _by_name(key: str, texts: list[str]) -> dict[str, PoolSettings]:
+    """The pools of `--pool`."""
+    found: dict[str, PoolSettings] = {}
+    for text in texts:
+        name, subnets = _short(key, text, "pool", "SUBNET[,SUBNET…]")
+        if name in found:
+            raise ConfigError(key, f"pool {name!r} is given twice")
+        found[name] = PoolSettings(subnets)
+    return found
 
 
-def _pool(key: str, subnets: list[str], size_key: str, block_size: int) -> Pool:
-    if not subnets:
+def _short(key: str, text: str, what: str, values: str) -> tuple[str, list[str]]:
+    """A pool's name, and what is said of it."""
+    name, equals, rest = text.partition("=")
+    if not equals or not name or not rest:
+        raise ConfigError(key, f"{text!r} is no {what}: write it as NAME={values}")
+    return name, [each.strip() for each in rest.split(",")]
+
+
+def _spread(layers: Layers, named: dict[str, PoolSettings], *, from_file: bool) -> dict[str, str]:
+    """Give the pools of `--pool`, or the embedded one, what has flags of its own.
+
+    The key under which the user wrote each of these. Raises ConfigError.
+    """
+    labels = {}
+    for field in ("block_size", "reserve_edges", "reserved", "gateway"):
+        key, value = layers.find(field)
+        if value is None:
+            continue
+        written = field.replace("_", "-")
+        labels[written] = key
+        if from_file:
+            raise ConfigError(
+                key,
+                "it is for the pools that --pool gives; here pools come from the file, "
+                f"so write {written} there",
+            )
+    if from_file:
+        return labels
+    size = layers.get("block_size", None, _block_size)
+    reserve_edges = layers.get("reserve_edges", None, boolean)
+    reserved = _told_of(layers, "reserved", named, "ADDRESS[,RANGE,SUBNET…]")
+    gateways = _told_of(layers, "gateway", named, "ADDRESS[,ADDRESS…]")
+    for name, of_pool in named.items():
+        named[name] = PoolSettings(
+            of_pool.subnets,
+            of_pool.block_size if size is None else size,
+            [*of_pool.reserved, *reserved.get(name, [])],
+            of_pool.reserve_edges if reserve_edges is None else reserve_edges,
+            # What the embedded pool has is replaced.
+            gateways.get(name, of_pool.gateway),
+        )
+    return labels
+
+
+def _told_of(
+    layers: Layers, field: str, named: dict[str, PoolSettings], values: str
+) -> dict[str, list[str]]:
+    """What a flag says of pools, by their names. Raises ConfigError."""
+    key, texts = layers.find(field)
+    found: dict[str, list[str]] = {}
+    for text in texts or ():
+        name, addresses = _short(key, text, f"{field} of a pool", values)
+        if name not in named:
+            raise ConfigError(
+                key, f"there is no pool {name!r}, there is {', '.join(sorted(named))}"
+            )
+        found.setdefault(name, []).extend(addresses)
+    return found
+
+
+def _pool(key: str, settings: PoolSettings, keys: dict[str, str]) -> Pool:
+    """`keys` has those that are not the pool's own, by field."""
+    if not settings.subnets:
         raise ConfigError(key, "subnets must name one subnet at least")
     try:
-        block_size = _block_size(block_size)
+        block_size = _block_size(settings.block_size)
     except ValueError as error:
-        raise ConfigError(size_key, str(error)) from None
+        raise ConfigError(keys["block-size"], str(error)) from None
     try:
-        pool = Pool(tuple(Subnet.parse(text.strip()) for text in subnets), block_size)
+        subnets = tuple(Subnet.parse(text.strip()) for text in settings.subnets)
     except ValueError as error:
         raise ConfigError(f"{key}: subnets", str(error)) from None
-    for subnet in pool.subnets:
+    for subnet in subnets:
+        if reason := why_no_unicast(subnet):
+            raise ConfigError(f"{key}: subnets", f"{subnet} is not for pods: {reason}")
         room = BITS[subnet.version] - subnet.prefix
         if block_size > room:
             raise ConfigError(
-                size_key,
+                keys["block-size"],
                 f"a block of {1 << block_size} addresses ({block_size}) is larger than its subnet "
                 f"{subnet}; at most {room} is allowed",
             )
-    return pool
+    try:
+        field = "reserved"
+        reserved = reserved_of(settings.reserved, subnets)
+        field = "gateway"
+        gateway = settings.gateway
+        gateways = gateways_of([gateway] if isinstance(gateway, str) else gateway, subnets)
+    except ValueError as error:
+        raise ConfigError(keys[field], str(error)) from None
+    return Pool(subnets, block_size, reserved, settings.reserve_edges, gateways)
 
 
 def _check_overlaps(pools: list[tuple[str, Pool]]) -> None:

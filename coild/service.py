@@ -18,7 +18,7 @@ import msgspec
 
 from coild.acquisition import BLOCK_WAIT_SECONDS, Acquisition, BlockWait
 from coild.addresses import Subnet
-from coild.allocator import Allocator, TooManyApartError
+from coild.allocator import Allocator, Place, TooManyApartError
 from coild.announcer import Announcer, Nobody
 from coild.blocks import BlockSource
 from coild.collection import Allocations, StaleListError
@@ -32,6 +32,7 @@ from coild.events import (
     BlockReleased,
     Event,
 )
+from coild.gateway_use import GatewayUse
 from coild.holding import Holding
 from coild.projection import Projection, pools_changed
 from journal import Journal, JournalBusyError, JournalError
@@ -105,6 +106,8 @@ class Service:
         self._recent: dict[str, int] = {}
         self._recent_max = _RECENT_MIN
         self._allocations = Allocations(journal.last_sequence)
+        #: Who needs the node's own address as gateway.
+        self.gateway_use = GatewayUse(state.holdings)
         self._allocated = self._released = self._reused_early = self._refused = 0
 
     @property
@@ -174,6 +177,7 @@ class Service:
                 logger.debug("%s is reused early", block.text(offset))
             self._remember(container_id, sequence)
             self._allocations.note(sequence, container_id)
+            self.gateway_use.note(container_id, placed=in_subnet or bool(unusable))
             await self._journal.durable(sequence)
             return block.text(offset)
 
@@ -307,8 +311,8 @@ class Service:
             raise refusal
         return [str(block.subnet) for block in released]
 
-    def place(self, address: str) -> tuple[str, str]:
-        """The subnet of a pool that an address is in, and the gateway in it; empty if none is."""
+    def place(self, address: str) -> Place:
+        """Where an address lies, by the pools in force."""
         parsed = ipaddress.ip_address(address)
         return self._allocator.place(parsed.version, int(parsed))
 

@@ -31,6 +31,9 @@ class PoolSettings(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
 
     subnets: list[str]
     block_size: int = DEFAULT_BLOCK_SIZE
+    reserved: list[str] = []
+    reserve_edges: bool = False
+    gateway: str | list[str] = []
 
 
 class FileSettings(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
@@ -62,6 +65,9 @@ class Settings(FileSettings):
 
     pool: list[str] | None = None
     block_size: str | int | None = None
+    reserved: list[str] | None = None
+    reserve_edges: bool | str | None = None
+    gateway: list[str] | None = None
 
 
 class Layers:
@@ -99,6 +105,17 @@ def variable(field: str) -> str:
     return f"COILD_{field.upper()}"
 
 
+def boolean(value: str | bool) -> bool:  # noqa: FBT001
+    """What was meant by a word. Raises ValueError."""
+    if isinstance(value, bool):
+        return value
+    if value.lower() in {"1", "true", "yes"}:
+        return True
+    if value.lower() in {"", "0", "false", "no"}:
+        return False
+    raise ValueError(f"{value!r} is neither true nor false")
+
+
 def from_environment(environment: Mapping[str, str]) -> Settings:
     """The variables COILD_…; lists are separated by commas, pools by white space."""
     found: dict[str, Any] = {}
@@ -107,8 +124,9 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         if value is None or field == "pools":
             continue
         found[field] = value
-    if "pool" in found:
-        found["pool"] = found["pool"].split()
+    for field in ("pool", "reserved", "gateway"):
+        if field in found:
+            found[field] = found[field].split()
     if "allowed_hosts" in found:
         found["allowed_hosts"] = found["allowed_hosts"].split(",")
     return Settings(**found)

@@ -14,7 +14,7 @@ from coild.boot import Boot, Verdict, compare, read_boot
 from coild.clock import Clock
 from coild.config import Config
 from coild.events import REBOOTED, DaemonStarted, NodeBooted
-from coild.projection import pools_changed
+from coild.node_addresses import NodeAddresses
 from coild.replay import State, records_of
 from coild.service import Service
 from coild.systemd import Notifier
@@ -61,6 +61,7 @@ class Beginning(Gate):
         self._service = service
         self._clock = clock
         self._notifier = notifier
+        self.node_addresses = NodeAddresses(config.pools, state, service, clock)
         self._repairs = deque(records_of(journal.recovered, clock))
         # Each may be tried again from its beginning, until it was done.
         self._steps = deque((self._record_repairs, self._record_start, self._apply_spool))
@@ -131,7 +132,9 @@ class Beginning(Gate):
         self._journal.repairs_recorded()
 
     async def _record_start(self) -> None:
-        await record_start(self._config, self._state, self._service, self._clock)
+        await record_start(
+            self._config, self._state, self._service, self._clock, self.node_addresses
+        )
 
     async def _apply_spool(self) -> None:
         await apply_spool(self._config.data_dir / "spool", self._service, self._notifier)
@@ -151,11 +154,12 @@ def _tell_repairs(journal: Journal) -> None:
         )
 
 
-async def record_start(config: Config, state: State, service: Service, clock: Clock) -> None:
+async def record_start(
+    config: Config, state: State, service: Service, clock: Clock, nodes: NodeAddresses
+) -> None:
     """Journal what is different now: the pools, the node's boot, and that the daemon runs."""
     boot = read_boot(config.proc)
-    if state.pools != config.pools:
-        await service.record(pools_changed(clock(), config.pools))
+    await nodes.begin()
     for block in state.blocks.values():
         if not block.in_force:
             logger.warning(

@@ -23,7 +23,7 @@ FLOORS = (
     {"coild.openapi", "coild.connections"},
     {"coild.operations"},
     {"coild.answers", "coild.listen"},
-    {"coild.compactor", "coild.exporter", "coild.kernel", "coild.upkeep"},
+    {"coild.compactor", "coild.exporter", "coild.node_addresses", "coild.kernel", "coild.upkeep"},
     {
         "coild.service",
         "coild.config",
@@ -37,6 +37,7 @@ FLOORS = (
     {"coild.acquisition", "coild.allocator", "coild.blocks.static", "coild.pools"},
     {"coild.others"},
     {"coild.route_watch", "coild.table_lock"},
+    {"coild.apart", "coild.unicast"},
     {
         "coild.announcer",
         "coild.boot",
@@ -45,7 +46,7 @@ FLOORS = (
         "coild.settings",
         "coild.spool",
     },
-    {"coild.holders"},
+    {"coild.gateway_use", "coild.holders"},
     {"coild.difference", "coild.invariants"},
     {"coild.projection", "coild.moments"},
     {"coild.holding"},
@@ -53,6 +54,7 @@ FLOORS = (
         "coild.address_file",
         "coild.endpoint",
         "coild.events",
+        "coild.interfaces",
         "coild.clock",
         "coild.collection",
         "coild.limits",
@@ -79,7 +81,9 @@ PURE = (
     "freelist",
     "difference",
     "invariants",
+    "apart",
     "ranges",
+    "unicast",
 )
 IMPURE = {
     "asyncio",

@@ -67,9 +67,7 @@ def test_a_container_from_start_to_end(plugin: Plugin, shared_daemon: Daemon, ve
     """ADD prints what the version's IPAM result is, CHECK and DEL print nothing."""
     container = new_id()
     added = plugin.run("ADD", container, version)
-    address, gateway = held(shared_daemon)[container], held(shared_daemon)[NODE_KEY]
-    prefix = covering_prefix(address, gateway)
-    entry = {"address": f"{address}/{prefix}", "gateway": gateway}
+    entry = {"address": f"{held(shared_daemon)[container]}/16", "gateway": "10.64.0.1"}
     if version.startswith("0."):
         entry["version"] = "4"
     result = added.answer
@@ -147,7 +145,7 @@ def test_both_families(plugin: Plugin, shared_daemon: Daemon) -> None:
     deleted = plugin.run("DEL", container, address_type="dual")
 
     assert added.addresses == [now[key] for key in keys]
-    assert [now[NODE_KEY], "fe80::1"] == [entry["gateway"] for entry in added.answer["ips"]]
+    assert ["10.64.0.1", "fd00:64::1"] == [entry["gateway"] for entry in added.answer["ips"]]
     assert [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}] == added.answer["routes"]
     assert added.addresses == again.addresses
     assert deleted.status == 0
@@ -161,7 +159,7 @@ def test_ipv6_alone(plugin: Plugin, shared_daemon: Daemon) -> None:
 
     assert added.addresses == [held(shared_daemon)[container]]
     assert added.answer["ips"][0]["version"] == "6"
-    assert added.answer["ips"][0]["address"].endswith("/128")
+    assert added.answer["ips"][0]["address"].endswith("/64")
 
 
 def test_what_was_dual_is_released_whole(plugin: Plugin, shared_daemon: Daemon) -> None:
@@ -190,9 +188,10 @@ def test_the_first_family_goes_back_when_the_second_fails(
 def test_no_address_is_left(ipv4_only: tuple[Plugin, Daemon]) -> None:
     """The runtime is told to try again later, in coild's words."""
     plugin, _ = ipv4_only
+    # Two are the edges of the subnet, and one the node's.
     outcomes = [plugin.run("ADD", new_id()) for _ in range(4)]
 
-    assert [0, 0, 0, 1] == [outcome.status for outcome in outcomes]
+    assert [0, 1, 1, 1] == [outcome.status for outcome in outcomes]
     assert outcomes[-1].code == 11
     assert "10.9.0.0/31" in outcomes[-1].answer["msg"] or "default" in outcomes[-1].answer["msg"]
 
@@ -206,7 +205,7 @@ def test_over_a_unix_socket(executable: Path, tmp_path: Path) -> None:
 
         assert plugin.run("ADD", container).addresses == [held(daemon)[container]]
         assert plugin.run("DEL", container).status == 0
-        assert {NODE_KEY} == held(daemon).keys()
+        assert {} == held(daemon)
 
 
 def test_over_localhost(plugin: Plugin) -> None:
@@ -278,8 +277,8 @@ def test_what_is_of_one_network(address: str, gateway: str, prefix: int) -> None
 
 
 def test_the_node_has_one_gateway(executable: Path, tmp_path: Path) -> None:
-    """However many start at once, one address is the gateway of all, and no list collects it."""
-    with Daemon(tmp_path / "data") as daemon:
+    """Without one in the pool, one address is the gateway of all, and no list collects it."""
+    with Daemon(tmp_path / "data", "--pool", "default=10.9.0.0/24") as daemon:
         plugin = Plugin(executable, f"http://{daemon.address}", tmp_path / "spool")
         with ThreadPoolExecutor(8) as threads:
             added = list(threads.map(lambda _: plugin.run("ADD", new_id()), range(16)))
@@ -301,20 +300,21 @@ def test_the_node_has_one_gateway(executable: Path, tmp_path: Path) -> None:
     [
         (["shop=10.70.0.0/24"], f"{NODE_KEY}/shop"),
         (["default=10.70.0.0/24", "shop=198.51.100.0/24"], f"{NODE_KEY}/shop"),
-        (["default=10.70.0.0/24", "shop=10.71.0.0/24"], NODE_KEY),
+        (["default=10.70.0.0/24", "shop=10.71.0.0/24"], f"{NODE_KEY}/shop"),
+        (["default=10.70.0.0/24"], NODE_KEY),
     ],
 )
 def test_a_pool_has_a_gateway_near_it(
     executable: Path, tmp_path: Path, pools: list[str], key: str
 ) -> None:
-    """The node's address of the pool default does where there is one of the same network."""
+    """The node's address is of the pod's pool and subnet, whose prefix the pod has."""
     options = [word for each in pools for word in ("--pool", each)]
     with Daemon(tmp_path / "data", *options) as daemon:
         plugin = Plugin(executable, f"http://{daemon.address}", tmp_path / "spool")
         added = plugin.run("ADD", new_id(), args="K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0")
 
         assert added.answer["ips"][0]["gateway"] == held(daemon)[key]
-        assert 32 > int(added.answer["ips"][0]["address"].partition("/")[2])
+        assert added.answer["ips"][0]["address"].endswith("/24")
 
 
 def test_pools_that_get_other_subnets_have_another_gateway(
@@ -344,7 +344,7 @@ def test_a_gateway_that_cannot_be_had(executable: Path, tmp_path: Path) -> None:
         added = plugin.run("ADD", new_id(), subnet="10.9.0.0/16", gateway="10.9.255.254")
 
         assert refused.code == 11
-        assert "set ipam.subnet, and ipam.gateway" in refused.answer["details"]
+        assert "name one in the pool, in coild's configuration" in refused.answer["details"]
         assert {"one"} == left
         assert added.status == 0
 

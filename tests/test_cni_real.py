@@ -24,7 +24,6 @@ from tests.daemon_kit import PATIENCE_SECONDS, Daemon, wait_for
 from tests.debian_kit import package
 from tests.netns_kit import Namespace
 from tests.runtime_kit import Runtime, plugins
-from tools.cni.gateway import NODE_KEY
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make network namespaces")
 
@@ -369,5 +368,5 @@ def test_the_network_to_start_from(
 
     assert answers
     assert all(", 0% packet loss" in answer for answer in answers)
-    assert left == (set() if address_type == "ipv6" else {NODE_KEY})
+    assert left == set()
     assert links() == {"lo"}

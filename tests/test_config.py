@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from coild import __version__
-from coild.addresses import Pool
+from coild.addresses import Pool, Span
 from coild.cli import main
 from coild.config import SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN, Config, load
 from coild.endpoint import Endpoint
@@ -328,7 +329,9 @@ def test_the_embedded_default_needs_nothing(tmp_path: Path) -> None:
     config = load(Settings(), None, {"XDG_STATE_HOME": str(tmp_path)})
 
     assert config.embedded
-    assert {"default": pool(5, "10.64.0.0/16", "fd00:64::/64")} == config.pools
+    subnets = pool(5, "10.64.0.0/16", "fd00:64::/64")
+    gateways = tuple(map(Span.parse, ("10.64.0.1", "fd00:64::1")))
+    assert {"default": replace(subnets, gateways=gateways)} == config.pools
     assert (Endpoint("127.0.0.1", 9383),) == config.http
     assert config.socket is None
     assert (600 * 10**9, 30 * 10**9) == (config.scan_interval, config.reuse_after)
@@ -688,7 +691,10 @@ def test_the_printed_default_means_the_same(tmp_path: Path) -> None:
 def test_help_mentions_every_key(coild: CommandLine) -> None:
     """Every setting is a flag, and --help has it; the file's pools are shown as an example."""
     result = coild("--help")
-    shown = set(re.findall(r"--[a-z-]+", result.out)) - {"--no-export-routes"}
+    shown = set(re.findall(r"--[a-z-]+", result.out)) - {
+        "--no-export-routes",
+        "--no-reserve-edges",
+    }
     flags = {f"--{kebab(field)}" for field in Settings.__struct_fields__ if field != "pools"}
 
     assert (0, "") == (result.status, result.err)

@@ -72,11 +72,11 @@ def test_the_first_address_of_a_block_is_handed_out(daemon: Daemon, family: str)
 
 @EVERY_FAMILY
 def test_a_block_has_two_to_the_block_size_addresses(daemon: Daemon, family: str) -> None:
-    """Thirty-two addresses come out of one block of size 5, the next one out of a second."""
+    """A block of size 5 has 32 addresses, of which one is the gateway; the next is a second's."""
     network = ipaddress.ip_network(FAMILIES[family])
     prefix = network.max_prefixlen - 5
     blocks = [str(block) for block in itertools.islice(network.subnets(new_prefix=prefix), 2)]
-    for index in range(32):
+    for index in range(31):
         daemon.allocate(f"c{index}", **{"address-type": family})
     full = daemon.status()["address-blocks"]
     daemon.allocate("c32", **{"address-type": family})
@@ -661,7 +661,7 @@ def test_status_has_blocks_by_pool_and_addresses_by_container(daemon: Daemon) ->
 
     assert held == {
         "address-blocks": {"default": ["10.64.0.0/27", "fd00:64::/123"]},
-        "pods": {"zero": "10.64.0.0", "four": "10.64.0.1", "six": "fd00:64::"},
+        "pods": {"zero": "10.64.0.0", "four": "10.64.0.2", "six": "fd00:64::"},
         "status": 200,
     }
     # A block that is empty is kept for a while.

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coild.addresses import Subnet
+from coild.addresses import Span, Subnet
 from coild.events import (
     REQUESTED,
     AddressAllocated,
@@ -37,6 +37,16 @@ OTHER = Subnet.parse("10.0.0.16/29").key
 POOLS = pools_changed(
     1, {"default": pool(3, "10.0.0.0/24"), "web": pool(2, "10.0.0.0/24", "10.0.1.0/24")}
 )
+RESERVING = pools_changed(
+    1,
+    {
+        "default": msgspec.structs.replace(
+            pool(3, "10.0.0.0/24"), reserved=(Span.parse("10.0.0.11-10.0.0.12"),)
+        ),
+        "web": msgspec.structs.replace(pool(2, "10.0.1.0/24"), reserve_edges=True),
+    },
+)
+WEB = BlockAcquired(1, Subnet.parse("10.0.1.0/30").key, "web")
 ACQUIRED = BlockAcquired(1, BLOCK, "default")
 ALLOCATED = AddressAllocated(2, BLOCK, 0, "c0", "default", "web-0", "default")
 ATTACHED = AttachmentAllocated(2, BLOCK, 0, "c0", "default", "web-0", "default", "pods")
@@ -88,6 +98,9 @@ BROKEN = [
     ([POOLS, ACQUIRED], changed(ALLOCATED, offset=8), Invariant.OFFSET),
     ([POOLS, ACQUIRED], changed(ALLOCATED, offset=-1), Invariant.OFFSET),
     ([POOLS, ACQUIRED, ALLOCATED], changed(ALLOCATED, container_id="c1"), Invariant.ONE_HOLDER),
+    ([RESERVING, ACQUIRED], changed(ALLOCATED, offset=3), Invariant.APART),
+    ([POOLS, ACQUIRED, RESERVING], changed(ALLOCATED, offset=4), Invariant.APART),
+    ([RESERVING, WEB], changed(ALLOCATED, block=WEB.block, pool="web"), Invariant.APART),
     ([POOLS, ACQUIRED, ALLOCATED], changed(ALLOCATED, offset=1), Invariant.ONE_ADDRESS),
     ([POOLS, ACQUIRED], changed(ALLOCATED, pool="web"), Invariant.BLOCK_POOL),
     ([POOLS, ACQUIRED], BlockReleased(1, BLOCK, "web"), Invariant.BLOCK_POOL),

@@ -22,8 +22,9 @@ import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec.structs import replace
 
-from coild.addresses import Pool
+from coild.addresses import Pool, Span
 from coild.allocator import NoPoolError
 from coild.service import ConflictError, NoAddressError, Statistics
 from tests.service_kit import Bench, pool
@@ -51,14 +52,41 @@ def inside(inner: Network, outer: Network) -> bool:
 
 @dataclass
 class ModelBlock:
-    """A block of the node: what was never used, what was released and when, what is held."""
+    """A block of the node: what was never used, what was released and when, what is held.
+
+    `aside` was used or stepped over, and is set apart and not held.
+    """
 
     network: Network
     pool: str
-    idle_since: int
+    acquired: int
     unused: list[str]
     released: list[tuple[str, int]] = field(default_factory=list)
     held: set[str] = field(default_factory=set)
+    apart: set[str] = field(default_factory=set)
+    aside: set[str] = field(default_factory=set)
+
+    @property
+    def idle_since(self) -> int:
+        """When the last address came that can be handed out again, or else the block."""
+        return max((time for _, time in self.released), default=self.acquired)
+
+    @property
+    def fresh(self) -> list[str]:
+        """What was never used, and is not set apart."""
+        return [address for address in self.unused if address not in self.apart]
+
+    def set_apart(self, apart: set[str], now: int) -> None:
+        """These are what is set apart from now on."""
+        before = self.unused.index(self.fresh[0]) if self.fresh else len(self.unused)
+        self.aside |= {address for address, _ in self.released if address in apart}
+        self.aside |= set(self.unused[:before])
+        self.unused = self.unused[before:]
+        self.released = [entry for entry in self.released if entry[0] not in apart]
+        back = [each for each in map(str, self.network) if each in self.aside - apart]
+        self.released += [(each, now) for each in back]
+        self.aside -= set(back)
+        self.apart = apart
 
 
 class Model:
@@ -74,6 +102,30 @@ class Model:
         """The subnets of a pool's family that are in force."""
         networks = [ipaddress.ip_network(str(subnet)) for subnet in self.pools[name].subnets]
         return [network for network in networks if network.version == version]
+
+    def apart(self, block: ModelBlock) -> set[str]:
+        """What its pool sets apart of a block; nothing if it is out of force."""
+        if not self.in_force(block):
+            return set()
+        return {str(address) for address in block.network if self.is_apart(block.pool, address)}
+
+    def is_apart(self, name: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+        """Whether no pod may have an address of the pool."""
+        pool = self.pools[name]
+        spans = (*pool.reserved, *pool.gateways, *pool.unusable)
+        if any(s.version == address.version and s.first <= int(address) <= s.last for s in spans):
+            return True
+        return pool.reserve_edges and any(
+            address == network[0] or (address == network[-1] and network.version == 4)
+            for network in self.subnets(name, address.version)
+            if network.num_addresses > 2
+        )
+
+    def change(self, pools: dict[str, Pool], now: int) -> None:
+        """The configuration is another, or the same."""
+        self.pools = pools
+        for block in self.blocks:
+            block.set_apart(self.apart(block), now)
 
     def in_force(self, block: ModelBlock) -> bool:
         """Whether the configuration still has the block's addresses, in its pool."""
@@ -99,6 +151,7 @@ class Model:
             for subnet in self.subnets(name, version)
             for candidate in subnet.subnets(new_prefix=prefix)
             if not any(overlap(candidate, block.network) for block in self.blocks)
+            and not all(self.is_apart(name, address) for address in candidate)
         ]
 
     def block_of(self, address: str) -> ModelBlock:
@@ -128,8 +181,10 @@ class Model:
         _, address = self.holdings.pop(container_id)
         block = self.block_of(address)
         block.held.remove(address)
-        block.released.append((address, now))
-        block.idle_since = now
+        if address in block.apart:
+            block.aside.add(address)
+        else:
+            block.released.append((address, now))
 
 
 @st.composite
@@ -141,10 +196,24 @@ def configurations(draw: st.DrawFn) -> dict[str, Pool]:
         subnets = [subnet for subnet, owner in zip(SUBNETS, owners, strict=True) if owner == name]
         if subnets:
             smallest = min(ipaddress.ip_network(subnet).num_addresses for subnet in subnets)
-            pools[name] = pool(
-                draw(st.integers(0, min(BLOCK_SIZE_MAX, smallest.bit_length() - 1))), *subnets
+            size = draw(st.integers(0, min(BLOCK_SIZE_MAX, smallest.bit_length() - 1)))
+            plain = pool(size, *subnets)
+            pools[name] = replace(
+                plain,
+                reserved=tuple(draw(st.lists(spans(plain), max_size=3))),
+                reserve_edges=draw(st.booleans()),
+                unusable=tuple(draw(st.lists(spans(plain, 1), max_size=1))),
             )
     return pools
+
+
+@st.composite
+def spans(draw: st.DrawFn, owner: Pool, size_max: int = 16) -> Span:
+    """A range inside of one of the pool's subnets, half of it, or all."""
+    subnet = draw(st.sampled_from(owner.subnets))
+    first = draw(st.integers(subnet.base, subnet.end - 1))
+    last = draw(st.integers(first, min(first + size_max, subnet.end) - 1))
+    return Span(subnet.version, first, last)
 
 
 class Rules(RuleBasedStateMachine):
@@ -236,7 +305,7 @@ class Rules(RuleBasedStateMachine):
         """The daemon ends, its configuration may change, and a new one replays the journal."""
         before = self.bench.state.digest()
         self.runner.run(self.bench.service.close())
-        self.model.pools = pools or self.model.pools
+        self.model.change(pools or self.model.pools, self.bench.now)
         self.bench = Bench(
             self.model.pools,
             journal=self.bench.journal,
@@ -298,7 +367,7 @@ class Rules(RuleBasedStateMachine):
                 self.runner.run(self.bench.allocate(container_id, namespace, version))
             return
         usable = self.model.usable(name, version)
-        unused = [address for block in usable for address in block.unused]
+        unused = [address for block in usable for address in block.fresh]
         released = [entry for block in usable for entry in block.released]
         rested = [entry for entry in released if entry[1] <= now - REUSE_AFTER]
         obtainable = self.model.obtainable(name, version)
@@ -319,11 +388,12 @@ class Rules(RuleBasedStateMachine):
         block = self.model.block_of(address)
         assert name == block.pool
         assert self.model.in_force(block)
+        assert address not in self.model.apart(block)
         if early:
             assert (address, min(time for _, time in released)) in released
             self.counted["reused_early"] += 1
-        elif block.unused:
-            assert address in block.unused
+        elif block.fresh:
+            assert address in block.fresh
         else:
             oldest = min(time for _, time in block.released)
             assert (address, oldest) in block.released
@@ -340,14 +410,14 @@ class Rules(RuleBasedStateMachine):
         for owner, network in new:
             assert name == owner
             assert network in obtainable
-            self.model.blocks.append(
-                ModelBlock(network, owner, self.bench.now, [str(address) for address in network])
-            )
+            block = ModelBlock(network, owner, self.bench.now, list(map(str, network)))
+            block.apart = self.model.apart(block)
+            self.model.blocks.append(block)
 
     def _addresses_left(self, name: str, version: int) -> bool:
         """Whether a block is left, or any address of the pool's blocks is free."""
         return bool(self.model.obtainable(name, version)) or any(
-            block.held != {str(address) for address in block.network}
+            not {str(address) for address in block.network} <= block.held | block.apart
             for block in self.model.usable(name, version)
         )
 

@@ -71,9 +71,25 @@ class Subnet:
         self.prefix = int(prefix)
         self.text = f"{canonical(address)}/{self.prefix}"
         self._head = self._head_of(address)
+        #: Its first address, whether or not a host can have it.
+        self.first = self._text(self._head << (_BITS[self.version] - self.prefix))
 
     def _head_of(self, address: str) -> int:
         return _number(self.version, address) >> (_BITS[self.version] - self.prefix)
+
+    def edges(self) -> tuple[str, ...]:
+        """What no host has of it, as coild.addresses has it: IPv6 has an edge only at its start."""
+        bits = _BITS[self.version]
+        if self.prefix >= bits - 1:
+            return ()
+        free = bits - self.prefix
+        first = self._head << free
+        last = first + (1 << free) - 1
+        return tuple(map(self._text, (first, last) if self.version == 4 else (first,)))
+
+    def _text(self, number: int) -> str:
+        size = _BITS[self.version] // 8
+        return inet_ntop(_FAMILIES[self.version], number.to_bytes(size, "big"))
 
     def __contains__(self, address: str) -> bool:
         return version_of(address) == self.version and self._head_of(address) == self._head

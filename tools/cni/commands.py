@@ -34,11 +34,19 @@ def add(config: Config, attachment: Attachment) -> dict[str, Any]:
     try:
         for family, key in keys(attachment, config.families):
             settle(config, key)
-            address, is_new = allocate(config.coild, attachment, family, key, config.network)
-            if is_new:
+            given = allocate(
+                config.coild,
+                attachment,
+                family,
+                key,
+                config.network,
+                details=layout.wants_details(family),
+                unusable=layout.unusable(family),
+            )
+            if given.is_new:
                 fresh.append(key)
             try:
-                ips.append(layout.address(family, address, attachment.pod_namespace))
+                ips.append(layout.address(family, given))
             except ValueError as error:
                 raise CniError(INVALID_CONFIG, str(error)) from None
     except (CniError, NoAnswerError):

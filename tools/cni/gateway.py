@@ -2,8 +2,9 @@
 
 For IPv6, `fe80::1`: a link-local address is on every link. For IPv4, plugins like `ptp` want a
 gateway in the subnet of the pod's address: they put that on the node's end of each pair, and have
-the pod send everything there. No address of a pool is set apart, so the node takes one from coild,
-once, as a container does, and keeps it: the journal shows whose it is.
+the pod send everything there. A pool may name one. Where it does not, the node takes one from
+coild, once, as a container does: the journal shows whose it is. Coild gives it back when all pools
+name theirs, and no container is left that may need it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from tools.cni.requests import allocate, held_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from tools.cni.addresses import Subnet
     from tools.cni.config import Config
 
 #: On every link (RFC 4291, section 2.5.6).
@@ -22,10 +24,11 @@ IPV6_GATEWAY = "fe80::1"
 #: or a digit: so it is no container's, and no garbage collection's.
 NODE_KEY = "@coild-ipam/gateway"
 _NETWORK = "@coild-ipam"
+_DEFAULT_POOL = "default"
 _BITS = 32
 _HINT = (
-    "pods need a gateway: set ipam.subnet, and ipam.gateway to an address in it that coild does "
-    "not hand out"
+    "pods need a gateway: name one in the pool, in coild's configuration (gateway), or set "
+    "ipam.subnet and ipam.gateway"
 )
 
 
@@ -38,22 +41,31 @@ class Node:
         self.pod_namespace = pod_namespace
 
 
-def node_gateway(config: Config, pod_namespace: str, address: str) -> str:
-    """An IPv4 address of the node's, of one network with the pod's. Raises CniError, NoAnswerError.
+def node_gateway(config: Config, pool: str, subnet: Subnet) -> str:
+    """An IPv4 address of the node's, in the pod's subnet if one is to be had. Raises what ADD does.
 
-    One of the pool `default` does for all, but for pods whose pool is far from it, or where its own
-    was taken before the pool was given other subnets.
+    One a pool does for all, but where its subnets were changed since, or are several.
     """
+    first = NODE_KEY if pool == _DEFAULT_POOL else f"{NODE_KEY}/{pool}"
     failure: CniError | None = None
-    for key, namespace in ((NODE_KEY, "default"), (f"{NODE_KEY}/{pod_namespace}", pod_namespace)):
+    found = ""
+    for key in (first, f"{NODE_KEY}/{pool}/{subnet.text}"):
         try:
-            gateway = _held(config, key, Node(namespace))
+            # A namespace that is called like a pool has that.
+            gateway = _held(config, key, Node(pool))
         except CniError as error:
             failure = error
             continue
-        if covering_prefix(address, gateway) < _BITS:
+        if gateway in subnet:
             return gateway
-        failure = CniError(INVALID_CONFIG, f"{address} is in no network with the node's {gateway}")
+        # It may be of one network with the pod's, if a larger one.
+        if covering_prefix(subnet.first, gateway) < _BITS:
+            found = gateway
+        else:
+            text = f"{subnet.text} is in no network with the node's {gateway}"
+            failure = CniError(INVALID_CONFIG, text)
+    if found:
+        return found
     assert failure is not None
     raise CniError(failure.code, failure.msg, _HINT)
 
@@ -61,5 +73,6 @@ def node_gateway(config: Config, pod_namespace: str, address: str) -> str:
 def _held(config: Config, key: str, node: Node) -> str:
     address = held_address(config.coild, node, key)
     if address is None:
-        address, _ = allocate(config.coild, node, 4, key, _NETWORK)
+        # None of its subnet's edges either.
+        address = allocate(config.coild, node, 4, key, _NETWORK, details=True).address
     return address

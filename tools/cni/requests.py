@@ -23,44 +23,79 @@ def keys(attachment: Attachment, families: tuple[int, ...]) -> list[tuple[int, s
     return [(4, attachment.key), (6, attachment.ipv6_key)]
 
 
+class Given:
+    """An address of coild's, with the pool and subnet that it is of and the gateway in that.
+
+    These are empty where nobody asked; the gateway as well where the pool names none.
+    """
+
+    def __init__(self, answer: dict[str, Any], address: str, *, is_new: bool) -> None:
+        """`is_new`: it was allocated just now."""
+        self.address = address
+        self.is_new = is_new
+        self.pool = _text(answer, "pool")
+        self.subnet = _text(answer, "subnet")
+        self.gateway = _text(answer, "gateway")
+
+
 def allocate(
-    coild: Coild, pod: Attachment | Node, family: int, key: str, network: str
-) -> tuple[str, bool]:
-    """The address, and whether it was allocated just now. Raises CniError, NoAnswerError."""
-    body = {
+    coild: Coild,
+    pod: Attachment | Node,
+    family: int,
+    key: str,
+    network: str,
+    *,
+    details: bool = False,
+    unusable: tuple[str, ...] = (),
+) -> Given:
+    """Have coild give an address, or tell which it gave. Raises CniError, NoAnswerError.
+
+    With `details`, the answer has a subnet, and the address is none of its edges; nor is it one of
+    those that are `unusable`, unless the container has it already.
+    """
+    body: dict[str, Any] = {
         "pod-namespace": pod.pod_namespace,
         "pod-name": pod.pod_name,
         "container-id": key,
         "address-type": _ADDRESS_TYPES[family],
         "network": network,
     }
+    if details:
+        body["details"] = True
+    if unusable:
+        body["unusable"] = list(unusable)
     status, answer = coild.ask("POST", "/ip", body)
     if status == 200:
-        return _address(coild, answer), True
+        return Given(answer, _address(coild, answer), is_new=True)
     if status != 409:
         raise refusal(status, answer)
     # The answer to an earlier ADD was lost, or the container ID is another pod's.
-    held = held_address(coild, pod, key)
-    if held is None:
+    found = _held(coild, pod, key, "?details=true" if details else "")
+    if found is None:
         raise refusal(status, answer)
+    held = _address(coild, found)
     if (":" in held) != (family == 6):
         raise CniError(
             REFUSED,
             f"container {key} holds {held}, which is not of the family that is asked for",
             "address-type was changed while the container ran: remove the container first",
         )
-    return held, False
+    return Given(found, held, is_new=False)
 
 
 def held_address(coild: Coild, pod: Attachment | Node, key: str) -> str | None:
     """The address that the container has. Raises CniError, NoAnswerError."""
-    path = holder_path(pod.pod_namespace, pod.pod_name, key)
-    status, answer = coild.ask("GET", path)
+    answer = _held(coild, pod, key, "")
+    return None if answer is None else _address(coild, answer)
+
+
+def _held(coild: Coild, pod: Attachment | Node, key: str, query: str) -> dict[str, Any] | None:
+    status, answer = coild.ask("GET", holder_path(pod.pod_namespace, pod.pod_name, key) + query)
     if status == 404:
         return None
     if status != 200:
         raise refusal(status, answer)
-    return _address(coild, answer)
+    return answer
 
 
 def release(coild: Coild, pod_namespace: str, pod_name: str, key: str) -> tuple[int, str]:
@@ -76,8 +111,12 @@ def refusal(status: int, answer: dict[str, Any]) -> CniError:
 
 
 def _error(answer: dict[str, Any]) -> str:
-    error = answer.get("error", "")
-    return error if isinstance(error, str) else ""
+    return _text(answer, "error")
+
+
+def _text(answer: dict[str, Any], key: str) -> str:
+    text = answer.get(key, "")
+    return text if isinstance(text, str) else ""
 
 
 def _address(coild: Coild, answer: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from tools.cni.config import Config
+    from tools.cni.requests import Given
 
 _DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
 #: CNI spec 1.1.0, section "ADD Success": what a route may have besides.
@@ -31,25 +32,45 @@ class Layout:
         self._routes = self._read_routes(config)
         self._dns = _dns(config)
 
-    def address(self, family: int, address: str, pod_namespace: str) -> dict[str, Any]:
+    def wants_details(self, family: int) -> bool:
+        """Whether coild has to tell a subnet, for the configuration names none."""
+        return family not in self._subnets
+
+    def unusable(self, family: int) -> tuple[str, ...]:
+        """What no pod can have in this network: the gateway, and the edges of the subnet."""
+        subnet, gateway = self._subnets.get(family), self._gateways.get(family)
+        found = Subnet(subnet).edges() if subnet else ()
+        return (*found, gateway) if gateway else found
+
+    def address(self, family: int, given: Given) -> dict[str, Any]:
         """One of `ips`.
 
-        Raises ValueError if the subnet does not have the address; CniError and NoAnswerError if
-        there is no gateway.
+        Raises ValueError if a pod could not use the address; CniError and NoAnswerError if there is
+        no gateway.
         """
+        address = given.address
         subnet = self._subnets.get(family)
         gateway = self._gateways.get(family, "")
-        if not subnet and not gateway:
-            six = family == 6
-            gateway = IPV6_GATEWAY if six else node_gateway(self._config, pod_namespace, address)
-        if address == gateway:
-            raise ValueError(f"coild's address {address} is the one of ipam.gateway")
         if subnet:
             parsed = Subnet(subnet)
             if address not in parsed:
                 raise ValueError(f"coild's address {address} is not in ipam.subnet {subnet}")
-            prefix = parsed.prefix
         else:
+            parsed = _told_subnet(given)
+            if not gateway:
+                gateway = given.gateway or (
+                    IPV6_GATEWAY if family == 6 else node_gateway(self._config, given.pool, parsed)
+                )
+        prefix = parsed.prefix
+        if address == gateway:
+            raise ValueError(f"coild's address {address} is the one of the gateway")
+        if address in parsed.edges():
+            raise ValueError(
+                f"coild's address {address} is an edge of {parsed.text}, which no pod can use: "
+                "remove the container and start it again, it gets another"
+            )
+        if not subnet and gateway not in parsed and gateway != IPV6_GATEWAY:
+            # Of the smallest network that has both, for all of the pool's addresses the same.
             prefix = covering_prefix(address, gateway)
         entry: dict[str, Any] = {"address": f"{address}/{prefix}"}
         if self._version.startswith("0."):
@@ -97,6 +118,20 @@ class Layout:
                     raise ValueError(f"{key} is a number")
                 found[key] = value
         return found
+
+
+def _told_subnet(given: Given) -> Subnet:
+    """The subnet that coild tells. Raises ValueError."""
+    try:
+        found = Subnet(given.subnet)
+    except ValueError:
+        found = None
+    if found is None or given.address not in found:
+        raise ValueError(
+            f"coild does not say in which subnet {given.address} is: no pool has it any more, or "
+            "coild is older than coild-ipam; remove the container, restart coild and try again"
+        )
+    return found
 
 
 def _by_family(ipam: dict[str, Any], key: str, families: tuple[int, ...]) -> dict[int, str]:

@@ -1,0 +1,159 @@
+"""What the node itself has of its pools: addresses of its interfaces, and the old gateway of pods.
+
+An address of an interface is no pod's. Where no gateway was configured, the plugin took one for the
+node as a container does; when all pools name theirs and nobody needs that one, it is given back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+from typing import NoReturn
+
+import msgspec
+
+from coild.addresses import Pool, Span
+from coild.events import UNNEEDED
+from coild.holding import Holding
+from coild.interfaces import interface_addresses
+from coild.projection import pools_changed
+from coild.replay import State
+from coild.service import Service
+from journal import JournalError
+
+logger = logging.getLogger(__name__)
+
+#: So many addresses that are held and set apart are told by name.
+_TOLD_MAX = 5
+_Address = tuple[int, int]
+
+
+class NodeAddresses:
+    """Looks after them for one daemon."""
+
+    def __init__(
+        self,
+        pools: Mapping[str, Pool],
+        state: State,
+        service: Service,
+        clock: Callable[[], int],
+        of_interfaces: Callable[[], AbstractSet[_Address]] = interface_addresses,
+    ) -> None:
+        """`pools` are those of the configuration."""
+        self._pools = pools
+        self._state = state
+        self._service = service
+        self._clock = clock
+        self._of_interfaces = of_interfaces
+        self._own: AbstractSet[_Address] = frozenset()
+        # Those that were told: once is enough.
+        self._told: set[Span] = set()
+
+    async def begin(self) -> None:
+        """Put the configuration's pools in force, without what the node has of them.
+
+        Raises the journal's errors.
+        """
+        self._look()
+        pools = with_own(self._pools, self._usable(), self._told_of)
+        if self._state.pools != pools:
+            await self._service.record(pools_changed(self._clock(), pools))
+        self._tell_held()
+
+    async def run(self, seconds: float) -> NoReturn:
+        """Look again every so many seconds."""
+        while True:
+            try:
+                await self.renew()
+            except JournalError as error:
+                logger.warning("what the node has of its pools was not journalled: %s", error)
+            await asyncio.sleep(seconds)
+
+    async def renew(self) -> None:
+        """Set apart what the node has by now, and give back what it does not need any more.
+
+        Raises the journal's errors.
+        """
+        await asyncio.to_thread(self._look)
+        pools = with_own(self._state.pools, self._usable(), self._told_of)
+        if self._state.pools != pools:
+            await self._service.record(pools_changed(self._clock(), pools))
+        unneeded = self._service.gateway_use.taken()
+        if unneeded and not self._needs(unneeded):
+            await self._service.release_all(unneeded, UNNEEDED)
+            logger.info(
+                "the pools name their gateways, and no container needs %s any more: given back",
+                ", ".join(held.address for _, held in unneeded),
+            )
+
+    def _look(self) -> None:
+        try:
+            self._own = self._of_interfaces()
+        except OSError as error:
+            logger.warning(
+                "the addresses of this node's interfaces are not known, and if they are in a pool "
+                "they may be handed out: %s",
+                error.strerror or error,
+            )
+
+    def _usable(self) -> set[_Address]:
+        """The node's addresses, but for those that it has as the gateway of pods."""
+        taken = {_number(held) for _, held in self._service.gateway_use.taken()}
+        return {address for address in self._own if address not in taken}
+
+    def _needs(self, gateways: list[tuple[str, Holding]]) -> bool:
+        """Whether one of the node's addresses may be the gateway of a pod, or of one to come."""
+        return (
+            any(_number(held) in self._own for _, held in gateways)
+            or any(
+                pool.gateway_in(subnet) is None
+                for pool in self._state.pools.values()
+                for subnet in pool.of(4)
+            )
+            or self._service.gateway_use.is_needed()
+        )
+
+    def _told_of(self, pool: str, span: Span) -> None:
+        if span not in self._told:
+            self._told.add(span)
+            logger.warning(
+                "%s is an address of this node, and in pool %s: it is never handed out", span, pool
+            )
+
+    def _tell_held(self) -> None:
+        """Say which addresses are held that are set apart now."""
+        held = [
+            f"{held.address} by container {container_id}"
+            for container_id, held in self._state.holdings.items()
+            if held.block.apart and held.offset in held.block.apart
+        ]
+        if held:
+            more = f" and {len(held) - _TOLD_MAX} more" if len(held) > _TOLD_MAX else ""
+            logger.warning(
+                "addresses that are set apart are held: they are kept until they are released, and "
+                "not handed out again: %s%s",
+                ", ".join(held[:_TOLD_MAX]),
+                more,
+            )
+
+
+def with_own(
+    pools: Mapping[str, Pool], own: AbstractSet[_Address], told: Callable[[str, Span], None]
+) -> dict[str, Pool]:
+    """The pools, without the node's own addresses; `told` is called for each such."""
+    found = dict(pools)
+    for name, pool in pools.items():
+        missing = []
+        for version, address in sorted(own):
+            if pool.subnet_of(version, address) and address not in pool.apart(version):
+                missing.append(Span(version, address, address))
+                told(name, missing[-1])
+        if missing:
+            found[name] = msgspec.structs.replace(pool, unusable=(*pool.unusable, *missing))
+    return found
+
+
+def _number(held: Holding) -> _Address:
+    return held.block.version, held.block.base + held.offset
