@@ -7,7 +7,8 @@ namespace's own and that the kernel takes back with the process: that of an abst
 
 Any user of the machine may take such a name. So the one who has it is asked for: a connection to a
 listening socket tells who listens (SO_PEERCRED, unix(7)). A holder that could not change routes
-anyway is no coild, and is not heeded. The holder accepts connections and closes them.
+anyway is no coild, and is not heeded. The holder accepts connections and closes them; one that is
+stopped for a while leaves them open, which says that it is there, too.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ class TableLock:
         self._table = table
         self._protocol = protocol
         self._socket: socket.socket | None = None
+        # A connection to the holder that it has not accepted yet, and who that is.
+        self._asking: socket.socket | None = None
+        self._taken = ""
         #: Who has the name without being a coild, as text; the table is used all the same.
         self.squatter = ""
 
@@ -49,6 +53,8 @@ class TableLock:
         """
         if self._socket is not None:
             return
+        if self._is_waiting():
+            raise TableTakenError(self._taken)
         name = f"\0coild/table-{self._table}/protocol-{self._protocol}"
         self.squatter = ""
         for attempt in range(_ATTEMPTS):
@@ -63,17 +69,19 @@ class TableLock:
             else:
                 self._socket = mine
                 return
-            holder = _holder(name)
+            holder = self._ask(name)
             if holder is None:
                 continue
             pid, uid = holder
             if uid in {0, os.geteuid()} or has_net_admin(str(pid)):
                 process = f"process {pid}" if pid else "in another container"
-                raise TableTakenError(
+                self._taken = (
                     f"another coild ({process}) keeps table {self._table}, protocol "
                     f"{self._protocol}; none is changed until it ends; give this one another "
                     "--table-id"
                 )
+                raise TableTakenError(self._taken)
+            self._hang_up()
             self.squatter = f"process {pid} of the user {uid}"
             return
         self.squatter = "a process that does not answer"
@@ -90,21 +98,44 @@ class TableLock:
 
     def close(self) -> None:
         """Give it up."""
+        self._hang_up()
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
-
-def _holder(name: str) -> tuple[int, int] | None:
-    """Process and user of the one who listens at a name; None if none does, or is too busy."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as asking:
+    def _ask(self, name: str) -> tuple[int, int] | None:
+        """Process and user of the one who listens at a name; None if none does, or is too busy."""
+        self._hang_up()
+        self._asking = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            asking.connect(name)
-            found = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            self._asking.connect(name)
+            found = self._asking.getsockopt(
+                socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
+            )
         except OSError:
+            self._hang_up()
             return None
-    pid, uid, _ = _CREDENTIALS.unpack(found)
-    return pid, uid
+        pid, uid, _ = _CREDENTIALS.unpack(found)
+        return pid, uid
+
+    def _is_waiting(self) -> bool:
+        """Whether the holder that was asked last is there still, and has not answered yet."""
+        if self._asking is None:
+            return False
+        try:
+            self._asking.recv(1)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        # It answered, or is gone.
+        self._hang_up()
+        return False
+
+    def _hang_up(self) -> None:
+        if self._asking is not None:
+            self._asking.close()
+            self._asking = None
 
 
 def has_net_admin(process: str = "self") -> bool:

@@ -329,4 +329,30 @@ def test_the_lock_ends_with_its_holder(netlink: Any) -> None:
     two.claim()
     with pytest.raises(TableTakenError):
         one.claim()
+    one.close()
+    two.close()
+
+
+def test_a_holder_that_is_stopped_holds_on(netlink: Any) -> None:
+    """However often it is asked, a holder that does not answer for a while has the lock still."""
+    one, two = TableLock(119, 30), TableLock(119, 30)
+    one.claim()
+    for _ in range(1000):
+        with pytest.raises(TableTakenError):
+            two.claim()
+    one.close()
+    two.claim()
+
+    assert two.fileno() is not None
+    assert "" == two.squatter
+    two.close()
+
+
+def test_each_network_namespace_has_tables_of_its_own(netlink: Any) -> None:
+    """What is locked in one namespace is free in another."""
+    one, two = TableLock(119, 30), TableLock(119, 30)
+    one.claim()
+    with Namespace() as other, other.entered():
+        two.claim()
+    one.close()
     two.close()

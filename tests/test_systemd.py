@@ -21,7 +21,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coild.events import SCHEMA, Event, NodeBooted
 from coild.systemd import Notifier, take_descriptors
+from journal import read_events
 from tests.daemon_kit import (
     PATIENCE_SECONDS,
     Daemon,
@@ -610,6 +612,28 @@ def test_the_service_has_one_power(systemd: Systemd) -> None:
     assert [1 << 12] * 3 == [int(status[name], 16) for name in ("CapPrm", "CapEff", "CapBnd")]
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
     assert status["Uid"].split() == ["0"] * 4
+
+
+#: Removes the routes of blocks, as `ip route flush table 119` does.
+FLUSH = "import pyroute2; pyroute2.IPRoute().flush_routes(table=119)"
+
+
+def test_the_service_sees_boots_and_routes(systemd: Systemd) -> None:
+    """Its sandbox leaves it PID 1 and the boot ID, and hears of the routes that others change."""
+    systemd.systemctl("start", "coild.socket", "coild.service")
+    with systemd.client() as client:
+        client.post("/ip", json=BODY)
+        wait_for(lambda: client.get("/health").json()["routes"] == "exported", "the routes")
+        network = ("nsenter", f"--net={systemd.path('/proc/1/ns/net')}")
+        subprocess.run([*network, sys.executable, "-c", FLUSH], check=True, timeout=30)
+        wait_for(lambda: "was not as coild left it" in systemd.log, "coild to hear of it")
+        client.delete("/ip/default/web-0/c1")
+    events = read_events(systemd.path("/var/lib/coild/journal"), Event, schema=SCHEMA, start=None)
+    (booted,) = (event for _, event in events if isinstance(event, NodeBooted))
+
+    assert booted.init_start is not None
+    assert booted.boot_id
+    assert "the kernel does not tell" not in systemd.log
 
 
 def test_the_directories_are_the_units(systemd: Systemd) -> None:
