@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from sanic import HTTPResponse, Request
@@ -22,6 +22,7 @@ from sanic.exceptions import (
 from coild.allocator import NoPoolError, Place
 from coild.announcer import RouteHealth
 from coild.bodies import BadRequestError
+from coild.budget import BusyError, Shared
 from coild.collection import StaleListError
 from coild.compactor import Compaction
 from coild.framing import FramingError, TooManyFieldsError
@@ -31,6 +32,7 @@ from coild.limits import (
     ARRIVAL_SECONDS,
     BODY_BYTES_MAX,
     COLLECT_BYTES_MAX,
+    FREE_BYTES,
     HEADER_BYTES_MAX,
     RESPONSE_SECONDS,
 )
@@ -76,9 +78,12 @@ STATUS: dict[type[Exception], int] = {
     StaleListError: 409,
     OrderError: 400,
     NoAddressError: 503,
+    BusyError: 503,
     TooManyConnectionsError: 503,
     NoPoolError: 500,
 }
+#: After how many seconds to try again, of errors that say so.
+RETRY: dict[type[Exception], int] = {BusyError: 1}
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -166,12 +171,9 @@ class Answer(HTTPResponse):
 
     __slots__ = ()
 
-    def __init__(self, body: bytes, status: int = 200, allow: str = "") -> None:
-        """`allow` is the value of the Allow header of a 405."""
+    def __init__(self, body: bytes, status: int = 200) -> None:
         super().__init__(body, status)
         self.content_type = "application/json"
-        if allow:
-            self.headers["allow"] = allow
 
     @property
     def processed_headers(self) -> Iterator[tuple[bytes, bytes]]:
@@ -180,8 +182,53 @@ class Answer(HTTPResponse):
         yield b"content-type", _JSON
         yield b"content-length", b"%d" % headers["content-length"]
         yield b"connection", headers["connection"].encode()
-        if "allow" in headers:
-            yield b"allow", headers["allow"].encode()
+
+
+class Refusal(Answer):
+    """A failure that says what would be allowed, or when to try again."""
+
+    __slots__ = ("_more",)
+
+    def __init__(self, body: bytes, status: int, more: tuple[tuple[bytes, bytes], ...]) -> None:
+        """`more` are headers."""
+        super().__init__(body, status)
+        self._more = more
+
+    @property
+    def processed_headers(self) -> Iterator[tuple[bytes, bytes]]:
+        """Those of any answer, and more."""
+        yield from super().processed_headers
+        yield from self._more
+
+
+class SharedAnswer(Answer):
+    """200 with a long body, which is not copied for each who asks."""
+
+    __slots__ = ("shared",)
+
+    def __init__(self, shared: Shared) -> None:
+        # A short one goes with the headers, as in any answer.
+        super().__init__(shared.body if len(shared.body) <= FREE_BYTES else b"")
+        self.shared = shared
+
+    async def send(
+        self,
+        data: Any = None,
+        end_stream: bool | None = None,  # noqa: FBT001 - Sanic's
+    ) -> None:
+        """Send the headers, then the body by itself."""
+        if self.body:
+            await super().send(data, end_stream)
+            return
+        stream: Any = self.stream
+        body = self.shared.body
+        self.headers["content-length"] = len(body)
+        # All there is of an answer to HEAD.
+        whole = bool(stream.head_only)
+        await stream.send(b"", end_stream=whole)
+        if not whole:
+            stream.protocol.unread = self.shared
+            await stream.send(body, end_stream=True)
 
 
 def address_answer(address: str) -> Answer:
@@ -219,11 +266,16 @@ def health_answer(health: Health, sequence: int) -> Answer:
     return Answer(msgspec.json.encode(HealthAnswer(health.writable, health.routes, sequence)))
 
 
-def failure(status: int, error: str, allow: str = "") -> Answer:
-    """The failure response of the API."""
+def failure(status: int, error: str, allow: str = "", retry_seconds: int = 0) -> Answer:
+    """The failure response of the API; with `allow`, or with `retry_seconds`, it says so."""
     # What is quoted from a header may be bytes that are no text, which Sanic makes surrogates of.
     error = error.encode(errors="backslashreplace").decode()
-    return Answer(msgspec.json.encode(Failure(status, error)), status, allow)
+    body = msgspec.json.encode(Failure(status, error))
+    if allow:
+        return Refusal(body, status, ((b"allow", allow.encode()),))
+    if retry_seconds:
+        return Refusal(body, status, ((b"retry-after", b"%d" % retry_seconds),))
+    return Answer(body, status)
 
 
 def too_many_connections() -> bytes:
@@ -258,7 +310,7 @@ def answer_error(request: Request, error: Exception) -> Answer:
     status = STATUS.get(type(error))
     if status is not None:
         logger.info("refused %s: %d %s", asked, status, _one_line(str(error)))
-        return failure(status, str(error))
+        return failure(status, str(error), retry_seconds=RETRY.get(type(error), 0))
     if isinstance(error, NotFound | MethodNotAllowed):
         return _answer_no_route(request)
     if isinstance(error, SanicException):

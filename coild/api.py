@@ -14,7 +14,7 @@ from sanic.config import Config as SanicConfig
 from coild.answers import (
     Answer,
     Health,
-    StatusAnswer,
+    SharedAnswer,
     UnassignedError,
     address_answer,
     answer_error,
@@ -30,12 +30,14 @@ from coild.bodies import (
     decode_compact,
     unusable_of,
 )
+from coild.budget import Budget, Shared
 from coild.compactor import Compactor
 from coild.guard import Guard, GuardError
 from coild.limits import (
     ARRIVAL_SECONDS,
     BODY_BYTES_MAX,
     COLLECT_BYTES_MAX,
+    FREE_BYTES,
     HEADER_BYTES_MAX,
     IDLE_SECONDS,
     RESPONSE_SECONDS,
@@ -51,11 +53,10 @@ from coild.routes import (
     METHODS,
     STATUS,
 )
-from coild.service import Service, Status
+from coild.service import Service
+from coild.status import StatusBodies
 from journal import JournalFullError
 
-#: /status formats so many addresses at a time, then lets other requests go first.
-_STATUS_SLICE = 1000
 _Handler = Callable[..., Coroutine[Any, Any, Answer]]
 #: The query that asks for more than the address.
 _DETAILS = "details=true"
@@ -90,13 +91,18 @@ class _Handlers:
         guard: Guard,
         health: Callable[[], Health],
         gate: Gate,
+        budget: Budget,
     ) -> None:
         self._service = service
         self._compactor = compactor
         self._guard = guard
         self._health = health
         self._gate = gate
-        self._described = msgspec.json.encode(document())
+        self._budget = budget
+        # One at a time of what needs much memory for a moment.
+        self._turn = asyncio.Lock()
+        self._bodies = StatusBodies(service, budget, self._turn)
+        self._described = Shared(msgspec.json.encode(document()))
         self.table: dict[tuple[str, str], _Handler] = {
             ("GET", STATUS): self._get_status,
             ("POST", ADDRESSES): self._post_ip,
@@ -150,7 +156,7 @@ class _Handlers:
 
     async def _get_status(self, request: Request) -> Answer:
         self._guard.check(request)
-        return Answer(await _encode_status(await self._service.status()))
+        return SharedAnswer(await self._bodies.get())
 
     async def _post_compact(self, request: Request) -> Answer:
         self._check_command(request)
@@ -161,9 +167,17 @@ class _Handlers:
         # The one body that may be long: it is read here, so that no other may.
         stream: Any = request.stream
         stream.request_max_size = COLLECT_BYTES_MAX
-        body = b"".join([part async for part in stream])
+        body = bytearray()
+        async for part in stream:
+            body += part
         # Not before: of a body that is not read, the rest would be taken for the next request.
         self._check_command(request)
+        if len(body) <= FREE_BYTES:
+            return await self._collect(body)
+        async with self._turn:
+            return await self._collect(body)
+
+    async def _collect(self, body: bytearray) -> Answer:
         wanted = decode_collect(body)
         return collection_answer(
             await self._service.collect(
@@ -177,7 +191,7 @@ class _Handlers:
 
     async def _get_document(self, request: Request) -> Answer:
         self._guard.check(request)
-        return Answer(self._described)
+        return SharedAnswer(self._described)
 
 
 def _function(handler: _Handler) -> _Handler:
@@ -198,7 +212,9 @@ def build_app(
 ) -> Sanic[Any, Any]:
     """The HTTP application over `service`; it changes nothing while `gate` is shut."""
     app = Sanic("coild", config=sanic_config(), configure_logging=False)
-    handlers = _Handlers(service, compactor, guard, health, gate or Gate()).table
+    # Connections count what they keep by it.
+    app.ctx.budget = Budget()
+    handlers = _Handlers(service, compactor, guard, health, gate or Gate(), app.ctx.budget).table
     for path, method in ((each, method) for each in METHODS for method in METHODS[each]):
         app.add_route(
             handlers[method, path],
@@ -228,16 +244,6 @@ def _error_handler(guard: Guard) -> Callable[[Request, Exception], Answer]:
 
 def _parts(namespace: str, pod: str, container: str) -> tuple[str, str, str]:
     return _part("namespace", namespace), _part("pod", pod), _part("container ID", container)
-
-
-async def _encode_status(status: Status) -> bytes:
-    """The body of GET /status, made in slices: 200,000 addresses are a tenth of a second's work."""
-    pods: dict[str, str] = {}
-    for start in range(0, len(status.pods), _STATUS_SLICE):
-        for container_id, held in status.pods[start : start + _STATUS_SLICE]:
-            pods[container_id] = held.address
-        await asyncio.sleep(0)
-    return msgspec.json.encode(StatusAnswer(status.address_blocks, pods))
 
 
 def sanic_config() -> SanicConfig:

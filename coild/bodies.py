@@ -106,12 +106,14 @@ def unusable_of(request: AllocateRequest, version: int) -> list[int]:
     return [int(address) for address in parsed if address.version == version]
 
 
-def decode_collect(body: bytes) -> CollectRequest:
+def decode_collect(body: bytes | bytearray) -> CollectRequest:
     """Read the body of POST /gc. Raises BadRequestError, naming the field."""
     return _decode_by(_decode_collect, body, "sequence, valid and network")
 
 
-def _decode_by(decode: Callable[[bytes], _T], body: bytes, fields: str) -> _T:
+def _decode_by(
+    decode: Callable[[bytes | bytearray], _T], body: bytes | bytearray, fields: str
+) -> _T:
     if not body:
         raise BadRequestError(f"the body is empty: it must be a JSON object with {fields}")
     try:

@@ -8,14 +8,22 @@ from operator import attrgetter
 from time import monotonic
 from typing import Any
 
-from sanic.exceptions import BadRequest, RequestTimeout
+from sanic.exceptions import BadRequest, PayloadTooLarge, RequestTimeout
 from sanic.http import Http, Stage
 from sanic.http.http1 import HTTP_CONTINUE
 from sanic.server.protocols.http_protocol import HttpProtocol
 
 from coild.answers import too_many_connections
+from coild.budget import Budget, BusyError, Shared
 from coild.framing import check_head, is_chunk_line, parse_length
-from coild.limits import ARRIVAL_SECONDS, HEADER_BYTES_MAX, RESPONSE_SECONDS
+from coild.limits import (
+    ARRIVAL_SECONDS,
+    FREE_BYTES,
+    HEADER_BYTES_MAX,
+    LINGER_BYTES,
+    LINGER_SECONDS,
+    RESPONSE_SECONDS,
+)
 from coild.routes import COMPACT
 
 logger = logging.getLogger(__name__)
@@ -35,7 +43,23 @@ class _Http(Http):
     And it answers a URL that cannot be parsed; Sanic's own hangs up without a word.
     """
 
-    __slots__ = ()
+    __slots__ = ("kept",)
+
+    def init_for_request(self) -> None:
+        """Begin with the next request."""
+        super().init_for_request()  # type: ignore[no-untyped-call]
+        #: Bytes of this request that are kept, and are not in the buffer any more.
+        self.kept = 0
+        connection: Any = self.protocol
+        if connection.share:
+            connection.count()
+
+    async def http1(self) -> None:
+        """Serve requests until the connection is to be closed."""
+        await super().http1()  # type: ignore[no-untyped-call]
+        connection: Any = self.protocol
+        if self.response is not None and self.response.status >= 400:
+            await connection.linger()
 
     async def http1_request_header(self) -> None:
         """Read the head of a request, and check it before Sanic does."""
@@ -43,18 +67,49 @@ class _Http(Http):
         start = 0
         while (end := buffer.find(b"\r\n\r\n", start)) < 0 and len(buffer) < HEADER_BYTES_MAX:
             start = max(0, len(buffer) - 3)
+            self._check_budget()
             await self._receive_more()
+        self._check_budget()
         if 0 <= end < HEADER_BYTES_MAX:
             check_head(bytes(buffer[:end]))
         await super().http1_request_header()  # type: ignore[no-untyped-call]
+        if end > FREE_BYTES:
+            # As bytes, as text, and as a dictionary.
+            self._keep(3 * end)
 
     async def read(self) -> bytes | None:
         """Read some of the body; the line before each chunk is checked before Sanic does."""
         body: Any = self.request_body
         if body == "chunked" and not self.request_bytes_left:
             await self._check_chunk_line()
-        data: bytes | None = await super().read()
+        try:
+            data: bytes | None = await super().read()
+            if data:
+                self._keep(len(data))
+        except (PayloadTooLarge, BusyError):
+            # Sanic would read on, and raise again.
+            self.request_body = None
+            self.keep_alive = False
+            raise
         return data
+
+    def _keep(self, size: int) -> None:
+        """Count so many bytes more of this request. Raises BusyError."""
+        self.kept += size
+        connection: Any = self.protocol
+        if self.kept > FREE_BYTES or connection.share:
+            connection.count()
+            self._check_budget()
+
+    def _check_budget(self) -> None:
+        """Drop what came, and raise BusyError, if there is no room for it."""
+        connection: Any = self.protocol
+        if connection.is_over:
+            self.keep_alive = False
+            self.kept = 0
+            self.recv_buffer.clear()
+            connection.count()
+            raise connection.budget.refusal()
 
     async def _check_chunk_line(self) -> None:
         if self.expecting_continue:
@@ -126,13 +181,31 @@ class Room:
 class Connection(HttpProtocol):
     """A connection. What Sanic's time limits miss is ended: its clock restarts at each byte."""
 
-    __slots__ = ("_arriving_since", "_room", "_unread_since")
+    __slots__ = (
+        "_arriving_since",
+        "_dropped",
+        "_room",
+        "_unread_since",
+        "budget",
+        "is_over",
+        "share",
+        "unread",
+    )
     HTTP_CLASS = _Http
 
     def __init__(self, *, room: Room, **parameters: Any) -> None:
         super().__init__(**parameters)
         self._room = room
+        self.budget: Budget = self.app.ctx.budget
         self._arriving_since = self._unread_since = 0.0
+        #: What of the budget is reserved for this connection.
+        self.share = 0
+        #: Whether it keeps more than there is room for.
+        self.is_over = False
+        #: The long body that the peer has not read all of, if there is one.
+        self.unread: Shared | None = None
+        # How much was dropped of what comes after an error; negative: nothing is to be.
+        self._dropped = -1
 
     @property
     def is_idle(self) -> bool:
@@ -154,15 +227,90 @@ class Connection(HttpProtocol):
         """Serve the connection, or say that there are too many."""
         if self._room.make(self.connections):
             super().connection_made(transport)  # type: ignore[no-untyped-call]
+            # Little is kept of answers that nobody reads, and none of it when all is read.
+            transport.set_write_buffer_limits(high=FREE_BYTES, low=0)
             return
         transport.set_protocol(asyncio.Protocol())
         transport.write(_TOO_MANY)
         transport.close()
 
+    def data_received(self, data: bytes) -> None:
+        """Keep what came, within the budget."""
+        if self._dropped >= 0:
+            self._dropped += len(data)
+            if self._dropped > LINGER_BYTES:
+                self.abort()  # type: ignore[no-untyped-call]
+            return
+        super().data_received(data)
+        if len(self.recv_buffer) > FREE_BYTES or self.share:
+            # It is resumed when more is needed.
+            if self.transport is not None:
+                self.transport.pause_reading()
+            self.count()
+            if self.is_over and self._is_at_work:
+                # It sends and sends while it waits for its answers: nothing else stops it.
+                self.abort()  # type: ignore[no-untyped-call]
+
+    @property
+    def _is_at_work(self) -> bool:
+        """Whether a request that came as a whole is being answered."""
+        http = self.http
+        return http is not None and bool(http) and not getattr(http, "request_body", None)
+
+    async def send(self, data: bytes) -> None:
+        """Write an answer, or a part of one; that of a long body is counted by itself."""
+        await super().send(data)  # type: ignore[no-untyped-call]
+        if self.unread is not None:
+            if self._can_write.is_set() and data is self.unread.body:
+                self.unread = None
+        elif self.share or len(data) > FREE_BYTES:
+            self.count()
+
+    def count(self) -> None:
+        """Reserve what is kept for this connection now, or release what is not any more."""
+        kept = len(self.recv_buffer) + getattr(self.http, "kept", 0)
+        if self.unread is None and self.transport is not None:
+            kept += self.transport.get_write_buffer_size()
+        wanted = kept if kept > FREE_BYTES else 0
+        more = wanted - self.share
+        if not wanted:
+            self.is_over = False
+        elif more > 0 and not self.budget.fits(more):
+            self.is_over = True
+        # It is there already, so it counts, whether it fits or not.
+        self.budget.used += more
+        self.share = wanted
+
+    async def linger(self) -> None:
+        """Read and drop what still comes after the answer, for a while, or until the peer ends."""
+        if self.transport is None or self.transport.is_closing():
+            return
+        self._dropped = 0
+        self.recv_buffer.clear()
+        self.count()
+        self.transport.write_eof()
+        self.transport.resume_reading()
+        # The end of the connection ends this task.
+        await asyncio.sleep(LINGER_SECONDS)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Nothing is kept any more."""
+        super().connection_lost(error)  # type: ignore[no-untyped-call]
+        self.budget.used -= self.share
+        self.share = 0
+        self.unread = None
+
     def pause_writing(self) -> None:
         """The peer does not read: from now on its time runs."""
         self._unread_since = monotonic()
         super().pause_writing()  # type: ignore[no-untyped-call]
+
+    def resume_writing(self) -> None:
+        """The peer has read all."""
+        self.unread = None
+        super().resume_writing()  # type: ignore[no-untyped-call]
+        if self.share:
+            self.count()
 
     def check_timeouts(self) -> None:
         """End what takes too long; but a compaction is answered when it is done, however long."""

@@ -2,8 +2,18 @@
 
 #: A request has three names and a few words around them; this is twenty times that.
 BODY_BYTES_MAX = 64 * 1024
-#: A garbage collection names every container of a network: 200,000 of 64 digits each.
-COLLECT_BYTES_MAX = 16 * 1024 * 1024
+#: A garbage collection names every container of a network: 200,000 in both families.
+COLLECT_BYTES_MAX = 32 * 1024 * 1024
+#: What all connections together may keep of long requests and of answers that nobody reads. With
+#: 200,000 addresses held, some 180 MiB, and what 8192 connections keep without asking, some 130,
+#: the whole stays below 512.
+BUDGET_BYTES = 64 * 1024 * 1024
+#: What a connection may keep without asking.
+FREE_BYTES = 4 * 1024
+#: How long, and how much, is read after an error of a request that was not read to its end: a peer
+#: that is still sending would be told of a reset in place of the answer (RFC 9112, section 9.6).
+LINGER_SECONDS = 2.0
+LINGER_BYTES = 2 * COLLECT_BYTES_MAX
 #: Kubernetes names are DNS subdomains at most: 253 characters (RFC 1123, section 2.1).
 NAME_LENGTH_MAX = 253
 #: Container IDs are 64 hexadecimal digits everywhere; runtimes may choose otherwise, within reason.

@@ -28,6 +28,7 @@ from coild.answers import (
     UnassignedError,
 )
 from coild.bodies import AllocateRequest, BadRequestError, CollectRequest, CompactRequest
+from coild.budget import BusyError
 from coild.collection import StaleListError
 from coild.framing import FramingError, TooManyFieldsError
 from coild.guard import ForbiddenError, MissingHostError
@@ -83,6 +84,10 @@ ERRORS: dict[type[Exception], tuple[str, str]] = {
     JournalError: ("The journal failed.", "cannot write to the journal: Input/output error"),
     Exception: ("A bug of the daemon.", "internal error, please report it: KeyError"),
     NoAddressError: ("The pool has no free address of the family.", "pool default is exhausted"),
+    BusyError: (
+        "Too many long requests and answers are in flight; the answer has `Retry-After`.",
+        "the requests and answers in flight take all the memory that they may; try again",
+    ),
     ServiceUnavailable: (
         f"There was no answer within {RESPONSE_SECONDS} s.",
         "there was no answer in time; ask again, or see the log",
@@ -103,6 +108,7 @@ ANY: tuple[type[Exception], ...] = (
     PayloadTooLarge,
     ExpectationFailed,
     Exception,
+    BusyError,
     ServiceUnavailable,
     TooManyConnectionsError,
 )

@@ -240,6 +240,11 @@ class Service:
         ]
         return await self.release_all(forgotten, COLLECTED)
 
+    @property
+    def last_sequence(self) -> int:
+        """The sequence of the last event, which may not be durable yet."""
+        return self._journal.last_sequence
+
     async def sequence(self) -> int:
         """The sequence of the last event, which is durable on return."""
         sequence = self._journal.last_sequence

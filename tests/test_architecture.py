@@ -22,7 +22,7 @@ FLOORS = (
     {"coild.api", "coild.server"},
     {"coild.openapi", "coild.connections"},
     {"coild.operations"},
-    {"coild.answers", "coild.listen"},
+    {"coild.answers", "coild.listen", "coild.status"},
     {"coild.compactor", "coild.exporter", "coild.node_addresses", "coild.kernel", "coild.upkeep"},
     {
         "coild.service",
@@ -32,6 +32,7 @@ FLOORS = (
         "coild.replay",
         "coild.orders",
         "coild.bodies",
+        "coild.budget",
         "coild.framing",
     },
     {"coild.acquisition", "coild.allocator", "coild.blocks.static", "coild.pools"},

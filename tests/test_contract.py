@@ -536,10 +536,16 @@ def test_a_query_changes_nothing(shared_daemon: Daemon, container: str) -> None:
 
 
 def test_an_answer_has_no_surplus_headers(shared_daemon: Daemon) -> None:
-    """An answer has content type and length and what the connection needs, nothing else."""
+    """An answer has content type and length, what the connection needs, and what pages may not."""
     (answer,) = shared_daemon.send(request_bytes("GET", "/status"))
 
-    assert {"content-type", "content-length", "connection"} == set(answer.headers)
+    assert {
+        "content-type",
+        "content-length",
+        "connection",
+        "cross-origin-resource-policy",
+        "x-content-type-options",
+    } == set(answer.headers)
 
 
 POOLS = [
