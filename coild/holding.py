@@ -178,3 +178,10 @@ class Attachment(Holding, frozen=True, gc=False):
     def network(self) -> str:
         """The network's name."""
         return self.of_network
+
+
+class Status(msgspec.Struct, frozen=True):
+    """Blocks by pool, and addresses by container ID, at one moment."""
+
+    address_blocks: dict[str, list[str]]
+    pods: list[tuple[str, Holding]]

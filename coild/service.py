@@ -33,7 +33,7 @@ from coild.events import (
     Event,
 )
 from coild.gateway_use import GatewayUse
-from coild.holding import Holding
+from coild.holding import Holding, Status
 from coild.projection import Projection, pools_changed
 from journal import Journal, JournalBusyError, JournalError
 
@@ -65,13 +65,6 @@ class Statistics(msgspec.Struct, frozen=True):
     reused_early: int
     #: Requests refused: a conflict, or no address.
     refused: int
-
-
-class Status(msgspec.Struct, frozen=True):
-    """Blocks by pool, and addresses by container ID, at one moment."""
-
-    address_blocks: dict[str, list[str]]
-    pods: list[tuple[str, Holding]]
 
 
 class Service:
