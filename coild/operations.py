@@ -148,7 +148,8 @@ OPERATIONS = (
         "POST",
         ADDRESSES,
         "allocateAddress",
-        "Give a container an address, from the pool named like its namespace or from `default`.",
+        "Give a container an address, from the pool named like its namespace or from `default`. The "
+        "answer to `details` has the strings `pool`, `subnet` and `gateway`, too.",
         AddressAnswer,
         AddressAnswer("10.64.0.0"),
         (
@@ -166,7 +167,7 @@ OPERATIONS = (
         "GET",
         ADDRESS,
         "getAddress",
-        "The address of a container.",
+        "The address of a container; with the query `details=true`, `pool`, `subnet` and `gateway`.",
         AddressAnswer,
         AddressAnswer("10.64.0.0"),
         (BadRequestError, UnassignedError, JournalError),

@@ -76,7 +76,17 @@ def plugin_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ping(netns: str, address: str, tries: int = 8) -> bool:
     """Whether the address answers to one who is in the namespace; a new one may take a second."""
     busybox = package("busybox-static") / "bin/busybox"
-    command: list[str | Path] = ["nsenter", f"--net={netns}", busybox, "ping", "-c", "1", "-W", "1", address]
+    command: list[str | Path] = [
+        "nsenter",
+        f"--net={netns}",
+        busybox,
+        "ping",
+        "-c",
+        "1",
+        "-W",
+        "1",
+        address,
+    ]
     for _ in range(tries):
         done = subprocess.run(command, capture_output=True, timeout=PATIENCE_SECONDS, check=False)
         if done.returncode == 0:

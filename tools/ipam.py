@@ -27,9 +27,10 @@ keys of "ipam" in the network configuration, all optional:
   coild         http://127.0.0.1:9383 (default), or unix:/path of the daemon's --socket
   address-type  "ipv4" (default), "ipv6" or "dual"
   subnet        the subnet of the addresses, or a list with one a family: its prefix length is the
-                result's, as bridge and macvlan need it. Without: the smallest that has the gateway
-  gateway       an address, or a list with one a family (default: fe80::1, and for IPv4 an address
-                that the node takes from coild for itself, once; with a subnet: none)
+                result's, and no pod gets its edges (default: the subnet of the pool in coild)
+  gateway       an address, or a list with one a family, that no pod gets (default: the pool's in
+                coild, or else fe80::1, and for IPv4 an address that the node takes from coild for
+                itself, once; with a subnet: none)
   routes        [{"dst": "0.0.0.0/0", "gw": "..."}] (default: default routes; with a subnet: none)
   resolvConf    a file like /etc/resolv.conf, for the result's dns
   timeout       seconds that a run may take at most (default: 10; 0.1 to 300)
