@@ -103,11 +103,15 @@ class AddressAnswer(msgspec.Struct, frozen=True):
 
 
 class PlacedAnswer(AddressAnswer, frozen=True, kw_only=True):
-    """The same with where it lies: empty if no pool has the address any more, or no gateway."""
+    """The same and, for who asks, where it lies; empty: of no pool any more, or no gateway."""
 
-    gateway: str
-    pool: str
-    subnet: str
+    gateway: str | msgspec.UnsetType = msgspec.UNSET
+    pool: str | msgspec.UnsetType = msgspec.UNSET
+    subnet: str | msgspec.UnsetType = msgspec.UNSET
+
+
+#: The fields of an answer that are there for who asks for them.
+ON_REQUEST = frozenset({"gateway", "pool", "subnet"})
 
 
 class ReleaseAnswer(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ import msgspec
 from sanic.exceptions import MethodNotAllowed, NotFound
 
 from coild import __version__
-from coild.answers import Failure, status_of
+from coild.answers import ON_REQUEST, Failure, status_of
 from coild.bodies import AllocateRequest, CollectRequest
 from coild.limits import (
     BODY_BYTES_MAX,
@@ -48,8 +48,9 @@ def document() -> dict[str, Any]:
         [Failure, *(operation.answer for operation in OPERATIONS)], ref_template=_REFERENCE
     )
     for schema in answers.values():
-        # Nothing is left out of an answer, whatever it is by default.
-        schema |= {"required": list(schema["properties"]), "additionalProperties": False}
+        # Nothing else is left out of an answer, whatever it is by default.
+        required = [name for name in schema["properties"] if name not in ON_REQUEST]
+        schema |= {"required": required, "additionalProperties": False}
     _, bodies = msgspec.json.schema_components(
         [operation.body for operation in OPERATIONS if operation.body], ref_template=_REFERENCE
     )

@@ -17,10 +17,10 @@ from sanic.exceptions import (
 
 from coild.allocator import NoPoolError
 from coild.answers import (
-    AddressAnswer,
     CollectionAnswer,
     CompactionAnswer,
     HealthAnswer,
+    PlacedAnswer,
     ReleaseAnswer,
     Released,
     StatusAnswer,
@@ -148,10 +148,10 @@ OPERATIONS = (
         "POST",
         ADDRESSES,
         "allocateAddress",
-        "Give a container an address, from the pool named like its namespace or from `default`. The "
-        "answer to `details` has the strings `pool`, `subnet` and `gateway`, too.",
-        AddressAnswer,
-        AddressAnswer("10.64.0.0"),
+        "Give a container an address, from the pool named like its namespace or from `default`; "
+        "with `details`, the answer says where it lies, too.",
+        PlacedAnswer,
+        PlacedAnswer("10.64.0.0"),
         (
             BadRequestError,
             ConflictError,
@@ -167,9 +167,9 @@ OPERATIONS = (
         "GET",
         ADDRESS,
         "getAddress",
-        "The address of a container; with the query `details=true`, `pool`, `subnet` and `gateway`.",
-        AddressAnswer,
-        AddressAnswer("10.64.0.0"),
+        "The address of a container; with the query `details=true`, where it lies, too.",
+        PlacedAnswer,
+        PlacedAnswer("10.64.0.0"),
         (BadRequestError, UnassignedError, JournalError),
     ),
     Operation(
