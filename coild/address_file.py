@@ -24,7 +24,9 @@ class AddressFile:
         self._wanted = address
         temporary = self._path.with_name(f"{self._path.name}.tmp")
         try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            # Whatever has the name, a link for instance: what it leads to is not ours to write.
+            temporary.unlink(missing_ok=True)
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             try:
                 os.write(fd, f"{address}\n".encode())
             finally:

@@ -8,6 +8,9 @@ import gc
 import logging
 import os
 import signal
+import socket
+from collections.abc import Iterable
+from pathlib import Path
 
 import uvloop
 
@@ -22,7 +25,7 @@ from coild.compactor import Compactor
 from coild.config import Config
 from coild.events import DaemonStopped
 from coild.guard import Guard
-from coild.listen import Inherited, address_of, inherit, listen, place_of
+from coild.listen import address_of, inherit, listen, place_of
 from coild.recovery import make_data_dir, recover
 from coild.replay import State
 from coild.server import Server
@@ -30,7 +33,7 @@ from coild.service import Service
 from coild.startup import Beginning
 from coild.systemd import Notifier
 from coild.upkeep import UpkeepProcess
-from journal import Journal, JournalError
+from journal import Journal, JournalDisplacedError, JournalError
 
 logger = logging.getLogger(__name__)
 
@@ -42,16 +45,24 @@ def run(config: Config) -> int:
     """
     inherited = inherit(os.environ, allow_remote=config.allow_remote)
     notifier = Notifier(os.environ)
-    make_data_dir(config.data_dir)
-    state = State()
-    # A replay makes no garbage in circles, and what it makes stays: no collection during it, and
-    # none looks at it later.
-    gc.disable()
-    journal = recover(config, state, notifier)
-    gc.freeze()
-    gc.enable()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        status = runner.run(_serve(config, state, journal, inherited, notifier))
+    with contextlib.ExitStack() as stack:
+        made: list[Path] = []
+        if config.socket is not None and config.socket.is_relative_to(config.data_dir):
+            # Its directory has to be there; a start that fails takes it away again.
+            made = make_data_dir(config.data_dir)
+            stack.callback(_remove_empty, made)
+        # The addresses first: a start that does not get them has made and written nothing.
+        sockets = stack.enter_context(listen(config.http, config.socket, inherited))
+        make_data_dir(config.data_dir)
+        state = State()
+        # A replay makes no garbage in circles, and what it makes stays: no collection during it,
+        # and none looks at it later.
+        gc.disable()
+        journal = recover(config, state, notifier)
+        gc.freeze()
+        gc.enable()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            status = runner.run(_serve(config, state, journal, sockets, notifier))
     # The loop's end gave the signals back to the system, which would kill.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
@@ -60,7 +71,7 @@ def run(config: Config) -> int:
 
 
 async def _serve(
-    config: Config, state: State, journal: Journal, inherited: Inherited, notifier: Notifier
+    config: Config, state: State, journal: Journal, sockets: list[socket.socket], notifier: Notifier
 ) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -107,7 +118,6 @@ async def _serve(
         stack.push_async_callback(journal.close)
         # First of all: whatever keeps this start from serving, the journal must tell of the repair.
         await beginning.repairs()
-        sockets = stack.enter_context(listen(config.http, config.socket, inherited))
         stack.push_async_callback(exporter.close)
         await announce_blocks(config, state, exporter)
         stack.push_async_callback(service.close)
@@ -144,7 +154,16 @@ async def _serve(
     # Nothing is left to end: another signal must not turn a good end into a bad one.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
     if failures:
-        logger.error("stopped because the journal failed; what was answered is safe")
+        if isinstance(failures[0].__cause__, JournalDisplacedError):
+            logger.error(
+                "stopped because the journal is not where it was; nothing was answered since, and "
+                "what was answered before is in the files that were there: put %s back as it was, "
+                "run coild-verify --journal %s, then start again",
+                journal.path.parent,
+                journal.path.parent,
+            )
+        else:
+            logger.error("stopped because the journal failed; what was answered is safe")
         return 1
     counted = service.statistics
     logger.info(
@@ -156,6 +175,13 @@ async def _serve(
         counted.refused,
     )
     return 0
+
+
+def _remove_empty(directories: Iterable[Path]) -> None:
+    """Remove directories that were made, unless something has come to be in them."""
+    for path in directories:
+        with contextlib.suppress(OSError):
+            path.rmdir()
 
 
 async def _keep_up(beginning: Beginning, compactor: Compactor) -> None:

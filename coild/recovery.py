@@ -28,8 +28,11 @@ tqdm.tqdm.monitor_interval = 0
 _PROGRESS_AFTER_SECONDS = 1.0
 
 
-def make_data_dir(path: Path) -> None:
-    """Make the directory and its parents; on return their names are durable. Raises ConfigError."""
+def make_data_dir(path: Path) -> list[Path]:
+    """Make the directory and its parents; those that were made, the innermost first.
+
+    On return their names are durable. Raises ConfigError.
+    """
     missing = [part for part in (path, *path.parents) if not part.exists()]
     try:
         for part in reversed(missing):
@@ -43,6 +46,7 @@ def make_data_dir(path: Path) -> None:
                 path.chmod(0o700)
     except OSError as error:
         raise ConfigError("data-dir", f"cannot use {path}: {error.strerror}") from None
+    return missing
 
 
 def recover(config: Config, state: State, notifier: Notifier) -> Journal:

@@ -5,10 +5,9 @@ wakes everyone who waits with one call into the loop. While it flushes, the next
 is no timer, and nobody waits for company.
 
 Of the alternatives, a flush on the loop stalls every other request for as long as the disk takes,
-and a flush for each request in a pool costs four fifths of the throughput. But one caller alone, on
-a disk that is quick, pays nearly as much for two changes of thread as for the flush. So when the
-last batches had one event each and the disk was quick, the loop flushes the next event itself:
-there is nobody to stall, and the first sign of company or of a slow disk hands the work back.
+and a flush for each request in a pool costs four fifths of the throughput. One caller alone, on a
+disk that is quick, pays for two changes of thread beside its flush: that is the price for reads,
+probes and a watchdog that never wait for a disk.
 """
 
 from __future__ import annotations
@@ -17,23 +16,24 @@ import asyncio
 import logging
 import queue
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from journal.codec import FRAME_EVENTS_MAX, FRAME_HEADER_BYTES
-from journal.errors import JournalBusyError, JournalError, JournalFailedError
+from journal.errors import (
+    JournalBusyError,
+    JournalDisplacedError,
+    JournalError,
+    JournalFailedError,
+)
 from journal.log import FRAME_OVERHEAD_BYTES, Log
 
 logger = logging.getLogger(__name__)
 
-#: Quiet for this long, the journal vouches for its last frame with a mark.
+#: Quiet for this long, the journal vouches for its last frame with a mark. So often, too, a journal
+#: that nobody writes to is looked at: whether it is still where it was.
 IDLE_SECONDS = 0.5
-#: After so many batches of one event in a row, the caller is taken to be alone.
-ALONE_BATCHES = 16
-#: A flush that takes longer than this may not hold up the loop.
-QUICK_SECONDS = 0.001
 
 #: What an event is counted for besides its own bytes: a frame to itself, and the mark that is
 #: written when the journal falls idle behind it.
@@ -57,13 +57,8 @@ class GroupCommit:
         self._queued: deque[bytes] = deque()
         self._wakeups: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._woken = False
-        # Held by whoever writes: the thread, or the loop when its caller is alone.
-        self._writing = threading.Lock()
         # Of `seal`: what is to be counted as written, and who waits.
         self._seals: deque[tuple[int, asyncio.Future[int]]] = deque()
-        # Batches of one event in a row; whether this turn of the loop has left one to `durable`.
-        self._alone = 0
-        self._turn_used = False
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         #: Why nothing will ever be written again, or None.
         self.failure: JournalFailedError | None = None
@@ -81,16 +76,7 @@ class GroupCommit:
     def put(self, data: bytes) -> None:
         """Queue an encoded event."""
         self._queued.append(data)
-        if self._alone < ALONE_BATCHES or self._loop is None:
-            self._wake()
-        elif self._turn_used:
-            # A second event in one turn of the loop is company.
-            self._alone = 0
-            self._wake()
-        else:
-            # `durable` will flush it. If nobody calls that in this turn, the thread will.
-            self._turn_used = True
-            self._loop.call_soon(self._end_turn)
+        self._wake()
 
     async def durable(self, sequence: int) -> None:
         """Wait until the event `sequence` and all before it are durable.
@@ -99,10 +85,6 @@ class GroupCommit:
         """
         if sequence <= self.durable_sequence:
             return
-        if self._alone >= ALONE_BATCHES and self._writing.acquire(blocking=False):
-            self._flush_here()
-            if sequence <= self.durable_sequence:
-                return
         if self.failure is not None:
             raise self.failure
         # A future for each call: whoever hangs up cancels only their own. A reader may wait for
@@ -144,56 +126,33 @@ class GroupCommit:
             self._woken = True
             self._wakeups.put(True)
 
-    def _end_turn(self) -> None:
-        self._turn_used = False
-        if self._queued:
-            self._wake()
-
-    def _flush_here(self) -> None:
-        """Flush on the loop. The caller has taken the lock, which is given back."""
-        log = self._log
-        try:
-            # A roll-over takes several flushes: that is for the thread.
-            if self.failure is None and log.free_bytes > log.frame_bytes_max:
-                marked = log.marked
-                self._drain()
-                self._wake_waiters()
-                if marked:
-                    # The thread sleeps without a limit, and now there is a frame to mark.
-                    self._wake()
-        except BaseException as error:  # noqa: BLE001
-            self._poison(error)
-        finally:
-            self._writing.release()
-
     def _run(self) -> None:
         """The writer thread."""
         going_on = True
-        seen = 0
         try:
-            while going_on and self.failure is None:
+            while going_on:
                 try:
-                    timeout = None if self._log.marked else IDLE_SECONDS
-                    going_on = self._wakeups.get(timeout=timeout)
+                    going_on = self._wakeups.get(timeout=IDLE_SECONDS)
                 except queue.Empty:
-                    # The loop may have written meanwhile: then it is not quiet yet.
-                    self._mark(quiet=self.written_bytes == seen)
+                    self._rest()
                 else:
                     # Before the queue is read: whoever puts from here on wakes us again.
                     self._woken = False
-                    with self._writing:
-                        if self.failure is None and self._drain():
-                            self.call(self._wake_waiters)
-                        self._seal()
-                seen = self.written_bytes
-            self._mark(quiet=True)
+                    if self._drain():
+                        self.call(self._wake_waiters)
+                    self._seal()
+            # A start that appended nothing leaves the journal as it found it.
+            if self.written_bytes:
+                self._log.mark()
         except BaseException as error:  # noqa: BLE001
             self._poison(error)
 
-    def _mark(self, *, quiet: bool) -> None:
-        with self._writing:
-            if quiet and self.failure is None:
-                self._log.mark()
+    def _rest(self) -> None:
+        """Do what is done when nothing came for a while."""
+        if self.written_bytes and not self._log.marked:
+            self._log.mark()
+        else:
+            self._log.check()
 
     def _drain(self) -> bool:
         """Write all that is queued, a frame at a time; whether there was anything."""
@@ -206,10 +165,7 @@ class GroupCommit:
             while queued and len(queued[0]) <= room and len(batch) < FRAME_EVENTS_MAX:
                 room -= len(queued[0])
                 batch.append(queued.popleft())
-            started = time.monotonic()
             log.append(batch)
-            quick = time.monotonic() - started < QUICK_SECONDS
-            self._alone = self._alone + 1 if quick and len(batch) == 1 and not queued else 0
             self.written_bytes += sum(map(len, batch)) + EVENT_OVERHEAD_BYTES * len(batch)
             self.durable_sequence = log.next_sequence - 1
             self._on_written()
@@ -219,8 +175,8 @@ class GroupCommit:
         return True
 
     def _seal(self) -> None:
-        """Do what `seal` asks for. The caller holds the lock."""
-        while self._seals and self.failure is None:
+        """Do what `seal` asks for."""
+        while self._seals:
             counted, future = self._seals[0]
             # What was queued before the request may have come after the last look at the queue.
             if self._drain():
@@ -249,7 +205,11 @@ class GroupCommit:
     def _poison(self, error: BaseException) -> None:
         """Never write again, and tell everyone; also for what is not an OSError."""
         logger.critical("the journal failed at %s: %s", self._log.path, error)
-        failure = JournalFailedError(f"writing the journal {self._log.path} failed: {error}")
+        failure = JournalFailedError(
+            str(error)
+            if isinstance(error, JournalDisplacedError)
+            else f"writing the journal {self._log.path} failed: {error}"
+        )
         failure.__cause__ = error
         self.failure = failure
         self.call(self._fail, failure)

@@ -28,6 +28,7 @@ from journal.beginning import find_beginning
 from journal.chain import check_end, walk
 from journal.codec import MalformedError
 from journal.copies import check_continued, check_sealed, has_copy
+from journal.custody import Custody
 from journal.errors import CompactionRunsError
 from journal.fs import FileSystem
 from journal.history import opened_index, write_index
@@ -49,7 +50,6 @@ from journal.snapshot import (
     state_digest,
 )
 
-LOCK_NAME = "LOCK"
 _TEMPORARY_SUFFIX = ".tmp"
 _INDEX = re.compile(r"[0-9]{20}\.idx")
 #: What `write_index` writes to, in any process.
@@ -119,18 +119,22 @@ def _sealed(
 
 
 @contextlib.contextmanager
-def archive_lock(fs: FileSystem, directory: Path) -> Iterator[None]:
-    """Be the only one who writes to the archive. Raises CompactionRunsError, OSError."""
+def archive_lock(fs: FileSystem, directory: Path) -> Iterator[Custody]:
+    """Be the only one who writes to the archive, and who can look whether that is still so.
+
+    Raises CompactionRunsError, JournalDisplacedError, OSError.
+    """
     archive = directory / ARCHIVE_NAME
     fs.make_directory(archive)
     fs.sync_directory(directory)
-    fd = fs.open(archive / LOCK_NAME, write=True, create=True)
+    custody = Custody(fs)
     try:
-        if not fs.lock(fd):
+        if custody.lock(archive) is None:
             raise CompactionRunsError(directory)
-        yield
+        custody.hold(directory, fs.open_directory(directory))
+        yield custody
     finally:
-        fs.close(fd)
+        custody.close()
 
 
 def index_sealed(fs: FileSystem, directory: Path, vocabulary: Vocabulary) -> int:

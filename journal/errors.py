@@ -21,6 +21,21 @@ class JournalLockedError(JournalError):
         super().__init__(f"the journal in {directory} is in use by {holder}")
 
 
+class JournalDisplacedError(JournalError):
+    """A name of the journal does not lead to what its writer has open: it must not go on.
+
+    What it wrote would be nowhere after the next start.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        super().__init__(
+            f"{path} is not what this process has open: {reason}; nothing is acknowledged any "
+            "more: find out what was done to it, put the right directory back, check it, then "
+            "start again"
+        )
+
+
 class JournalCorruptError(JournalError):
     """Bytes that were durable once are not what they were. Nothing was changed.
 

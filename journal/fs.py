@@ -13,13 +13,20 @@ import fcntl
 import os
 import stat
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 #: The journal says who had which address: it is the owner's alone.
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
 #: To open a FIFO or a terminal does not wait for its other end. Means nothing to a regular file.
 _AT_ONCE = os.O_NONBLOCK | os.O_NOCTTY
+
+
+class Identity(NamedTuple):
+    """Which file or directory it is, whatever its name."""
+
+    device: int
+    inode: int
 
 
 class FileSystem(Protocol):
@@ -35,13 +42,26 @@ class FileSystem(Protocol):
         """Not return until every name in `path` is durable: renames, creations, removals."""
 
     def create(self, path: Path) -> int:
-        """A descriptor to read and write `path` (mode 0600), made empty; see `open`."""
+        """A descriptor to read and write `path` (mode 0600), made empty; see `open`.
+
+        A link, or a second name of another file, is removed first: its file stays what it is.
+        """
 
     def open(self, path: Path, *, write: bool = False, create: bool = False) -> int:
         """A descriptor of `path` as it is; with `create`, made (mode 0600) if it is not there.
 
+        A link is followed to read, never to write.
         What is no regular file is refused at once: a FIFO would wait for somebody to write to it.
         """
+
+    def open_directory(self, path: Path) -> int:
+        """A descriptor of the directory `path`, to lock it and to know it again."""
+
+    def identity(self, fd: int) -> Identity:
+        """Which file or directory is open as `fd`."""
+
+    def identity_at(self, path: Path) -> Identity:
+        """Which file or directory `path` leads to."""
 
     def close(self, fd: int) -> None:
         """Close `fd`. Says nothing about durability."""
@@ -96,11 +116,26 @@ class OsFileSystem:
             os.close(fd)
 
     def create(self, path: Path) -> int:
+        with contextlib.suppress(FileNotFoundError):
+            found = path.lstat()
+            if stat.S_ISLNK(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink > 1):
+                path.unlink()
         return _regular(_create(path, os.O_RDWR | os.O_TRUNC | _AT_ONCE), path)
 
     def open(self, path: Path, *, write: bool = False, create: bool = False) -> int:
-        flags = (os.O_RDWR if write else os.O_RDONLY) | _AT_ONCE
+        flags = (os.O_RDWR | os.O_NOFOLLOW if write else os.O_RDONLY) | _AT_ONCE
         return _regular(_create(path, flags) if create else os.open(path, flags), path)
+
+    def open_directory(self, path: Path) -> int:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+
+    def identity(self, fd: int) -> Identity:
+        found = os.fstat(fd)
+        return Identity(found.st_dev, found.st_ino)
+
+    def identity_at(self, path: Path) -> Identity:
+        found = os.stat(path)
+        return Identity(found.st_dev, found.st_ino)
 
     def close(self, fd: int) -> None:
         os.close(fd)
@@ -164,15 +199,20 @@ def _regular(fd: int, path: Path) -> int:
 
 
 def _create(path: Path, flags: int) -> int:
-    """Open `path`, made if it is not there; what root makes is the directory's owner's.
+    """Open `path`, made if it is not there."""
+    try:
+        return _make(path, flags)
+    except FileExistsError:
+        return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, FILE_MODE)
+
+
+def _make(path: Path, flags: int) -> int:
+    """Make `path`; what root makes is the directory's owner's. Raises FileExistsError.
 
     A daemon that is not root needs what a tool made as root. But only what was made here is given
     away, and no link is followed: else the owner could have root give away any file.
     """
-    try:
-        fd = os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, FILE_MODE)
-    except FileExistsError:
-        return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, FILE_MODE)
+    fd = os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, FILE_MODE)
     if os.geteuid() == 0:
         try:
             owner = os.stat(path.parent)

@@ -19,6 +19,7 @@ from journal.codec import (
     frame_bytes_max,
     padded,
 )
+from journal.custody import Custody
 from journal.fs import FileSystem
 from journal.recovery import Recovered
 from journal.spare import Spare
@@ -41,7 +42,9 @@ class Log:
         spare: Spare,
         schema: int,
         clock: Callable[[], int],
+        custody: Custody | None = None,
     ) -> None:
+        """`custody` is of the journal's directory: it is watched, and the segment with it."""
         self._fs = fs
         self._fd = recovered.fd
         self._header = recovered.header
@@ -50,6 +53,7 @@ class Log:
         self._time = recovered.tail.time
         self._clock = clock
         self._schema = schema
+        self._custody = Custody(fs) if custody is None else custody
         self.spare = spare
         self.path = recovered.path
         #: The largest frame that may come next, its header and padding included: the next segment
@@ -66,6 +70,7 @@ class Log:
         #: The sequence of the next event, and the digest of all frames before it.
         self.next_sequence = recovered.tail.next_sequence
         self.digest = recovered.tail.digest
+        self._watch()
 
     @property
     def used_bytes(self) -> int:
@@ -80,7 +85,9 @@ class Log:
     def append(self, events: Sequence[bytes]) -> None:
         """Write encoded events as one frame. On return they are durable. No events: a mark.
 
-        The frame must fit into `frame_bytes_max` and `codec.FRAME_EVENTS_MAX`. Raises OSError.
+        Durable where the next start will look for them: the journal's names still lead there.
+        The frame must fit into `frame_bytes_max` and `codec.FRAME_EVENTS_MAX`. Raises OSError,
+        JournalDisplacedError.
         """
         size = padded(sum(map(len, events)) + FRAME_OVERHEAD_BYTES)
         if size > self.free_bytes:
@@ -97,6 +104,8 @@ class Log:
         )
         self._fs.write(self._fd, frame, self._offset)
         self._fs.sync_data(self._fd)
+        self._custody.wrote(frame, self._offset)
+        self._custody.check()
         self._offset += len(frame)
         self.next_sequence += len(events)
         self.marked = not events
@@ -122,12 +131,18 @@ class Log:
             self._roll_over()
         return self.next_sequence - 1
 
+    def check(self) -> None:
+        """Raise JournalDisplacedError unless the journal is where it was."""
+        self._custody.check()
+
     def close(self) -> None:
         """Close the segment's file. Writes nothing."""
         self._fs.close(self._fd)
 
     def _roll_over(self) -> None:
         """Go on in the next segment. All frames of this one are durable already."""
+        # A name that leads elsewhere would have the segment made in another's directory.
+        self._custody.check()
         self._time = max(self._time, self._clock())
         header = SegmentHeader(
             journal_id=self._header.journal_id,
@@ -149,4 +164,9 @@ class Log:
         self.frame_bytes_max = header.frame_bytes_max
         self._seed = header.seed
         self._offset = SEGMENT_HEADER_BYTES
+        self._watch()
+        self._custody.check()
         self._fs.close(fd)
+
+    def _watch(self) -> None:
+        self._custody.write_to(self.path, self._fd, self._header.segment_bytes, self._offset)

@@ -107,7 +107,7 @@ def prune(fs: FileSystem, directory: Path, through: int) -> None:
 
     On return they are gone for good. Raises CompactionRunsError, OSError.
     """
-    with archive_lock(fs, directory):
+    with archive_lock(fs, directory) as custody:
         files = list_history(fs, directory)
         # Such a snapshot has lost what follows it.
         for snapshot in list_snapshots(fs, directory)[1:]:
@@ -118,6 +118,7 @@ def prune(fs: FileSystem, directory: Path, through: int) -> None:
         fs.sync_directory(directory)
         for file, successor in pairwise(files):
             if file.archived and successor.first_sequence - 1 <= through:
+                custody.check()
                 fs.remove(file.path)
                 with contextlib.suppress(FileNotFoundError):
                     fs.remove(file.index_path)

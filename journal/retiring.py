@@ -33,7 +33,7 @@ def retire(fs: FileSystem, directory: Path, schema: int) -> Retired:
     The snapshot's record should be durable before. Raises CompactionRunsError, OSError,
     JournalCorruptError if there is no good snapshot where there should be one.
     """
-    with archive_lock(fs, directory):
+    with archive_lock(fs, directory) as custody:
         snapshots = list_snapshots(fs, directory)
         newest = _newest(fs, snapshots, schema)
         if newest is None:
@@ -47,8 +47,11 @@ def retire(fs: FileSystem, directory: Path, schema: int) -> Retired:
             # Copies that differ are for `prepare` to judge: until then neither may go.
             if not is_archived(fs, directory, file):
                 continue
+            # Not from a directory that was put in the place of the one that was looked at.
+            custody.check()
             freed += _remove_segment(fs, file)
             segments += 1
+        custody.check()
         removed = _remove_snapshots(fs, snapshots, schema)
         fs.sync_directory(directory)
     return Retired(segments, freed, removed)

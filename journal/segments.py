@@ -9,7 +9,8 @@
     <last sequence, 20 digits>.snap     the state after that event: see `snapshot`
     <first sequence, 20 digits>.idx     the index of a sealed segment: see `index`
     archive/<first sequence>.seg.zst    a sealed segment, compressed; its index lies beside it
-    LOCK                                flock'ed by the one writer, whose process id it holds
+    LOCK                                flock'ed by the one writer, as is the directory itself; it
+                                        holds the writer's process id
 
 A segment appears under its name whole or not at all: zero-filled, header written, fsync, rename,
 fsync of the directory. Its length never changes after that, so a shorter one was cut by somebody.
@@ -19,13 +20,12 @@ Anything else in the directory is left alone.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 from journal.codec import SegmentHeader, encode_header
-from journal.errors import JournalCorruptError, JournalLockedError
+from journal.errors import JournalCorruptError
 from journal.fs import FileSystem
 
 LOCK_NAME = "LOCK"
@@ -40,7 +40,6 @@ _SUFFIX = ".seg"
 _ARCHIVED_SUFFIX = ".seg.zst"
 _NAME = re.compile(r"[0-9]{20}\.seg")
 _ARCHIVED_NAME = re.compile(r"[0-9]{20}\.seg\.zst")
-_PID_BYTES = 20
 #: Zeros are written in pieces of this size: large enough to stream, small enough to hold.
 _ZEROS = bytes(1 << 20)
 
@@ -199,22 +198,3 @@ def publish(fs: FileSystem, fd: int, temporary: Path, header: SegmentHeader) -> 
     fs.rename(temporary, path)
     fs.sync_directory(path.parent)
     return path
-
-
-def acquire_lock(fs: FileSystem, directory: Path) -> int:
-    """Become the writer of `directory`; the descriptor holds the lock until it is closed.
-
-    Raises JournalLockedError, naming the other process, if there is one.
-    """
-    path = directory / LOCK_NAME
-    fd = fs.open(path, write=True, create=True)
-    try:
-        if not fs.lock(fd):
-            pid = fs.read(fd, _PID_BYTES, 0).strip(b"\0 \n").decode("ascii", "replace")
-            raise JournalLockedError(directory, f"process {pid}" if pid else "another process")
-        # A fixed width, so that no truncation is needed and a reader never sees half a number.
-        fs.write(fd, f"{os.getpid():<{_PID_BYTES - 1}}\n".encode(), 0)
-    except BaseException:
-        fs.close(fd)
-        raise
-    return fd

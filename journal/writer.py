@@ -20,6 +20,7 @@ from journal.beginning import Restore
 from journal.chain import Progress
 from journal.codec import SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES
 from journal.commit import EVENT_OVERHEAD_BYTES, GroupCommit, OnFailure
+from journal.custody import Custody, acquire_lock
 from journal.errors import (
     EventTooLargeError,
     JournalBusyError,
@@ -30,7 +31,6 @@ from journal.fs import FileSystem, OsFileSystem
 from journal.log import FRAME_OVERHEAD_BYTES, Log
 from journal.recovery import Recovered, recover
 from journal.scan import Deliver, list_decoder
-from journal.segments import acquire_lock
 from journal.set_aside import forget
 from journal.spare import Spare, SpareKeeper
 
@@ -45,10 +45,11 @@ class Journal:
     """
 
     def __init__(
-        self, fs: FileSystem, lock_fd: int, recovered: Recovered, log: Log, spare: Spare
+        self, fs: FileSystem, custody: Custody, recovered: Recovered, log: Log, spare: Spare
     ) -> None:
         self._fs = fs
-        self._lock_fd = lock_fd
+        self._custody = custody
+        self._closed = False
         self._log = log
         self._encode = msgspec.msgpack.Encoder().encode
         self._keeper = SpareKeeper(spare, self._space_changed)
@@ -78,15 +79,15 @@ class Journal:
         progress: Progress | None = None,
         fs: FileSystem | None = None,
         clock: Callable[[], int] = time.time_ns,
-        lock_fd: int | None = None,
+        custody: Custody | None = None,
     ) -> Self:
         """Become the writer of `directory`, recover it, and hand all its events to `replay`.
 
         `event_type` is what msgspec decodes one event to (a tagged struct or a union of them),
         `schema` the number of that vocabulary: a journal with a higher one is refused. `replay` is
         called with lists of events in order; before that, `restore` with the snapshot to begin
-        with, or with None if all events follow. `clock` gives ns since the epoch. `lock_fd` is
-        the writer's lock of a caller who has it already, and who gives it away with this call.
+        with, or with None if all events follow. `clock` gives ns since the epoch. `custody` is
+        that of a caller who is the writer already, and who gives it away with this call.
 
         Raises JournalLockedError, JournalCorruptError, JournalUnsupportedError, OSError; nothing
         has been changed then. ValueError for a segment size out of bounds.
@@ -97,8 +98,9 @@ class Journal:
                 f"not {segment_bytes}"
             )
         fs = fs or OsFileSystem()
-        fs.make_directory(directory)
-        lock_fd = acquire_lock(fs, directory) if lock_fd is None else lock_fd
+        if custody is None:
+            fs.make_directory(directory)
+            custody = acquire_lock(fs, directory)
         try:
             recovered = recover(
                 fs,
@@ -111,11 +113,12 @@ class Journal:
                 restore=restore,
                 progress=progress,
             )
+            spare = Spare(fs, directory, segment_bytes)
+            log = Log(fs, recovered, spare, schema, clock, custody)
         except BaseException:
-            fs.close(lock_fd)
+            custody.close()
             raise
-        spare = Spare(fs, directory, segment_bytes)
-        return cls(fs, lock_fd, recovered, Log(fs, recovered, spare, schema, clock), spare)
+        return cls(fs, custody, recovered, log, spare)
 
     @property
     def head(self) -> str:
@@ -240,19 +243,19 @@ class Journal:
     async def close(self) -> None:
         """Write what is queued and a mark, then release everything. Idempotent.
 
-        After a failure nothing is written. Raises nothing: what was not durable was told so.
+        After a failure nothing is written, and no mark if no event was. Raises nothing: what was
+        not durable was told so.
         """
-        if self._lock_fd < 0:
+        if self._closed:
             return
-        lock_fd, self._lock_fd = self._lock_fd, -1
+        self._closed = True
         await self._commit.stop()
         await asyncio.to_thread(self._keeper.close)
         self._wake_room_waiters()
         # What was confirmed is durable: an error now is nobody's.
         with contextlib.suppress(OSError):
             self._log.close()
-        with contextlib.suppress(OSError):
-            self._fs.close(lock_fd)
+        self._custody.close()
 
     def _make_room(self, size: int, taken: int) -> None:
         """Move the bounds up to which events are taken, or say why they cannot move.

@@ -122,7 +122,7 @@ def test_a_disk_that_fails_ends_the_daemon(failing: FailingDaemon, call: str) ->
 
 
 def test_a_lone_client_is_told_of_a_disk_that_fails(failing: FailingDaemon) -> None:
-    """One caller alone has its events flushed on the loop itself: that may fail as well."""
+    """One caller alone is told as well, however many of its events went well before."""
     for number in range(40):
         assert failing.allocate(f"c{number}").is_success
     fail(failing, "sync_data")

@@ -457,3 +457,51 @@ def test_a_flush_reaches_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     file, directory = ((tmp_path / "file").stat().st_ino, tmp_path.stat().st_ino)
 
     assert [("fdatasync", file), ("fsync", file), ("fsync", directory)] == flushed
+
+
+@pytest.mark.parametrize("call", ["create", "open"])
+@pytest.mark.parametrize("kind", ["symbolic", "hard"])
+def test_a_link_leads_no_writer_to_another_file(tmp_path: Path, call: str, kind: str) -> None:
+    """What is written never gets into a file that a link in the directory points to."""
+    target, path = tmp_path / "precious", tmp_path / "file"
+    target.write_bytes(b"precious")
+    if kind == "symbolic":
+        path.symlink_to(target)
+    else:
+        path.hardlink_to(target)
+    fs = OsFileSystem()
+    if call == "create":
+        fs.close(fs.create(path))
+    elif kind == "symbolic":
+        for create in (False, True):
+            with pytest.raises(OSError, match="symbolic links"):
+                fs.open(path, write=True, create=create)
+
+    assert b"precious" == target.read_bytes()
+
+
+def test_an_identity_is_that_of_the_open_file(place: Place) -> None:
+    """A name has the identity of what is open until another file or directory gets the name."""
+    path = place.made("file")
+    fd = place.fs.open(path)
+    directory = place.fs.open_directory(place.directory)
+
+    assert place.fs.identity(fd) == place.fs.identity_at(path)
+    assert place.fs.identity(directory) == place.fs.identity_at(place.directory)
+    place.fs.rename(place.made("other"), path)
+    assert place.fs.identity(fd) != place.fs.identity_at(path)
+    place.fs.remove(path)
+    with pytest.raises(FileNotFoundError):
+        place.fs.identity_at(path)
+    place.fs.close(fd)
+    place.fs.close(directory)
+
+
+def test_a_directory_is_locked_by_one(place: Place) -> None:
+    """The lock of a directory is taken by one descriptor, until that is closed."""
+    first, second = (place.fs.open_directory(place.directory) for _ in range(2))
+
+    assert (True, False) == (place.fs.lock(first), place.fs.lock(second))
+    place.fs.close(first)
+    assert place.fs.lock(second)
+    place.fs.close(second)

@@ -1123,4 +1123,4 @@ def test_open_gives_the_lock_back_when_it_refuses(directory: Path) -> None:
     assert flat(BATCHES) == replayed
     assert (directory / LOCK_NAME).exists()
     journal._log.close()
-    FS.close(journal._lock_fd)
+    journal._custody.close()

@@ -216,8 +216,8 @@ def test_a_second_daemon_touches_nothing(daemon: Daemon) -> None:
     assert daemon.get("cid").status_code == 200
 
 
-def test_a_repair_is_journalled_whatever_follows(tmp_path: Path, taken_port: int) -> None:
-    """A start that repairs the journal and then fails for its port has journalled the repair."""
+def test_a_repair_waits_for_a_start_that_has_its_port(tmp_path: Path, taken_port: int) -> None:
+    """A start that fails for its port changes nothing; the next one repairs, and journals that."""
     data_dir = tmp_path / "data"
     with Daemon(data_dir) as daemon:
         daemon.allocate("cid")
@@ -226,12 +226,15 @@ def test_a_repair_is_journalled_whatever_follows(tmp_path: Path, taken_port: int
     data = segment.read_bytes()
     _, frames = frames_of(data)
     segment.write_bytes(patched(data, frames[-1].end, b"torn"))
+    before = {path.name: path.read_bytes() for path in segment.parent.iterdir()}
     completed = run("--data-dir", str(data_dir), "--http", f"127.0.0.1:{taken_port}")
-    (kept,) = segment.parent.glob("*.torn-*")
+    after = {path.name: path.read_bytes() for path in segment.parent.iterdir()}
     with Daemon(data_dir) as daemon:
+        (kept,) = segment.parent.glob("*.torn-*")
         repairs = [event for _, event in daemon.events() if isinstance(event, JournalRepaired)]
 
     assert completed.returncode == 2
+    assert before == after
     assert [(segment.name, frames[-1].end, 4, kept.name)] == [
         (repair.segment, repair.offset, repair.size, repair.kept) for repair in repairs
     ]

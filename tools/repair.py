@@ -15,11 +15,11 @@ from coild.events import Event, HistoryPruned
 from coild.holding import InconsistentEventError
 from coild.replay import VOCABULARY, State
 from journal import JournalCorruptError, JournalUnsupportedError, OsFileSystem
+from journal.custody import Custody, acquire_lock
 from journal.damage import StraySegmentError, Truncation, plan
 from journal.losses import lost_events
 from journal.repair import truncate
 from journal.scan import list_decoder
-from journal.segments import acquire_lock
 from journal.set_aside import unrecorded
 from tools import common
 from tools.writing import writing
@@ -63,7 +63,8 @@ def _run(arguments: argparse.Namespace) -> int:
         raise common.UsageError("say what to repair: there is only --truncate-tail")
     directory = common.journal_directory(arguments)
     fs = OsFileSystem()
-    lock_fd = acquire_lock(fs, directory)
+    custody = acquire_lock(fs, directory)
+    given_away = False
     try:
         now = time.time_ns()
         truncation = _plan(directory, now)
@@ -78,11 +79,11 @@ def _run(arguments: argparse.Namespace) -> int:
             sys.stdout.write(f"there is nothing to repair in {directory}\n")
             return EXIT_GOOD
         # Nobody comes in between: the lock goes to the journal that is opened now.
-        lock_fd, held = -1, lock_fd
-        head = asyncio.run(_record(directory, held))
+        given_away = True
+        head = asyncio.run(_record(directory, custody))
     finally:
-        if lock_fd >= 0:
-            fs.close(lock_fd)
+        if not given_away:
+            custody.close()
     sys.stdout.write(f"repaired, head {head}\n")
     return EXIT_GOOD
 
@@ -175,9 +176,9 @@ def _confirmed() -> bool:
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
-async def _record(directory: Path, lock_fd: int) -> str:
+async def _record(directory: Path, custody: Custody) -> str:
     """Open the repaired journal, which records what was done; its head."""
-    async with writing(directory, lock_fd) as writer:
+    async with writing(directory, custody) as writer:
         pass
     return writer.journal.head
 

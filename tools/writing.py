@@ -11,6 +11,7 @@ from coild.events import SCHEMA, Event, Folded
 from coild.replay import State, records_of
 from journal import DEFAULT_SEGMENT_BYTES, Journal, JournalBusyError, OsFileSystem
 from journal.archive import read_header
+from journal.custody import Custody
 from journal.segments import list_segments
 
 
@@ -35,10 +36,10 @@ class Writer:
 
 
 @contextlib.asynccontextmanager
-async def writing(directory: Path, lock_fd: int | None = None) -> AsyncIterator[Writer]:
+async def writing(directory: Path, custody: Custody | None = None) -> AsyncIterator[Writer]:
     """Open the journal, and record what repairs it has to tell of.
 
-    Raises JournalLockedError if a daemon runs and `lock_fd` does not hold the lock, and what
+    Raises JournalLockedError if a daemon runs and `custody` does not hold the lock, and what
     `Journal.open` raises.
     """
     state = State()
@@ -49,7 +50,7 @@ async def writing(directory: Path, lock_fd: int | None = None) -> AsyncIterator[
         replay=state.apply_all,
         restore=state.restore,
         segment_bytes=_segment_bytes(directory),
-        lock_fd=lock_fd,
+        custody=custody,
     )
     journal.start()
     try:

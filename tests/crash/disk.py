@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from journal.fs import Identity
 from tests.crash.inodes import (
     Directory,
     File,
@@ -46,6 +47,7 @@ class SimulatedDisk:
         #: The file whose last write was the last change of all, if it was a write.
         self.written: File | None = None
         self._open: dict[int, _Open] = {}
+        self._open_directories: dict[int, Directory] = {}
         self._locks: dict[int, int] = {}
         self._fd = 2
         self._number = 0
@@ -106,12 +108,32 @@ class SimulatedDisk:
         """See FileSystem."""
         return self._opened(path, write=write, create=create, call="open")
 
+    def open_directory(self, path: Path) -> int:
+        """See FileSystem."""
+        directory = self._directory(path)
+        self._fd += 1
+        self._open_directories[self._fd] = directory
+        return self._fd
+
+    def identity(self, fd: int) -> Identity:
+        """See FileSystem."""
+        return Identity(0, id(self._node(fd)))
+
+    def identity_at(self, path: Path) -> Identity:
+        """See FileSystem."""
+        parent, name = self._parent(path)
+        node = parent.live.get(name) if name else parent
+        if node is None:
+            raise _error(errno.ENOENT, path)
+        return Identity(0, id(node))
+
     def close(self, fd: int) -> None:
         """See FileSystem."""
-        file = self._at(fd).file
-        del self._open[fd]
-        if self._locks.get(id(file)) == fd:
-            del self._locks[id(file)]
+        node = self._node(fd)
+        self._open.pop(fd, None)
+        self._open_directories.pop(fd, None)
+        if self._locks.get(id(node)) == fd:
+            del self._locks[id(node)]
 
     def size(self, fd: int) -> int:
         """See FileSystem."""
@@ -185,7 +207,7 @@ class SimulatedDisk:
 
     def lock(self, fd: int) -> bool:
         """See FileSystem."""
-        return self._locks.setdefault(id(self._at(fd).file), fd) == fd
+        return self._locks.setdefault(id(self._node(fd)), fd) == fd
 
     def _enter(self, call: str, what: str) -> None:
         if self.before is not None:
@@ -213,6 +235,9 @@ class SimulatedDisk:
         change = NameChange(self._number, name, source, node)
         rename(directory.live, change)
         directory.pending.append(change)
+
+    def _node(self, fd: int) -> Node:
+        return self._open_directories.get(fd) or self._at(fd).file
 
     def _at(self, fd: int) -> _Open:
         try:

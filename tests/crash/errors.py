@@ -108,7 +108,7 @@ class ErrorDisk:
             result = real(first, *args, **kwargs)
             if call in {"sync", "sync_data", "close"}:
                 self._before.pop(cast("int", first), None)
-            if call in {"open", "create"}:
+            if call in {"open", "create", "open_directory"}:
                 self._names[result] = name
             if call == "rename":
                 for fd, known in list(self._names.items()):
@@ -175,7 +175,7 @@ def _write(directory: Path, fs: FileSystem) -> Outcome:
 
 
 def _write_alone(directory: Path, fs: FileSystem) -> Outcome:
-    """One client, for whom the loop flushes until a roll-over is near."""
+    """One client: a frame and a flush for each event."""
     return _write_by(1, directory, fs)
 
 

@@ -16,12 +16,12 @@ from unittest import mock
 
 from journal import Policy, Vocabulary, prepare, retire
 from journal.codec import FRAME_MAGIC
+from journal.custody import Custody, acquire_lock
 from journal.fs import FileSystem
 from journal.log import FRAME_OVERHEAD_BYTES, Log
 from journal.pruning import plan as plan_pruning
 from journal.pruning import prune
 from journal.recovery import Recovered, recover
-from journal.segments import acquire_lock
 from journal.spare import Spare
 from tests.compaction_kit import KEYS, State
 from tests.crash.disk import SimulatedDisk
@@ -62,7 +62,7 @@ class Opened(NamedTuple):
     """A journal that was opened."""
 
     fs: FileSystem
-    lock_fd: int
+    custody: Custody
     recovered: Recovered
     log: Log
     spare: Spare
@@ -83,7 +83,7 @@ class Opened(NamedTuple):
         self.log.mark()
         self.spare.close()
         self.log.close()
-        self.fs.close(self.lock_fd)
+        self.custody.close()
 
 
 class Clock:
@@ -101,7 +101,7 @@ class Clock:
 def open_journal(fs: FileSystem, schema: int, clock: Callable[[], int]) -> Opened:
     """Do what `Journal.open` does. Raises as it does."""
     fs.make_directory(DIRECTORY)
-    lock_fd = acquire_lock(fs, DIRECTORY)
+    custody = acquire_lock(fs, DIRECTORY)
     state = State()
     try:
         recovered = recover(
@@ -115,10 +115,11 @@ def open_journal(fs: FileSystem, schema: int, clock: Callable[[], int]) -> Opene
             restore=state.restore,
         )
     except BaseException:
-        fs.close(lock_fd)
+        custody.close()
         raise
     spare = Spare(fs, DIRECTORY, SEGMENT_BYTES)
-    return Opened(fs, lock_fd, recovered, Log(fs, recovered, spare, schema, clock), spare, state)
+    log = Log(fs, recovered, spare, schema, clock, custody)
+    return Opened(fs, custody, recovered, log, spare, state)
 
 
 def vocabulary(schema: int) -> Vocabulary:

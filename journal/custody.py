@@ -1,0 +1,153 @@
+"""Who may write, and whether it is still the same journal that is being written.
+
+A path is only a name. While a writer has files open, an operator may remove, move or replace them,
+unpack a backup over them or mount something over their directory: then what is written goes to
+files that no start will ever read. So the writer remembers which files its names led to, and looks
+whether they still do before it acknowledges anything.
+
+The lock is on the directory as well as on the file LOCK in it: a file that was removed or replaced
+does not let a second writer in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from journal.errors import JournalDisplacedError, JournalLockedError
+from journal.fs import FileSystem, Identity
+from journal.segments import LOCK_NAME
+
+_PID_BYTES = 20
+#: So much of a frame, or all of a shorter one, is compared with what was written.
+_WITNESS_BYTES = 64
+#: Frames that are compared: the last, and the one before, which was acknowledged.
+_WITNESSES = 2
+
+_REMOVED = "it was removed or moved"
+_REPLACED = "it was replaced, restored from a copy, or mounted over"
+_OVERWRITTEN = "it was overwritten or cut in place, as by a copy that was restored over it"
+
+
+class _Held(NamedTuple):
+    path: Path
+    fd: int
+    identity: Identity
+
+
+class Custody:
+    """The open directory, lock and segment of one writer, and the names that must lead to them."""
+
+    def __init__(self, fs: FileSystem) -> None:
+        self._fs = fs
+        self._held: list[_Held] = []
+        self._segment: _Held | None = None
+        self._segment_bytes = 0
+        self._witnesses: list[tuple[int, bytes]] = []
+
+    def hold(self, path: Path, fd: int) -> None:
+        """Expect `path` to lead to `fd`, which is closed by `close`."""
+        try:
+            self._held.append(_Held(path, fd, self._fs.identity(fd)))
+        except BaseException:
+            self._fs.close(fd)
+            raise
+
+    def lock(self, directory: Path) -> int | None:
+        """Lock `directory` and LOCK in it; the descriptor of LOCK, or None if another has either.
+
+        Raises JournalDisplacedError, OSError.
+        """
+        # The directory first: who is refused has not even made the file.
+        fd = self._fs.open_directory(directory)
+        self.hold(directory, fd)
+        if not self._fs.lock(fd):
+            return None
+        path = directory / LOCK_NAME
+        fd = self._fs.open(path, write=True, create=True)
+        self.hold(path, fd)
+        if not self._fs.lock(fd):
+            return None
+        # Between the opening and the lock, another may have been put there.
+        self.check()
+        return fd
+
+    def write_to(self, path: Path, fd: int, size: int, end: int) -> None:
+        """Expect `path` to lead to the segment `fd` of so many bytes, which is the caller's.
+
+        Its content is known up to `end`.
+        """
+        self._segment = _Held(path, fd, self._fs.identity(fd))
+        self._segment_bytes = size
+        start = max(0, end - _WITNESS_BYTES)
+        self._witnesses = [(start, self._fs.read(fd, end - start, start))]
+
+    def wrote(self, data: bytes, offset: int) -> None:
+        """Expect this frame in the segment, too."""
+        self._witnesses.append((offset, bytes(data[:_WITNESS_BYTES])))
+        del self._witnesses[:-_WITNESSES]
+
+    def check(self) -> None:
+        """Raise JournalDisplacedError unless all is where it was, and what it was."""
+        for held in self._held:
+            self._check_name(held)
+        if self._segment is None:
+            return
+        path, fd, _ = self._segment
+        self._check_name(self._segment)
+        if self._fs.size(fd) != self._segment_bytes:
+            raise JournalDisplacedError(path, _OVERWRITTEN)
+        for offset, data in self._witnesses:
+            if self._fs.read(fd, len(data), offset) != data:
+                raise JournalDisplacedError(path, _OVERWRITTEN)
+
+    def close(self) -> None:
+        """Let go of directory and lock. Idempotent, raises nothing."""
+        held, self._held = self._held, []
+        self._segment = None
+        for each in reversed(held):
+            with contextlib.suppress(OSError):
+                self._fs.close(each.fd)
+
+    def _check_name(self, held: _Held) -> None:
+        try:
+            found = self._fs.identity_at(held.path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise JournalDisplacedError(held.path, _REMOVED) from None
+        except OSError as error:
+            reason = f"it cannot be reached any more ({error.strerror})"
+            raise JournalDisplacedError(held.path, reason) from None
+        if found != held.identity:
+            raise JournalDisplacedError(held.path, _REPLACED)
+
+
+def acquire_lock(fs: FileSystem, directory: Path) -> Custody:
+    """Become the writer of `directory`, until the custody of it is closed.
+
+    Raises JournalLockedError, naming the other process, if there is one; nothing was written then.
+    """
+    custody = Custody(fs)
+    try:
+        fd = custody.lock(directory)
+        if fd is None:
+            raise JournalLockedError(directory, _holder(fs, directory / LOCK_NAME))
+        # A fixed width, so that no truncation is needed and a reader never sees half a number.
+        fs.write(fd, f"{os.getpid():<{_PID_BYTES - 1}}\n".encode(), 0)
+    except BaseException:
+        custody.close()
+        raise
+    return custody
+
+
+def _holder(fs: FileSystem, path: Path) -> str:
+    try:
+        fd = fs.open(path)
+    except OSError:
+        return "another process"
+    try:
+        pid = fs.read(fd, _PID_BYTES, 0).strip(b"\0 \n").decode("ascii", "replace")
+    finally:
+        fs.close(fd)
+    return f"process {pid}" if pid else "another process"
