@@ -123,7 +123,7 @@ def test_the_paths_are_those_of_the_service() -> None:
     paths = {v["name"]: v["hostPath"]["path"] for v in pod()["volumes"] if "hostPath" in v}
 
     assert "StateDirectory=coild\n" in SERVICE.read_text()
-    assert f"ListenStream={DEFAULT_HTTP}\n" in SOCKET.read_text()
+    assert ["/run/coild/coild.sock"] == re.findall("ListenStream=(.*)", SOCKET.read_text())
     assert paths == {
         "data": "/var/lib/coild",
         "cni-bin": "/opt/cni/bin",
@@ -219,5 +219,6 @@ def test_the_configuration_of_the_page_is_taken(tmp_path: Path) -> None:
     checked = run("--config", str(tmp_path / "coild.toml"), "--check-config")
 
     assert checked.returncode == 0, checked.stderr
+    assert 'http = "off"\n' in checked.stdout
     assert 'socket = "/run/coild/coild.sock"' in checked.stdout
     assert "ListenStream=/run/coild/coild.sock\n" in SOCKET.read_text()

@@ -47,7 +47,7 @@ _CONFLIST = {
     "cniVersion": "1.0.0",
     "name": "pods",
     "plugins": [
-        {"type": "ptp", "ipam": {"type": NAME, "coild": "http://127.0.0.1:9383"}},
+        {"type": "ptp", "ipam": {"type": NAME, "coild": "unix:/run/coild/coild.sock"}},
     ],
 }
 
