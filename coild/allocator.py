@@ -123,6 +123,10 @@ class Allocator:
         spare = free.free <= 1 << self._state.pools[pool].block_size
         return Choice(free.oldest(), early=True, wants_block=spare)
 
+    def free(self, pool: str, version: int) -> int:
+        """How many addresses are free, rested or not, in the blocks that are the node's."""
+        return self._list(pool, version).free
+
     def idle_blocks(self, ago: Callable[[int], int], idle_for: int) -> list[Block]:
         """Blocks to give back: empty for `idle_for`, and for as long as the cool-down lasts.
 

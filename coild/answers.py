@@ -37,18 +37,20 @@ from coild.limits import (
     RESPONSE_SECONDS,
 )
 from coild.orders import OrderError
+from coild.readiness import Check, failing, verbose
 from coild.routes import COLLECT, METHODS
 from coild.service import ConflictError, NoAddressError
 from journal import CompactionRunsError, JournalError, JournalFullError
 
 logger = logging.getLogger(__name__)
 
+_JSON = "application/json"
+#: Of what is asked for as text.
+TEXT = "text/plain; charset=utf-8"
 #: The values that are the same in all answers, in one piece: each field that Sanic formats for
 #: itself costs a request some 1%. No page of another site may read an answer, nor guess its type.
-_JSON = (
-    b"application/json\r\ncross-origin-resource-policy: same-origin"
-    b"\r\nx-content-type-options: nosniff"
-)
+_SAME = b"\r\ncross-origin-resource-policy: same-origin\r\nx-content-type-options: nosniff"
+_TYPES = {kind: kind.encode() + _SAME for kind in (_JSON, TEXT)}
 _ROUTES = ", ".join(f"{' and '.join(methods)} {path}" for path, methods in METHODS.items())
 #: The methods of each path, as it comes in the request, still percent-encoded.
 _ALLOWED = tuple(
@@ -59,6 +61,10 @@ _ALLOWED = tuple(
 
 class TooManyConnectionsError(Exception):
     """No further connection is served now. It is never raised: the server answers so by itself."""
+
+
+class NotReadyError(Exception):
+    """The daemon cannot do its work now. It is never raised: /livez and /readyz answer so."""
 
 
 class UnassignedError(Exception):
@@ -80,6 +86,7 @@ STATUS: dict[type[Exception], int] = {
     NoAddressError: 503,
     BusyError: 503,
     TooManyConnectionsError: 503,
+    NotReadyError: 503,
     NoPoolError: 500,
 }
 #: After how many seconds to try again, of errors that say so.
@@ -170,20 +177,41 @@ class HealthAnswer(Health, frozen=True):
     status: Literal[200] = 200
 
 
+class LiveAnswer(msgspec.Struct, frozen=True):
+    """The loop turns, and the daemon does not end by a failure."""
+
+    status: Literal[200] = 200
+
+
+class CheckAnswer(msgspec.Struct, frozen=True):
+    """How a check came out: whether it is well and, if not, what is wrong."""
+
+    name: str
+    ok: bool
+    reason: str
+
+
+class ReadyAnswer(msgspec.Struct, frozen=True):
+    """Addresses can be had; some of the checks may tell something all the same."""
+
+    checks: list[CheckAnswer]
+    status: Literal[200] = 200
+
+
 class Answer(HTTPResponse):
-    """A JSON response whose few headers are made without a header dictionary's work."""
+    """A response whose few headers are made without a header dictionary's work."""
 
     __slots__ = ()
 
-    def __init__(self, body: bytes, status: int = 200) -> None:
+    def __init__(self, body: bytes, status: int = 200, content_type: str = _JSON) -> None:
         super().__init__(body, status)
-        self.content_type = "application/json"
+        self.content_type = content_type
 
     @property
     def processed_headers(self) -> Iterator[tuple[bytes, bytes]]:
         """What Sanic sends: it has just set content-length and connection."""
         headers = self.headers
-        yield b"content-type", _JSON
+        yield b"content-type", _TYPES[self.content_type or _JSON]
         yield b"content-length", b"%d" % headers["content-length"]
         yield b"connection", headers["connection"].encode()
 
@@ -270,6 +298,26 @@ def health_answer(health: Health, sequence: int) -> Answer:
     return Answer(msgspec.json.encode(HealthAnswer(health.writable, health.routes, sequence)))
 
 
+def live_answer(failed: str) -> Answer:
+    """200, or 503 with why the daemon ends."""
+    if failed:
+        return failure(STATUS[NotReadyError], failed)
+    return Answer(msgspec.json.encode(LiveAnswer()))
+
+
+def ready_answer(checks: list[Check], *, as_text: bool) -> Answer:
+    """200, or 503 with what keeps the daemon from its work; as text, a line for each check."""
+    failed = failing(checks)
+    status = STATUS[NotReadyError] if failed else 200
+    if as_text:
+        text = verbose(checks).encode(errors="backslashreplace")
+        return Answer(text, status, content_type=TEXT)
+    if failed:
+        return failure(status, failed)
+    told = [CheckAnswer(each.name, not each.reason, each.reason) for each in checks]
+    return Answer(msgspec.json.encode(ReadyAnswer(told)))
+
+
 def failure(status: int, error: str, allow: str = "", retry_seconds: int = 0) -> Answer:
     """The failure response of the API; with `allow`, or with `retry_seconds`, it says so."""
     # What is quoted from a header may be bytes that are no text, which Sanic makes surrogates of.
@@ -289,7 +337,7 @@ def too_many_connections() -> bytes:
     )
     return (
         b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n"
-        b"content-type: %b\r\ncontent-length: %d\r\n\r\n%b" % (_JSON, len(body), body)
+        b"content-type: %b\r\ncontent-length: %d\r\n\r\n%b" % (_TYPES[_JSON], len(body), body)
     )
 
 

@@ -21,7 +21,9 @@ from coild.answers import (
     collection_answer,
     compaction_answer,
     health_answer,
+    live_answer,
     placed_answer,
+    ready_answer,
 )
 from coild.bodies import (
     BadRequestError,
@@ -43,6 +45,7 @@ from coild.limits import (
     RESPONSE_SECONDS,
 )
 from coild.openapi import document
+from coild.readiness import Readiness
 from coild.routes import (
     ADDRESS,
     ADDRESSES,
@@ -50,7 +53,9 @@ from coild.routes import (
     COMPACT,
     DOCUMENT,
     HEALTH,
+    LIVE,
     METHODS,
+    READY,
     STATUS,
 )
 from coild.service import Service
@@ -92,6 +97,7 @@ class _Handlers:
         health: Callable[[], Health],
         gate: Gate,
         budget: Budget,
+        readiness: Readiness,
     ) -> None:
         self._service = service
         self._compactor = compactor
@@ -103,6 +109,7 @@ class _Handlers:
         self._turn = asyncio.Lock()
         self._bodies = StatusBodies(service, budget, self._turn)
         self._described = Shared(msgspec.json.encode(document()))
+        self._readiness = readiness
         self.table: dict[tuple[str, str], _Handler] = {
             ("GET", STATUS): self._get_status,
             ("POST", ADDRESSES): self._post_ip,
@@ -111,6 +118,8 @@ class _Handlers:
             ("POST", COMPACT): self._post_compact,
             ("POST", COLLECT): _function(self._post_gc),
             ("GET", HEALTH): self._get_health,
+            ("GET", LIVE): self._get_livez,
+            ("GET", READY): self._get_readyz,
             ("GET", DOCUMENT): self._get_document,
         }
 
@@ -189,6 +198,15 @@ class _Handlers:
         self._guard.check(request)
         return health_answer(self._health(), await self._service.sequence())
 
+    async def _get_livez(self, request: Request) -> Answer:
+        self._guard.check(request)
+        return live_answer(self._readiness.failure)
+
+    async def _get_readyz(self, request: Request) -> Answer:
+        self._guard.check(request)
+        as_text = "verbose" in request.get_args(keep_blank_values=True)
+        return ready_answer(self._readiness.checks(), as_text=as_text)
+
     async def _get_document(self, request: Request) -> Answer:
         self._guard.check(request)
         return SharedAnswer(self._described)
@@ -209,16 +227,27 @@ def build_app(
     guard: Guard,
     health: Callable[[], Health],
     gate: Gate | None = None,
+    readiness: Readiness | None = None,
 ) -> Sanic[Any, Any]:
     """The HTTP application over `service`; it changes nothing while `gate` is shut."""
     app = Sanic("coild", config=sanic_config(), configure_logging=False)
     # Connections count what they keep by it.
     app.ctx.budget = Budget()
-    handlers = _Handlers(service, compactor, guard, health, gate or Gate(), app.ctx.budget).table
+    handlers = _Handlers(
+        service,
+        compactor,
+        guard,
+        health,
+        gate or Gate(),
+        app.ctx.budget,
+        readiness or Readiness(),
+    ).table
     for path, method in ((each, method) for each in METHODS for method in METHODS[each]):
+        handler = handlers["GET" if method == "HEAD" else method, path]
         app.add_route(
-            handlers[method, path],
+            handler,
             path,
+            name=f"{method}{handler.__name__}",
             methods=[method],
             strict_slashes=True,
             stream=path == COLLECT,

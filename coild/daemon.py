@@ -24,8 +24,11 @@ from coild.clock import Clock
 from coild.compactor import Compactor
 from coild.config import Config
 from coild.events import DaemonStopped
+from coild.exhaustion import exhausted
+from coild.exporter import Exporter
 from coild.guard import Guard
 from coild.listen import address_of, inherit, listen, place_of
+from coild.readiness import Readiness
 from coild.recovery import make_data_dir, recover
 from coild.replay import State
 from coild.server import Server
@@ -36,6 +39,8 @@ from coild.upkeep import UpkeepProcess
 from journal import Journal, JournalDisplacedError, JournalError
 
 logger = logging.getLogger(__name__)
+
+_ROUTES_FAIL = "pods may not be reached from other nodes"
 
 
 def run(config: Config) -> int:
@@ -70,25 +75,29 @@ def run(config: Config) -> int:
     return status
 
 
-async def _serve(
+async def _serve(  # noqa: PLR0915 - one life, told in order
     config: Config, state: State, journal: Journal, sockets: list[socket.socket], notifier: Notifier
 ) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     failures: list[JournalError] = []
 
+    readiness = Readiness()
+
     def on_failure(failure: JournalError) -> None:
         failures.append(failure)
+        readiness.failure = f"the daemon ends: {failure}"
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     clock = Clock(state.time)
     exporter = exporter_of(config)
+    blocks = StaticBlocks(state.pools, [block.subnet for block in state.blocks.values()])
     service = Service(
         state,
         journal,
-        StaticBlocks(state.pools, [block.subnet for block in state.blocks.values()]),
+        blocks,
         reuse_after=config.reuse_after,
         clock=clock,
         ago=clock.ago,
@@ -111,8 +120,11 @@ async def _serve(
             writable=journal.trouble is None and not beginning.trouble, routes=exporter.health
         )
 
+    _add_checks(readiness, journal, beginning, exporter)
+    readiness.add("pools", lambda: "; ".join(exhausted(service, blocks, state)))
     guard = Guard(config.allowed_hosts, remote=config.allow_remote)
-    server = Server(build_app(service, compactor, guard, health, beginning), config.max_connections)
+    app = build_app(service, compactor, guard, health, beginning, readiness)
+    server = Server(app, config.max_connections)
     address_file = AddressFile(config.data_dir / "http")
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(journal.close)
@@ -182,6 +194,26 @@ def _remove_empty(directories: Iterable[Path]) -> None:
     for path in directories:
         with contextlib.suppress(OSError):
             path.rmdir()
+
+
+def _add_checks(
+    readiness: Readiness, journal: Journal, beginning: Beginning, exporter: Exporter
+) -> None:
+    def journal_trouble() -> str:
+        trouble = journal.trouble
+        return f"no space for the journal: {trouble}" if trouble else ""
+
+    def start_trouble() -> str:
+        trouble = beginning.trouble
+        return f"this start cannot be journalled yet: {trouble}" if trouble else ""
+
+    def route_trouble() -> str:
+        failing = exporter.health == "failing"
+        return f"{exporter.trouble or 'see the log'}; {_ROUTES_FAIL}" if failing else ""
+
+    readiness.add("journal", journal_trouble, fails=True)
+    readiness.add("start", start_trouble, fails=True)
+    readiness.add("routes", route_trouble)
 
 
 async def _keep_up(beginning: Beginning, compactor: Compactor) -> None:

@@ -8,7 +8,7 @@ import msgspec
 from sanic.exceptions import MethodNotAllowed, NotFound
 
 from coild import __version__
-from coild.answers import ON_REQUEST, Failure, status_of
+from coild.answers import ON_REQUEST, STATUS, TEXT, Failure, NotReadyError, status_of
 from coild.bodies import AllocateRequest, CollectRequest
 from coild.limits import (
     BODY_BYTES_MAX,
@@ -19,7 +19,7 @@ from coild.limits import (
     NETWORK_SCHEMA,
 )
 from coild.operations import ANY, ERRORS, HEADERS, IDS, OPERATIONS, Operation
-from coild.routes import COLLECT
+from coild.routes import COLLECT, METHODS
 
 _JSON = "application/json"
 _REFERENCE = "#/components/schemas/{name}"
@@ -38,6 +38,13 @@ _TEXTS = {
     "pod-namespace": NAME_SCHEMA,
     "pod-name": NAME_SCHEMA,
     "container-id": CONTAINER_ID_SCHEMA,
+}
+_VERBOSE = {
+    "name": "verbose",
+    "in": "query",
+    "description": "Whatever its value: the answer is text, a line for each check.",
+    "allowEmptyValue": True,
+    "schema": {"type": "string"},
 }
 _NETWORK = NETWORK_SCHEMA | {"default": ""}
 
@@ -63,7 +70,13 @@ def document() -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
         path = operation.path.replace("<", "{").replace(">", "}")
-        paths.setdefault(path, {})[operation.method.lower()] = _describe(operation)
+        described = paths.setdefault(path, {})
+        described[operation.method.lower()] = _describe(operation)
+        if "HEAD" in METHODS[operation.path] and operation.method == "GET":
+            described["head"] = _describe(operation) | {
+                "operationId": operation.name.replace("get", "head", 1),
+                "summary": "As GET answers, without the body.",
+            }
     return {
         "openapi": "3.1.0",
         "info": {
@@ -93,6 +106,8 @@ def _describe(operation: Operation) -> dict[str, Any]:
     named = [name for name in _PARAMETERS if f"<{name}>" in operation.path]
     if named:
         described["parameters"] = [{"$ref": f"#/components/parameters/{name}"} for name in named]
+    if operation.verbose:
+        described.setdefault("parameters", []).append(_VERBOSE)
     if operation.body is not None:
         # Nothing but a field without a default makes a body necessary.
         fields = msgspec.structs.fields(operation.body)
@@ -110,6 +125,10 @@ def _describe(operation: Operation) -> dict[str, Any]:
         },
         **{str(status): _failure(status, tuple(errors[status])) for status in sorted(errors)},
     }
+    if operation.verbose:
+        text = {"schema": {"type": "string"}, "examples": {"answer": {"value": operation.verbose}}}
+        for status in ("200", str(STATUS[NotReadyError])):
+            described["responses"][status]["content"][TEXT] = text
     return described
 
 

@@ -17,10 +17,14 @@ from sanic.exceptions import (
 
 from coild.allocator import NoPoolError
 from coild.answers import (
+    CheckAnswer,
     CollectionAnswer,
     CompactionAnswer,
     HealthAnswer,
+    LiveAnswer,
+    NotReadyError,
     PlacedAnswer,
+    ReadyAnswer,
     ReleaseAnswer,
     Released,
     StatusAnswer,
@@ -34,7 +38,7 @@ from coild.framing import FramingError, TooManyFieldsError
 from coild.guard import ForbiddenError, MissingHostError
 from coild.limits import ARRIVAL_SECONDS, RESPONSE_SECONDS
 from coild.orders import OrderError
-from coild.routes import ADDRESS, ADDRESSES, COLLECT, COMPACT, DOCUMENT, HEALTH, STATUS
+from coild.routes import ADDRESS, ADDRESSES, COLLECT, COMPACT, DOCUMENT, HEALTH, LIVE, READY, STATUS
 from coild.service import ConflictError, NoAddressError
 from journal import CompactionRunsError, JournalError, JournalFullError
 
@@ -92,6 +96,10 @@ ERRORS: dict[type[Exception], tuple[str, str]] = {
         f"There was no answer within {RESPONSE_SECONDS} s.",
         "there was no answer in time; ask again, or see the log",
     ),
+    NotReadyError: (
+        "The daemon cannot do its work now: it says why.",
+        "journal: no space for the journal: No space left on device",
+    ),
     TooManyConnectionsError: (
         "There are too many connections; the answer has `Retry-After`, in seconds.",
         "there are too many connections",
@@ -131,6 +139,8 @@ class Operation(NamedTuple):
     errors: tuple[type[Exception], ...]
     body: type[msgspec.Struct] | None = None
     body_example: Any = None
+    #: The answer as text, for `?verbose`.
+    verbose: str = ""
 
 
 #: Every operation, as the router has them.
@@ -212,6 +222,31 @@ OPERATIONS = (
         HealthAnswer,
         HealthAnswer(writable=True, routes="exported", sequence=5),
         (JournalError,),
+    ),
+    Operation(
+        "GET",
+        LIVE,
+        "getLiveness",
+        "Whether the daemon turns and does not end by a failure: if not, it is to be restarted.",
+        LiveAnswer,
+        LiveAnswer(),
+        (NotReadyError,),
+    ),
+    Operation(
+        "GET",
+        READY,
+        "getReadiness",
+        "Whether addresses can be had, and what else is to be told: an exhausted pool, for one.",
+        ReadyAnswer,
+        ReadyAnswer(
+            [
+                CheckAnswer("journal", ok=True, reason=""),
+                CheckAnswer("pools", ok=False, reason="pool 'web' has no free IPv4 address"),
+            ]
+        ),
+        (NotReadyError,),
+        verbose="[+]journal ok\n[!]pools told: pool 'web' has no free IPv4 address\n"
+        "readyz check passed\n",
     ),
     Operation(
         "GET",

@@ -8,15 +8,19 @@ ADDRESS = "/ip/<namespace>/<pod>/<container>"
 COMPACT = "/compact"
 COLLECT = "/gc"
 HEALTH = "/health"
+LIVE = "/livez"
+READY = "/readyz"
 DOCUMENT = "/openapi.json"
 
-#: The methods of each path.
+#: The methods of each path. HEAD is answered as GET is, without the body.
 METHODS: dict[str, tuple[str, ...]] = {
-    STATUS: ("GET",),
+    STATUS: ("GET", "HEAD"),
     ADDRESSES: ("POST",),
-    ADDRESS: ("GET", "DELETE"),
+    ADDRESS: ("GET", "HEAD", "DELETE"),
     COMPACT: ("POST",),
     COLLECT: ("POST",),
-    HEALTH: ("GET",),
-    DOCUMENT: ("GET",),
+    HEALTH: ("GET", "HEAD"),
+    LIVE: ("GET", "HEAD"),
+    READY: ("GET", "HEAD"),
+    DOCUMENT: ("GET", "HEAD"),
 }

@@ -108,6 +108,10 @@ class Service:
         """What was counted so far."""
         return Statistics(self._allocated, self._released, self._reused_early, self._refused)
 
+    def free(self, pool: str, version: int) -> int:
+        """How many addresses of a pool's blocks are free, rested or not."""
+        return self._allocator.free(pool, version)
+
     async def allocate(
         self,
         namespace: str,

@@ -785,20 +785,23 @@ def test_gc_asks_once_more(alone: Plugin, refusals: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("health", "code"),
+    ("ready", "code"),
     [
-        ((200, {"writable": True, "routes": "off"}), 0),
-        ((200, {"writable": True, "routes": "exported"}), 0),
-        ((200, {"writable": True, "routes": "failing"}), 51),
-        ((200, {"writable": False, "routes": "failing"}), 50),
+        ((200, {"checks": []}), 0),
+        ((200, {"checks": [{"name": "routes", "ok": True, "reason": ""}]}), 0),
+        ((200, {"checks": [{"name": "routes", "ok": False, "reason": "so"}]}), 51),
+        ((200, {"checks": [{"name": "pools", "ok": False, "reason": "so"}]}), 0),
+        ((200, {"checks": ["routes", {"ok": False}, {"name": "routes", "ok": 0}]}), 0),
+        ((200, {"checks": {}}), 50),
+        ((503, {"status": 503, "error": "journal: no space"}), 50),
         ((200, {}), 50),
         ((500, {"error": "broken"}), 50),
-        ((404, {"error": "there is no /health"}), 50),
+        ((404, {"error": "there is no /readyz"}), 50),
     ],
 )
-def test_status(alone: Plugin, health: tuple[int, dict[str, Any]], code: int) -> None:
+def test_status(alone: Plugin, ready: tuple[int, dict[str, Any]], code: int) -> None:
     """Nothing to say when an ADD would be served, 50 or 51 otherwise."""
-    with stub(lambda *_: health) as where:
+    with stub(lambda *_: ready) as where:
         outcome = alone.run("STATUS", "", coild=where)
 
     assert code == (outcome.code if code else outcome.status)

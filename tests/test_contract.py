@@ -492,11 +492,15 @@ def test_an_unknown_path_is_404(shared_daemon: Daemon, method: str, target: str)
     """A path that is none of the API's is 404 for every method, and the answer has those."""
     text = error_of(shared_daemon.ask(method, target), 404)
 
-    assert "GET /status" in text
+    assert "GET and HEAD /status" in text
     assert "POST /ip" in text
 
 
-ALLOWED = {"/status": {"GET"}, "/ip": {"POST"}, "/ip/default/web-0/cid": {"GET", "DELETE"}}
+ALLOWED = {
+    "/status": {"GET", "HEAD"},
+    "/ip": {"POST"},
+    "/ip/default/web-0/cid": {"GET", "HEAD", "DELETE"},
+}
 WRONG = [
     (method, target)
     for target, allowed in ALLOWED.items()
@@ -516,15 +520,15 @@ def test_a_wrong_method_is_405(shared_daemon: Daemon, method: str, target: str) 
     assert before == shared_daemon.events()
 
 
-@pytest.mark.parametrize("target", ALLOWED)
+@pytest.mark.parametrize("target", ["/ip", "/compact", "/gc"])
 def test_head_is_405_without_a_body(shared_daemon: Daemon, target: str) -> None:
-    """HEAD is a method that no path has; its answer has the headers of the failure, no body."""
+    """A path without GET has no HEAD; its answer has the headers of the failure, no body."""
     answer = shared_daemon.client.head(target)
 
     assert answer.status_code == 405
     assert answer.headers["content-type"] == "application/json"
     assert int(answer.headers["content-length"]) > 0
-    assert ALLOWED[target] == set(answer.headers["allow"].replace(" ", "").split(","))
+    assert answer.headers["allow"] == "POST"
     assert answer.content == b""
 
 

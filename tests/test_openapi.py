@@ -88,7 +88,7 @@ def test_every_error_is_described() -> None:
 @pytest.mark.parametrize("where", ALL_RESPONSES, ids="/".join)
 def test_every_failure_may_have_the_examples_it_shows(where: tuple[str, ...]) -> None:
     """Each example is an instance of the schema beside it and, of a failure, of that status."""
-    (media,) = CONTRACT.look_up(*where)["content"].values()
+    media = CONTRACT.look_up(*where)["content"]["application/json"]
     validator = CONTRACT.validator(*where, "content", "application/json", "schema")
 
     assert media["examples"]
@@ -200,6 +200,9 @@ def test_a_journey_through_the_api_is_as_described(shared_daemon: Daemon) -> Non
         ("POST", "/ip", b"{}", 400),
         ("GET", target, None, 200),
         ("GET", "/status", None, 200),
+        ("GET", "/livez", None, 200),
+        ("GET", "/readyz", None, 200),
+        ("GET", "/readyz?verbose", None, 200),
         ("POST", "/compact", b"", 200),
         ("POST", "/compact", b'{"order": "0"}', 400),
         ("DELETE", target, None, 200),

@@ -56,6 +56,14 @@ class StaticBlocks:
             f"{or_apart}"
         )
 
+    def has_block(self, pool: str, version: int) -> bool:
+        """Whether `acquire` would have one to give."""
+        prefix = self._pools[pool].block_prefix(version)
+        apart = self._apart_in(pool, version)
+        return (pool, version) not in self._exhausted and any(
+            self._next(subnet, prefix, apart) for subnet in self._pools[pool].of(version)
+        )
+
     async def release(self, pool: str, block: Subnet) -> None:  # noqa: ARG002
         """Take a block back. It may overlap with subnets of any pool."""
         self._held[block.version].remove((block.base, block.end))

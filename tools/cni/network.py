@@ -49,21 +49,17 @@ def collect(config: Config) -> None:
 def tell_status(config: Config) -> None:
     """Whether an ADD would get an address now. Raises CniError."""
     try:
-        status, health = config.coild.ask("GET", "/health")
+        status, ready = config.coild.ask("GET", "/readyz")
     except NoAnswerError as error:
         raise CniError(NOT_AVAILABLE, str(error)) from None
     if status != 200:
-        raise CniError(NOT_AVAILABLE, refusal(status, health).msg)
-    if health.get("writable") is not True:
-        raise CniError(
-            NOT_AVAILABLE, "coild cannot write its journal, so it gives no addresses: see its log"
-        )
-    if health.get("routes") == "failing":
-        raise CniError(
-            LIMITED_CONNECTIVITY,
-            "coild cannot export the routes of its blocks, so pods may not be reached from "
-            "other nodes: see its log",
-        )
+        raise CniError(NOT_AVAILABLE, refusal(status, ready).msg)
+    checks = ready.get("checks")
+    if not isinstance(checks, list):
+        raise CniError(NOT_AVAILABLE, f"{config.coild.where} does not answer as coild does")
+    for check in checks:
+        if isinstance(check, dict) and check.get("name") == "routes" and check.get("ok") is False:
+            raise CniError(LIMITED_CONNECTIVITY, f"coild: {check.get('reason')}")
 
 
 def _valid(document: dict[str, Any]) -> list[str]:
