@@ -60,7 +60,7 @@ class AllocateRequest(msgspec.Struct, rename="kebab", frozen=True, gc=False):
     unusable: Annotated[list[_Address], msgspec.Meta(max_length=UNUSABLE_MAX)] = []
 
 
-class CollectRequest(msgspec.Struct, frozen=True):
+class CollectRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of POST /gc: all containers of a network that there were at a sequence.
 
     `network` is empty for addresses that were allocated without one.
@@ -71,7 +71,7 @@ class CollectRequest(msgspec.Struct, frozen=True):
     network: _Network = ""
 
 
-class CompactRequest(msgspec.Struct, frozen=True):
+class CompactRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of POST /compact, which may be empty. `order` is the token of an order to prune."""
 
     order: Annotated[str, msgspec.Meta(extra_json_schema={"pattern": "^([0-9a-f]{32})?$"})] = ""

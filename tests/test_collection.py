@@ -17,6 +17,7 @@ from coild.events import COLLECTED, AddressReleased
 from coild.limits import BODY_BYTES_MAX, COLLECT_BYTES_MAX
 from tests.daemon_kit import Daemon
 from tests.service_kit import Bench, pool, settled
+from tests.wire_kit import error_of
 
 #: The container IDs that are allocated by the events with these sequences, rising.
 ALLOCATED = st.lists(st.tuples(st.integers(1, 5), st.sampled_from("abcdef")), max_size=30).map(
@@ -213,6 +214,19 @@ def test_a_wrong_body_releases_nothing(shared_daemon: Daemon, body: Any, told: s
     assert answer.status_code == 400
     assert told in answer.json()["error"]
     assert "kept" in shared_daemon.status()["pods"]
+
+
+@pytest.mark.parametrize("key", ["dry-run", "dry_run", "Valid"])
+@pytest.mark.parametrize("path", ["/gc", "/compact"])
+def test_a_key_that_is_not_known_does_nothing(daemon: Daemon, path: str, key: str) -> None:
+    """What is asked for in vain is refused by name: nothing is released or written."""
+    daemon.allocate("c1", network="pods")
+    before = daemon.events()
+    wanted = {"sequence": before[-1][0], "valid": [], "network": "pods"} if path == "/gc" else {}
+    answer = daemon.client.post(path, json=wanted | {key: True})
+
+    assert f"`{key}`" in error_of(answer, 400)
+    assert before == daemon.events()
 
 
 def test_a_stale_list_is_a_conflict(daemon: Daemon) -> None:
