@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -23,11 +23,12 @@ from coild.allocator import NoPoolError, Place
 from coild.announcer import RouteHealth
 from coild.bodies import BadRequestError
 from coild.budget import BusyError, Shared
+from coild.by_container import AnotherJournalError, UnknownContainerError
 from coild.collection import StaleListError
 from coild.compactor import Compaction
+from coild.deadline import DeadlineError
 from coild.framing import FramingError, TooManyFieldsError
 from coild.guard import ForbiddenError, MissingHostError
-from coild.holding import Holding
 from coild.limits import (
     ARRIVAL_SECONDS,
     BODY_BYTES_MAX,
@@ -79,12 +80,15 @@ STATUS: dict[type[Exception], int] = {
     MissingHostError: 400,
     ForbiddenError: 403,
     UnassignedError: 404,
+    UnknownContainerError: 404,
+    AnotherJournalError: 409,
     ConflictError: 409,
     CompactionRunsError: 409,
     StaleListError: 409,
     OrderError: 400,
     NoAddressError: 503,
     BusyError: 503,
+    DeadlineError: 503,
     TooManyConnectionsError: 503,
     NotReadyError: 503,
     NoPoolError: 500,
@@ -118,7 +122,7 @@ class PlacedAnswer(AddressAnswer, frozen=True, kw_only=True):
 
 
 #: The fields of an answer that are there for who asks for them.
-ON_REQUEST = frozenset({"gateway", "pool", "subnet"})
+ON_REQUEST = frozenset({"gateway", "pool", "subnet", "unknown"})
 
 
 class ReleaseAnswer(msgspec.Struct, frozen=True):
@@ -144,22 +148,6 @@ class StatusAnswer(msgspec.Struct, frozen=True, rename="kebab"):
 class CompactionAnswer(Compaction, frozen=True, rename="kebab"):
     """What a compaction did; sizes are in bytes."""
 
-    status: Literal[200] = 200
-
-
-class Released(msgspec.Struct, frozen=True, rename="kebab"):
-    """An address that was released, and who had it."""
-
-    address: str
-    container_id: str
-    pod_name: str
-    pod_namespace: str
-
-
-class CollectionAnswer(msgspec.Struct, frozen=True):
-    """What a garbage collection released."""
-
-    released: list[Released]
     status: Literal[200] = 200
 
 
@@ -202,6 +190,13 @@ class Answer(HTTPResponse):
     """A response whose few headers are made without a header dictionary's work."""
 
     __slots__ = ()
+    #: What comes after the value of content-type in all answers: the header with the journal's ID.
+    common = b""
+
+    @classmethod
+    def identify(cls, journal_id: str) -> None:
+        """Have all answers of this process tell whose they are: the ID of its one journal."""
+        cls.common = b"\r\ncoild-journal: " + journal_id.encode()
 
     def __init__(self, body: bytes, status: int = 200, content_type: str = _JSON) -> None:
         super().__init__(body, status)
@@ -211,7 +206,7 @@ class Answer(HTTPResponse):
     def processed_headers(self) -> Iterator[tuple[bytes, bytes]]:
         """What Sanic sends: it has just set content-length and connection."""
         headers = self.headers
-        yield b"content-type", _TYPES[self.content_type or _JSON]
+        yield b"content-type", _TYPES[self.content_type or _JSON] + self.common
         yield b"content-length", b"%d" % headers["content-length"]
         yield b"connection", headers["connection"].encode()
 
@@ -282,17 +277,6 @@ def compaction_answer(compaction: Compaction) -> Answer:
     return Answer(msgspec.json.encode(CompactionAnswer(**msgspec.structs.asdict(compaction))))
 
 
-def collection_answer(released: Iterable[tuple[str, Holding]]) -> Answer:
-    """200 with the containers and what they held."""
-    answer = CollectionAnswer(
-        [
-            Released(held.address, container_id, held.pod_name, held.pod_namespace)
-            for container_id, held in released
-        ]
-    )
-    return Answer(msgspec.json.encode(answer))
-
-
 def health_answer(health: Health, sequence: int) -> Answer:
     """200 with the daemon's health."""
     return Answer(msgspec.json.encode(HealthAnswer(health.writable, health.routes, sequence)))
@@ -337,7 +321,8 @@ def too_many_connections() -> bytes:
     )
     return (
         b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n"
-        b"content-type: %b\r\ncontent-length: %d\r\n\r\n%b" % (_TYPES[_JSON], len(body), body)
+        b"content-type: %b\r\ncontent-length: %d\r\n\r\n%b"
+        % (_TYPES[_JSON] + Answer.common, len(body), body)
     )
 
 

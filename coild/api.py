@@ -18,7 +18,6 @@ from coild.answers import (
     UnassignedError,
     address_answer,
     answer_error,
-    collection_answer,
     compaction_answer,
     health_answer,
     live_answer,
@@ -30,10 +29,15 @@ from coild.bodies import (
     decode_allocate,
     decode_collect,
     decode_compact,
+    decode_release,
     unusable_of,
 )
 from coild.budget import Budget, Shared
+from coild.by_container import AnotherJournalError, UnknownContainerError
 from coild.compactor import Compactor
+from coild.container_answers import collection_answer, container_answer, releases_answer
+from coild.deadline import HEADER as DEADLINE
+from coild.deadline import Deadline, read_deadline
 from coild.guard import Guard, GuardError
 from coild.limits import (
     ARRIVAL_SECONDS,
@@ -51,17 +55,21 @@ from coild.routes import (
     ADDRESSES,
     COLLECT,
     COMPACT,
+    CONTAINER,
     DOCUMENT,
     HEALTH,
     LIVE,
     METHODS,
     READY,
+    RELEASE,
     STATUS,
 )
 from coild.service import Service
 from coild.status import StatusBodies
 from journal import JournalFullError
 
+#: So many valid containers that hold nothing are named to a garbage collection.
+_UNKNOWN_MAX = 100
 _Handler = Callable[..., Coroutine[Any, Any, Answer]]
 #: The query that asks for more than the address.
 _DETAILS = "details=true"
@@ -77,6 +85,22 @@ def _part(name: str, text: str) -> str:
     except UnicodeDecodeError:
         # Not replaced: what stands in for the bad bytes might be another container's ID.
         raise BadRequestError(f"the {name} in the path is not UTF-8: {text}") from None
+
+
+def _deadline(request: Request) -> Deadline | None:
+    """Until when the request may be carried out. Raises BadRequestError and DeadlineError."""
+    values = request.headers.getall(DEADLINE, None)
+    if values is None:
+        return None
+    if len(values) > 1:
+        raise BadRequestError("there is more than one Coild-Deadline header: send one")
+    try:
+        until = read_deadline(values[0])
+    except ValueError as error:
+        raise BadRequestError(str(error)) from None
+    if until is not None:
+        until.check()
+    return until
 
 
 class Gate:
@@ -115,6 +139,8 @@ class _Handlers:
             ("POST", ADDRESSES): self._post_ip,
             ("GET", ADDRESS): self._get_ip,
             ("DELETE", ADDRESS): self._delete_ip,
+            ("GET", CONTAINER): self._get_container,
+            ("POST", RELEASE): self._post_release,
             ("POST", COMPACT): self._post_compact,
             ("POST", COLLECT): _function(self._post_gc),
             ("GET", HEALTH): self._get_health,
@@ -123,14 +149,18 @@ class _Handlers:
             ("GET", DOCUMENT): self._get_document,
         }
 
-    def _check_command(self, request: Request) -> None:
-        """Raises what a request to change anything is refused with."""
+    def _check_command(self, request: Request) -> Deadline | None:
+        """Until when the request may be carried out, if it says so.
+
+        Raises what a request to change anything is refused with.
+        """
         self._guard.check(request)
         if self._gate.trouble:
             raise JournalFullError(self._gate.trouble, used_up=True)
+        return _deadline(request)
 
     async def _post_ip(self, request: Request) -> Answer:
-        self._check_command(request)
+        until = self._check_command(request)
         wanted = decode_allocate(request.body)
         version = _VERSIONS[wanted.address_type]
         address = await self._service.allocate(
@@ -141,6 +171,7 @@ class _Handlers:
             wanted.network,
             unusable=unusable_of(wanted, version) if wanted.unusable else (),
             in_subnet=wanted.details,
+            until=until,
         )
         return self._placed(address) if wanted.details else address_answer(address)
 
@@ -160,8 +191,30 @@ class _Handlers:
     async def _delete_ip(
         self, request: Request, namespace: str, pod: str, container: str
     ) -> Answer:
-        self._check_command(request)
-        return address_answer(await self._service.release(*_parts(namespace, pod, container)))
+        until = self._check_command(request)
+        parts = _parts(namespace, pod, container)
+        return address_answer(await self._service.release(*parts, until))
+
+    async def _get_container(self, request: Request, container: str) -> Answer:
+        self._guard.check(request)
+        container_id = _part("container ID", container)
+        held = await self._service.holding(container_id)
+        if held is None:
+            raise UnknownContainerError(f"container {container_id} has no address")
+        return container_answer(container_id, held)
+
+    async def _post_release(self, request: Request) -> Answer:
+        until = self._check_command(request)
+        wanted = decode_release(request.body)
+        own = self._service.journal_id
+        if wanted.journal and wanted.journal != own:
+            raise AnotherJournalError(
+                f"the release is for the daemon of journal {wanted.journal}, and this is that of "
+                f"{own}: nothing was released"
+            )
+        # Once each, whatever is named twice.
+        containers = dict.fromkeys(wanted.container_ids)
+        return releases_answer(await self._service.release_containers(containers, until))
 
     async def _get_status(self, request: Request) -> Answer:
         self._guard.check(request)
@@ -180,19 +233,18 @@ class _Handlers:
         async for part in stream:
             body += part
         # Not before: of a body that is not read, the rest would be taken for the next request.
-        self._check_command(request)
+        until = self._check_command(request)
         if len(body) <= FREE_BYTES:
-            return await self._collect(body)
+            return await self._collect(body, until)
         async with self._turn:
-            return await self._collect(body)
+            return await self._collect(body, until)
 
-    async def _collect(self, body: bytearray) -> Answer:
+    async def _collect(self, body: bytearray, until: Deadline | None) -> Answer:
         wanted = decode_collect(body)
-        return collection_answer(
-            await self._service.collect(
-                wanted.network, frozenset(wanted.valid), int(wanted.sequence)
-            )
+        released = await self._service.collect(
+            wanted.network, frozenset(wanted.valid), int(wanted.sequence), until
         )
+        return collection_answer(released, self._service.unknown(wanted.valid, _UNKNOWN_MAX))
 
     async def _get_health(self, request: Request) -> Answer:
         self._guard.check(request)

@@ -17,6 +17,8 @@ from coild.limits import (
 )
 
 _T = TypeVar("_T")
+#: The header `Coild-Journal` of an answer, or nothing.
+JOURNAL_PATTERN = r"^([0-9a-f]{32})?$(?!\n)"
 
 
 class BadRequestError(Exception):
@@ -60,6 +62,16 @@ class AllocateRequest(msgspec.Struct, rename="kebab", frozen=True, gc=False):
     unusable: Annotated[list[_Address], msgspec.Meta(max_length=UNUSABLE_MAX)] = []
 
 
+class ReleaseRequest(msgspec.Struct, rename="kebab", frozen=True):
+    """The body of POST /release: the container IDs of one attachment or of several.
+
+    `journal` is the ID of the journal that the release is for, if that is known.
+    """
+
+    container_ids: Annotated[list[_ContainerId], msgspec.Meta(min_length=1, max_length=100)]
+    journal: Annotated[str, msgspec.Meta(pattern=JOURNAL_PATTERN)] = ""
+
+
 class CollectRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of POST /gc: all containers of a network that there were at a sequence.
 
@@ -85,10 +97,13 @@ _RULES = {
     "network": f"empty, or {NAME_RULE}",
     "details": "true or false",
     "unusable": f"a list of {UNUSABLE_MAX} IP addresses at most",
+    "container-ids": f"a list of 1 to 100 container IDs, each {CONTAINER_ID_RULE}",
+    "journal": "the ID of a journal, 32 hexadecimal digits as Coild-Journal has them",
     "sequence": "the journal's, as GET /health told it before the containers were listed",
     "valid": f"a list of container IDs, each {CONTAINER_ID_RULE}",
 }
 _decode = msgspec.json.Decoder(AllocateRequest).decode
+_decode_release = msgspec.json.Decoder(ReleaseRequest).decode
 _decode_collect = msgspec.json.Decoder(CollectRequest).decode
 
 
@@ -104,6 +119,11 @@ def unusable_of(request: AllocateRequest, version: int) -> list[int]:
     except ValueError as error:
         raise BadRequestError(f"unusable must be {_RULES['unusable']}: {error}") from None
     return [int(address) for address in parsed if address.version == version]
+
+
+def decode_release(body: bytes) -> ReleaseRequest:
+    """Read the body of POST /release. Raises BadRequestError, naming the field."""
+    return _decode_by(_decode_release, body, "container-ids")
 
 
 def decode_collect(body: bytes | bytearray) -> CollectRequest:

@@ -13,6 +13,15 @@ from collections import deque
 REMEMBERED_MAX = 16_384
 
 
+#: How the CNI plugin's container ID of the IPv6 address ends where an attachment has two.
+_SECOND = "/ipv6"
+
+
+def is_second(container_id: str) -> bool:
+    """Whether it may be the second ID of an attachment, which only has one if it is "dual"."""
+    return container_id.endswith(_SECOND) and container_id.count("/") == 2
+
+
 class StaleListError(Exception):
     """The list is too old: what was allocated after it is not known any more."""
 

@@ -34,7 +34,6 @@ _SEARCH_SECONDS = 0.1
 _LOG_SECONDS = 10.0
 #: As in Sanic: the size of a chunk has not so many digits.
 _CHUNK_LINE_BYTES = 64
-_TOO_MANY = too_many_connections()
 
 
 class _Http(Http):
@@ -231,7 +230,7 @@ class Connection(HttpProtocol):
             transport.set_write_buffer_limits(high=FREE_BYTES, low=0)
             return
         transport.set_protocol(asyncio.Protocol())
-        transport.write(_TOO_MANY)
+        transport.write(too_many_connections())
         transport.close()
 
     def data_received(self, data: bytes) -> None:

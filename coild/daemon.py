@@ -17,7 +17,7 @@ import uvloop
 from coild import __version__
 from coild.address_file import AddressFile
 from coild.announcement import announce_blocks, exporter_of
-from coild.answers import Health
+from coild.answers import Answer, Health
 from coild.api import build_app
 from coild.blocks.static import StaticBlocks
 from coild.clock import Clock
@@ -64,6 +64,7 @@ def run(config: Config) -> int:
         # and none looks at it later.
         gc.disable()
         journal = recover(config, state, notifier)
+        Answer.identify(journal.id)
         gc.freeze()
         gc.enable()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

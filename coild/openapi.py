@@ -9,7 +9,7 @@ from sanic.exceptions import MethodNotAllowed, NotFound
 
 from coild import __version__
 from coild.answers import ON_REQUEST, STATUS, TEXT, Failure, NotReadyError, status_of
-from coild.bodies import AllocateRequest, CollectRequest
+from coild.bodies import AllocateRequest, CollectRequest, ReleaseRequest
 from coild.limits import (
     BODY_BYTES_MAX,
     COLLECT_BYTES_MAX,
@@ -63,6 +63,8 @@ def document() -> dict[str, Any]:
     )
     # The patterns are Python's, those of the document everybody's.
     bodies[AllocateRequest.__name__]["properties"] |= _TEXTS | {"network": _NETWORK}
+    bodies[ReleaseRequest.__name__]["properties"]["container-ids"]["items"] = CONTAINER_ID_SCHEMA
+    bodies[ReleaseRequest.__name__]["properties"]["journal"]["pattern"] = "^([0-9a-f]{32})?$"
     bodies[CollectRequest.__name__]["properties"] |= {
         "network": _NETWORK,
         "valid": {"type": "array", "items": CONTAINER_ID_SCHEMA},

@@ -18,7 +18,6 @@ from sanic.exceptions import (
 from coild.allocator import NoPoolError
 from coild.answers import (
     CheckAnswer,
-    CollectionAnswer,
     CompactionAnswer,
     HealthAnswer,
     LiveAnswer,
@@ -26,19 +25,39 @@ from coild.answers import (
     PlacedAnswer,
     ReadyAnswer,
     ReleaseAnswer,
-    Released,
     StatusAnswer,
     TooManyConnectionsError,
     UnassignedError,
 )
-from coild.bodies import AllocateRequest, BadRequestError, CollectRequest, CompactRequest
+from coild.bodies import (
+    AllocateRequest,
+    BadRequestError,
+    CollectRequest,
+    CompactRequest,
+    ReleaseRequest,
+)
 from coild.budget import BusyError
+from coild.by_container import AnotherJournalError, UnknownContainerError
 from coild.collection import StaleListError
+from coild.container_answers import CollectionAnswer, ContainerAnswer, Released, ReleasesAnswer
+from coild.deadline import DeadlineError
 from coild.framing import FramingError, TooManyFieldsError
 from coild.guard import ForbiddenError, MissingHostError
 from coild.limits import ARRIVAL_SECONDS, RESPONSE_SECONDS
 from coild.orders import OrderError
-from coild.routes import ADDRESS, ADDRESSES, COLLECT, COMPACT, DOCUMENT, HEALTH, LIVE, READY, STATUS
+from coild.routes import (
+    ADDRESS,
+    ADDRESSES,
+    COLLECT,
+    COMPACT,
+    CONTAINER,
+    DOCUMENT,
+    HEALTH,
+    LIVE,
+    READY,
+    RELEASE,
+    STATUS,
+)
 from coild.service import ConflictError, NoAddressError
 from journal import CompactionRunsError, JournalError, JournalFullError
 
@@ -62,6 +81,11 @@ ERRORS: dict[type[Exception], tuple[str, str]] = {
     UnassignedError: (
         "The pod has no address under this container ID.",
         "pod default/web-0 has no address under container ID c1",
+    ),
+    UnknownContainerError: ("The container has no address.", "container c1 has no address"),
+    AnotherJournalError: (
+        "The release is for the daemon of another journal.",
+        "the release is for the daemon of another journal: nothing was released",
     ),
     NotFound: ("There is no such path.", "there is no /nowhere"),
     MethodNotAllowed: (
@@ -91,6 +115,10 @@ ERRORS: dict[type[Exception], tuple[str, str]] = {
     BusyError: (
         "Too many long requests and answers are in flight; the answer has `Retry-After`.",
         "the requests and answers in flight take all the memory that they may; try again",
+    ),
+    DeadlineError: (
+        "The request's deadline is over, so its client has given up; nothing was changed.",
+        "the request's deadline was 0.2 s ago, so its client has given up: nothing was changed",
     ),
     ServiceUnavailable: (
         f"There was no answer within {RESPONSE_SECONDS} s.",
@@ -167,6 +195,7 @@ OPERATIONS = (
             ConflictError,
             NoAddressError,
             NoPoolError,
+            DeadlineError,
             JournalFullError,
             JournalError,
         ),
@@ -189,7 +218,27 @@ OPERATIONS = (
         "Release the address of a container; 200 as well if there is none.",
         ReleaseAnswer,
         ReleaseAnswer("10.64.0.0"),
-        (BadRequestError, JournalFullError, JournalError),
+        (BadRequestError, DeadlineError, JournalFullError, JournalError),
+    ),
+    Operation(
+        "GET",
+        CONTAINER,
+        "getContainer",
+        "The address of a container, whichever pod it is of, and whose it is.",
+        ContainerAnswer,
+        ContainerAnswer("10.64.0.0", "c1", "web-0", "default", "pods"),
+        (BadRequestError, UnknownContainerError, JournalError),
+    ),
+    Operation(
+        "POST",
+        RELEASE,
+        "releaseContainers",
+        "Release what containers hold, whichever pods they are of; the answer says what that was.",
+        ReleasesAnswer,
+        ReleasesAnswer([Released("10.64.0.0", "c1", "web-0", "default")]),
+        (BadRequestError, AnotherJournalError, DeadlineError, JournalFullError, JournalError),
+        ReleaseRequest,
+        {"container-ids": ["c1", "c1/eth0/ipv6"]},
     ),
     Operation(
         "POST",
@@ -198,7 +247,14 @@ OPERATIONS = (
         "Take a snapshot, archive the journal before it; answered when that is done.",
         CompactionAnswer,
         CompactionAnswer(5, "6e5fb58a5f2641c0b1a30dccd19877d8", 199, 1, 16777216, 7680),
-        (BadRequestError, OrderError, CompactionRunsError, JournalFullError, JournalError),
+        (
+            BadRequestError,
+            OrderError,
+            CompactionRunsError,
+            DeadlineError,
+            JournalFullError,
+            JournalError,
+        ),
         CompactRequest,
         {},
     ),
@@ -210,7 +266,7 @@ OPERATIONS = (
         "allocated after `sequence`: take it from /health before you list what is valid.",
         CollectionAnswer,
         CollectionAnswer([Released("10.64.0.0", "c1", "web-0", "default")]),
-        (BadRequestError, StaleListError, JournalFullError, JournalError),
+        (BadRequestError, StaleListError, DeadlineError, JournalFullError, JournalError),
         CollectRequest,
         {"sequence": 5, "valid": ["c2"], "network": "pods"},
     ),

@@ -21,7 +21,7 @@ from journal import Journal, JournalError, OsFileSystem
 
 logger = logging.getLogger(__name__)
 
-_OWN_NAMES = {"journal", "http", "spool"}
+_OWN_NAMES = {"journal", "http", "spool", "spool.journals"}
 # Its thread would watch over a bar that is long gone, for as long as the daemon runs.
 tqdm.tqdm.monitor_interval = 0
 #: A recovery that takes longer than this shows a progress bar at a terminal.

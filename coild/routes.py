@@ -5,6 +5,8 @@ from __future__ import annotations
 STATUS = "/status"
 ADDRESSES = "/ip"
 ADDRESS = "/ip/<namespace>/<pod>/<container>"
+CONTAINER = "/containers/<container>"
+RELEASE = "/release"
 COMPACT = "/compact"
 COLLECT = "/gc"
 HEALTH = "/health"
@@ -17,6 +19,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     STATUS: ("GET", "HEAD"),
     ADDRESSES: ("POST",),
     ADDRESS: ("GET", "HEAD", "DELETE"),
+    CONTAINER: ("GET", "HEAD"),
+    RELEASE: ("POST",),
     COMPACT: ("POST",),
     COLLECT: ("POST",),
     HEALTH: ("GET", "HEAD"),

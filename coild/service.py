@@ -21,7 +21,9 @@ from coild.addresses import Subnet
 from coild.allocator import Allocator, Place, TooManyApartError
 from coild.announcer import Announcer, Nobody
 from coild.blocks import BlockSource
+from coild.by_container import ByContainer
 from coild.collection import Allocations, StaleListError
+from coild.deadline import Deadline
 from coild.events import (
     COLLECTED,
     REQUESTED,
@@ -67,7 +69,7 @@ class Statistics(msgspec.Struct, frozen=True):
     refused: int
 
 
-class Service:
+class Service(ByContainer):
     """The commands and queries of one daemon. Belongs to one event loop. Durations are in ns."""
 
     def __init__(
@@ -122,17 +124,21 @@ class Service:
         *,
         unusable: Sequence[int] = (),
         in_subnet: bool = False,
+        until: Deadline | None = None,
     ) -> str:
         """Hand an address of IP version 4 or 6 to the container; durable on return.
 
         `network` is the CNI network that it is for, if any. The `unusable` addresses are none that
         it could have there; if it is told of the pool's subnet (`in_subnet`), the edges of that are
-        none either. All these are set apart.
+        none either. All these are set apart. After `until`, nothing is decided.
 
-        Raises ConflictError, NoAddressError, allocator.NoPoolError, and the journal's errors.
+        Raises ConflictError, NoAddressError, NoPoolError, DeadlineError, and the journal's errors.
         """
         wait = BlockWait(self._acquisition, BLOCK_WAIT_SECONDS, SPARE_WAIT_SECONDS)
         while True:
+            # Each time: whatever is decided below, nothing is waited for before it is.
+            if until is not None:
+                until.check()
             held = self._state.holdings.get(container_id)
             if held is not None:
                 self._refused += 1
@@ -178,9 +184,16 @@ class Service:
             await self._journal.durable(sequence)
             return block.text(offset)
 
-    async def release(self, namespace: str, pod_name: str, container_id: str) -> str:
-        """Release the container's address; durable on return. Empty if the pod's has none."""
+    async def release(
+        self, namespace: str, pod_name: str, container_id: str, until: Deadline | None = None
+    ) -> str:
+        """Release the container's address; durable on return. Empty if the pod's has none.
+
+        Raises DeadlineError if that would come after `until`, and the journal's errors.
+        """
         while True:
+            if until is not None:
+                until.check()
             held = self._state.holdings.get(container_id)
             if held is None or held.pod_name != pod_name or held.pod_namespace != namespace:
                 await self._settled(container_id)
@@ -216,7 +229,7 @@ class Service:
         return released
 
     async def collect(
-        self, network: str, valid: frozenset[str], sequence: int
+        self, network: str, valid: frozenset[str], sequence: int, until: Deadline | None = None
     ) -> list[tuple[str, Holding]]:
         """Release what the network's runtime does not know of any more; what that was.
 
@@ -229,6 +242,8 @@ class Service:
                 f"this journal ends with the sequence {last}, so {sequence} is not of it: ask for "
                 "the sequence again (GET /health)"
             )
+        if until is not None:
+            until.check()
         later = self._allocations.after(sequence)
         forgotten = [
             (container_id, held)
@@ -241,20 +256,6 @@ class Service:
     def last_sequence(self) -> int:
         """The sequence of the last event, which may not be durable yet."""
         return self._journal.last_sequence
-
-    async def sequence(self) -> int:
-        """The sequence of the last event, which is durable on return."""
-        sequence = self._journal.last_sequence
-        await self._journal.durable(sequence)
-        return sequence
-
-    async def address(self, namespace: str, pod_name: str, container_id: str) -> str | None:
-        """The container's address, or None if that pod has none under this container ID."""
-        held = self._state.holdings.get(container_id)
-        await self._settled(container_id)
-        if held is None or held.pod_name != pod_name or held.pod_namespace != namespace:
-            return None
-        return held.address
 
     async def status(self) -> Status:
         """All blocks and addresses at this moment, which is durable on return."""

@@ -9,6 +9,18 @@ runs, tells coild of the release and removes the entry.
         crc-32 of the file's name and all that follows, 8 hexadecimal digits \n
         pod namespace \0 pod name \0 container ID \n
 
+That releases what the pod of these names has. Now an entry says which daemon's release it is (of
+several), and its names are for people:
+
+        coild-spool 2 \n
+        crc-32 as above \n
+        pod namespace \0 pod name \0 container ID \0 its second container ID, or nothing
+            \0 mark ... \n
+
+A mark is `=` and the ID of the journal that the release is for; `@` and where the daemon is, if its
+journal's ID is not known; or `!` and the ID of a journal that held nothing when it was asked for an
+`@`. An entry goes when all that it is for have released; an `@`, when any had what to release.
+
 One entry for each container ID is enough: a container ID has one holder at a time, and an ADD
 removes the entry before it asks for an address. What makes a late release harmless:
 
@@ -26,8 +38,10 @@ from __future__ import annotations
 
 import errno
 import posix
-from binascii import crc32
 
+from coild.spool_entries import _MAGIC as _MAGIC
+from coild.spool_entries import _holder as _holder
+from coild.spool_entries import content_of, is_for, marks_left, may_be_for, merged
 from coild.spool_files import (
     READ_MAX,
     TEMPORARY,
@@ -52,7 +66,6 @@ REJECTED = ".rejected"
 #: What the root of a file system of its own may hold; no entry has that name.
 _OF_A_FILE_SYSTEM = "lost+found"
 
-_MAGIC = b"coild-spool 1\n"
 _NAME_BYTES_MAX = 200
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 
@@ -82,11 +95,54 @@ def file_name(container_id: str) -> str:
 class Claim:
     """An entry that is locked: nobody else applies it meanwhile, and no ADD goes on."""
 
-    def __init__(self, directory: str, name: str, fd: int, holder: tuple[str, str, str]) -> None:
-        self.pod_namespace, self.pod_name, self.container_id = holder
+    def __init__(self, directory: str, name: str, fd: int, fields: tuple[str, ...]) -> None:
+        self.pod_namespace, self.pod_name, self.container_id = fields[:3]
+        self.second = fields[3] if len(fields) > 3 else ""
+        #: Whose the release is; nobody's in particular, but of the pod of these names, if empty.
+        self.marks = fields[4:]
         self.directory = directory
         self.name = name
         self._fd = fd
+
+    @property
+    def container_ids(self) -> list[str]:
+        """What is to be released."""
+        return [self.container_id, self.second] if self.second else [self.container_id]
+
+    def is_for(self, journal: str, where: str | None) -> bool:
+        """Whether it is that daemon's; without a `where`, the daemon asks of its own spool."""
+        return is_for(self.marks, journal, where)
+
+    def may_be_for(self, journal: str) -> bool:
+        """Whether that daemon is to be asked, since nobody knows whose the release is."""
+        return may_be_for(self.marks, journal)
+
+    def left(self, journal: str, where: str | None, *, had_any: bool) -> list[str]:
+        """The marks that are left when that daemon has released; `had_any`: it had what to release.
+
+        None are left if the entry is done.
+        """
+        return marks_left(self.marks, journal, where, had_any=had_any)
+
+    def applied(self, marks: list[str]) -> None:
+        """The release is durable in a coild; these marks are left. Raises SpoolError."""
+        if not marks:
+            self.done()
+        elif marks != list(self.marks):
+            self._rewrite(marks)
+
+    def _rewrite(self, marks: list[str]) -> None:
+        """Replace the entry by one with these marks, under the lock of the one that was there."""
+        fields = (self.pod_namespace, self.pod_name, self.container_id, self.second, *marks)
+        try:
+            temporary = write_aside(self.directory, content_of(self.name, fields))
+            try:
+                posix.rename(f"{self.directory}/{temporary}", f"{self.directory}/{self.name}")
+            finally:
+                unlink(f"{self.directory}/{temporary}")
+            sync(self.directory)
+        except OSError as error:
+            raise _trouble(self.directory, error) from None
 
     def done(self) -> None:
         """The release is durable in coild: remove the entry, durably. Raises SpoolError."""
@@ -136,19 +192,30 @@ def add(
     container_id: str,
     deadline: float,
     on_rejected: Callable[[str], object] = lambda _path: None,
+    *,
+    mark: str = "",
+    second: str = "",
 ) -> None:
-    """Keep a release; durable on return.
+    """Keep a release; durable on return. With a `mark`, it says whose it is, of both IDs.
 
     Waits until `deadline`, of time.monotonic(), for who holds another holder's entry. A damaged one
     is set aside, and `on_rejected` is called with its new path. Raises SpoolError, SpoolBusyError.
     """
     name = file_name(container_id)
-    content = _content(name, pod_namespace, pod_name, container_id)
+    fields: tuple[str, ...] = (pod_namespace, pod_name, container_id)
+    if mark:
+        fields = (*fields, second, mark)
+    content = content_of(name, fields)
     try:
         make(directory)
         temporary = write_aside(directory, content)
         try:
-            _publish(directory, temporary, name, content, deadline, on_rejected)
+            other = _publish(directory, temporary, name, content, deadline, on_rejected)
+            if other is not None:
+                try:
+                    _replace(other, temporary, fields)
+                finally:
+                    other.close()
         finally:
             unlink(f"{directory}/{temporary}")
         sync(directory)
@@ -269,7 +336,7 @@ def _claim(
     return None
 
 
-def _read_locked(fd: int, name: str) -> tuple[str, str, str] | None:
+def _read_locked(fd: int, name: str) -> tuple[str, ...] | None:
     try:
         return _holder(name, posix.read(fd, READ_MAX))
     except (IsADirectoryError, BlockingIOError):
@@ -284,7 +351,8 @@ def _publish(
     content: bytes,
     deadline: float,
     on_rejected: Callable[[str], object],
-) -> None:
+) -> Claim | None:
+    """Give the file its name; if another entry has that, the claim on it."""
     path = f"{directory}/{name}"
     while True:
         try:
@@ -292,36 +360,28 @@ def _publish(
         except FileExistsError:
             pass
         else:
-            return
+            return None
         if read(path) == content:
             # Whoever holds it releases just this, and no ADD comes between.
-            return
+            return None
         other = _claim(directory, name, deadline, on_rejected)
         if other is not None:
-            try:
-                posix.rename(f"{directory}/{temporary}", path)
-            finally:
-                other.close()
-            return
+            return other
 
 
-def _content(name: str, pod_namespace: str, pod_name: str, container_id: str) -> bytes:
-    body = f"{pod_namespace}\0{pod_name}\0{container_id}\n".encode()
-    # Somebody else's file may have a name that is no text.
-    checksum = crc32(body, crc32(name.encode(errors="surrogateescape")))
-    return _MAGIC + b"%08x\n" % checksum + body
-
-
-def _holder(name: str, content: bytes) -> tuple[str, str, str] | None:
-    """Namespace, name and container ID; None if these are not the bytes that were written."""
+def _replace(other: Claim, temporary: str, fields: tuple[str, ...]) -> None:
+    """Put the new entry into the place of another, whose marks it takes over. Raises OSError."""
+    path = f"{other.directory}/{other.name}"
+    marks = merged(other.marks, fields[4]) if len(fields) > 4 else ()
+    if len(marks) < 2:
+        posix.rename(f"{other.directory}/{temporary}", path)
+        return
+    content = content_of(other.name, (*fields[:3], fields[3] or other.second, *marks))
+    again = write_aside(other.directory, content)
     try:
-        body = content[len(_MAGIC) + 9 :].decode().removesuffix("\n")
-        pod_namespace, pod_name, container_id = body.split("\0")
-    except ValueError:
-        return None
-    if content != _content(name, pod_namespace, pod_name, container_id):
-        return None
-    return pod_namespace, pod_name, container_id
+        posix.rename(f"{other.directory}/{again}", path)
+    finally:
+        unlink(f"{other.directory}/{again}")
 
 
 def _set_aside(directory: str, name: str) -> str:

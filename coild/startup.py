@@ -185,21 +185,24 @@ async def apply_spool(directory: Path, service: Service, notifier: Notifier) -> 
         for entries in spool.batches(path, _SPOOL_BATCH, _tell_rejected):
             # What one flush makes durable, one removal takes away: there may be thousands.
             answers = await asyncio.gather(
-                *(
-                    service.release(entry.pod_namespace, entry.pod_name, entry.container_id)
-                    for entry in entries
-                ),
-                return_exceptions=True,
+                *(_apply(entry, service) for entry in entries), return_exceptions=True
             )
-            released = [
-                (entry, answer)
+            released = {
+                entry: answer
                 for entry, answer in zip(entries, answers, strict=True)
-                if isinstance(answer, str)
-            ]
+                if isinstance(answer, int)
+            }
             applied += len(released)
-            freed += sum(bool(address) for _, address in released)
+            freed += sum(released.values())
+            left = {
+                entry: entry.left(service.journal_id, None, had_any=bool(count))
+                for entry, count in released.items()
+            }
             try:
-                spool.done([entry for entry, _ in released])
+                spool.done([entry for entry, marks in left.items() if not marks])
+                for entry, marks in left.items():
+                    if marks:
+                        entry.applied(marks)
             except spool.SpoolError as error:
                 troubles.append(error)
             for answer in answers:
@@ -213,6 +216,15 @@ async def apply_spool(directory: Path, service: Service, notifier: Notifier) -> 
         logger.warning("%s; what is left there, the plugin's next run applies", troubles[0])
     if applied:
         logger.info("applied %d releases of the spool %s, %d addresses", applied, path, freed)
+
+
+async def _apply(entry: spool.Claim, service: Service) -> int | None:
+    """How many addresses the release freed; None if it is another daemon's."""
+    if not entry.marks:
+        return bool(await service.release(entry.pod_namespace, entry.pod_name, entry.container_id))
+    if not entry.is_for(service.journal_id, None):
+        return None
+    return len(await service.release_containers(entry.container_ids))
 
 
 def _tell_rejected(path: str) -> None:

@@ -73,6 +73,11 @@ class Log:
         self._watch()
 
     @property
+    def journal_id(self) -> bytes:
+        """The ID that all segments of the journal have."""
+        return self._header.journal_id
+
+    @property
     def used_bytes(self) -> int:
         """The frames of the current segment."""
         return self._offset - SEGMENT_HEADER_BYTES

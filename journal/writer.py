@@ -126,6 +126,11 @@ class Journal:
         return f"{self._log.next_sequence - 1}:{self._log.digest.hex()}"
 
     @property
+    def id(self) -> str:
+        """The ID that all segments of the journal have, in hexadecimal digits."""
+        return self._log.journal_id.hex()
+
+    @property
     def path(self) -> Path:
         """The segment that is being written."""
         return self._log.path

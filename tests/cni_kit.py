@@ -21,6 +21,8 @@ from tests.daemon_kit import PATIENCE_SECONDS, ROOT, environment
 VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 #: A port that nobody listens on: that of tcpmux, which no machine has had for long.
 NOBODY = "http://127.0.0.1:1"
+#: The ID of the journal that a stub pretends to have.
+STUB_JOURNAL = "5" * 32
 #: What asks, and what it is answered: status and body.
 _Answer = Callable[[str, str, Any], tuple[int, dict[str, Any]]]
 
@@ -178,6 +180,7 @@ def stub(answer: _Answer) -> Iterator[str]:
             content = json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
+            self.send_header("Coild-Journal", STUB_JOURNAL)
             self.end_headers()
             self.wfile.write(content)
 

@@ -109,7 +109,7 @@ def test_a_container_id_that_is_another_pods(plugin: Plugin, shared_daemon: Daem
     [
         ("", "default", None),
         ("K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0", "shop", "web-0"),
-        ("IgnoreUnknown=1;K8S_POD_NAMESPACE=;K8S_POD_NAME=web-0;IP=10.0.0.1", "default", "web-0"),
+        ("IgnoreUnknown=1;K8S_POD_NAMESPACE=;K8S_POD_NAME=web-0;COLOUR=red", "default", "web-0"),
     ],
 )
 def test_the_pod_is_in_the_arguments(

@@ -540,13 +540,17 @@ def test_a_query_changes_nothing(shared_daemon: Daemon, container: str) -> None:
 
 
 def test_an_answer_has_no_surplus_headers(shared_daemon: Daemon) -> None:
-    """An answer has content type and length, what the connection needs, and what pages may not."""
+    """An answer has content type and length, what the connection needs, and two more things.
+
+    What pages of other sites may not do, and the ID of the journal.
+    """
     (answer,) = shared_daemon.send(request_bytes("GET", "/status"))
 
     assert {
         "content-type",
         "content-length",
         "connection",
+        "coild-journal",
         "cross-origin-resource-policy",
         "x-content-type-options",
     } == set(answer.headers)

@@ -186,7 +186,7 @@ def test_an_entry_that_cannot_be_read(directory: Path, monkeypatch: pytest.Monke
     """A bad sector is trouble at the end, not damage: the entry stays, the others are applied."""
     real = spool._read_locked
 
-    def fail(fd: int, name: str) -> tuple[str, str, str] | None:
+    def fail(fd: int, name: str) -> tuple[str, ...] | None:
         if name == "c1":
             raise OSError(errno.EIO, "Input/output error")
         return real(fd, name)

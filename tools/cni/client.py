@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from _socket import AF_INET, AF_INET6, AF_UNIX, SOCK_STREAM, socket
+from _socket import AF_INET, AF_INET6, AF_UNIX, SO_PEERCRED, SOCK_STREAM, SOL_SOCKET, socket
+from posix import geteuid, readlink, stat
+from sys import byteorder
 from time import monotonic, sleep
 
 from tools.cni.addresses import version_of
@@ -22,13 +24,21 @@ _RETRY_SECONDS = 0.01
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
+_JOURNAL_DIGITS = 32
+_HEXADECIMAL = frozenset(b"0123456789abcdef")
+
+
 class Coild:
-    """Where coild is, and until when an answer is waited for."""
+    """Where coild is, and until when an answer is waited for.
+
+    `journal` is the ID of its journal, which each of its answers has: empty before the first.
+    """
 
     def __init__(self, where: str, family: int, address: Any, host: str, deadline: float) -> None:
         """`address` is what connect() takes in this family; `deadline` is of time.monotonic()."""
         self.where = where
         self.deadline = deadline
+        self.journal = ""
         self._family = family
         self._address = address
         self._host = host
@@ -36,7 +46,9 @@ class Coild:
     def until(self, deadline: float) -> Coild:
         """The same with another deadline, if that is sooner."""
         sooner = min(deadline, self.deadline)
-        return Coild(self.where, self._family, self._address, self._host, sooner)
+        same = Coild(self.where, self._family, self._address, self._host, sooner)
+        same.journal = self.journal
+        return same
 
     def remaining(self) -> float:
         """Seconds until the deadline. Raises NoAnswerError if it is over."""
@@ -50,7 +62,9 @@ class Coild:
         content = b"" if body is None else encode(body).encode()
         head = (
             f"{method} {target} HTTP/1.1\r\nHost: {self._host}\r\nConnection: close\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n"
+            # What is read after it is not carried out: by then the runtime has sent DEL.
+            f"Coild-Deadline: {int(self.deadline * 1e9)}{_clock_name()}\r\n\r\n"
         )
         sock = socket(self._family, SOCK_STREAM)
         try:
@@ -73,7 +87,21 @@ class Coild:
             except BlockingIOError:
                 sleep(_RETRY_SECONDS)
             else:
-                return
+                break
+        if self._family == AF_UNIX:
+            self._check_peer(sock)
+
+    def _check_peer(self, sock: socket) -> None:
+        """Who listens must be root, this user, or who may put sockets into that directory."""
+        peer = int.from_bytes(sock.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)[4:8], byteorder)
+        if peer in {0, geteuid()}:
+            return
+        directory = stat(self._address.rpartition("/")[0] or "/")
+        if peer != directory.st_uid or directory.st_mode & 0o022:
+            raise NoAnswerError(
+                f"{self.where} is not coild's: user {peer} listens there, who is neither root nor "
+                "the owner of a directory that nobody else can write"
+            )
 
     def _receive(self, sock: socket) -> bytes:
         sock.settimeout(self.remaining())
@@ -108,6 +136,10 @@ class Coild:
             raise self._strange(f"it is no JSON: {error}") from None
         if not isinstance(body, dict):
             raise self._strange("it is no JSON object")
+        journal = _field(fields, b"coild-journal")
+        if len(journal) != _JOURNAL_DIGITS or not _HEXADECIMAL.issuperset(journal):
+            raise self._strange("it has no header Coild-Journal (or coild is older than this)")
+        self.journal = journal.decode()
         return int(words[1]), body
 
     def _strange(self, what: str) -> NoAnswerError:
@@ -116,18 +148,46 @@ class Coild:
 
 def _length(fields: list[bytes]) -> int | None:
     """The value of Content-Length."""
+    value = _field(fields, b"content-length")
+    return int(value) if value.isdigit() else None
+
+
+def _field(fields: list[bytes], wanted: bytes) -> bytes:
+    """The value of a header; empty if there is none."""
     for field in fields:
         name, _, value = field.partition(b":")
-        if name.lower() == b"content-length" and value.strip().isdigit():
-            return int(value)
-    return None
+        if name.lower() == wanted:
+            return value.strip()
+    return b""
+
+
+def _clock_name() -> str:
+    """Which clock time.monotonic() is: the boot ID and the time namespace, after a space.
+
+    Empty where that is not known. As `coild.deadline` has it, which imports more.
+    """
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:  # noqa: PTH123 - pathlib takes longer than this
+            boot = file.read(64).decode().strip()
+        try:
+            namespace = readlink("/proc/self/ns/time")
+        except FileNotFoundError:
+            namespace = "time:[]"  # a kernel before 5.6 has one clock
+    except (OSError, ValueError):
+        return " unknown"
+    return f" {boot}/{namespace}"
+
+
+def is_encodable(text: str) -> bool:
+    """Whether it is text: JSON can write half of a character (a lone surrogate)."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def locate(text: str, deadline: float) -> Coild:
     """Coild at `http://HOST:PORT` or `unix:/PATH`. Raises ValueError, with the rule."""
     if text.startswith("unix:/"):
         path = text[5:]
-        if "\0" in path or len(path.encode(errors="replace")) > 107:
+        if "\0" in path or not is_encodable(path) or len(path.encode()) > 107:
             raise ValueError(f"{text!r} is no path of a socket: at most 107 bytes, without NUL")
         return Coild(text, AF_UNIX, path, "localhost", deadline)
     rule = "an address like http://127.0.0.1:9383, http://[::1]:9383 or unix:/run/coild/coild.sock"
@@ -144,12 +204,18 @@ def locate(text: str, deadline: float) -> Coild:
     return Coild(text, AF_INET, (name, number), f"{host}:{port}", deadline)
 
 
+def container_path(key: str) -> str:
+    """The path of GET for one container, whichever pod it is of."""
+    return f"/containers/{quoted(key)}"
+
+
 def holder_path(namespace: str, pod: str, key: str) -> str:
     """The path of GET and DELETE for one container of a pod."""
-    return f"/ip/{_quoted(namespace)}/{_quoted(pod)}/{_quoted(key)}"
+    return f"/ip/{quoted(namespace)}/{quoted(pod)}/{quoted(key)}"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """The text as one part of a path."""
     if text in {".", ".."}:
         # Some servers take them for steps in the path.
         return text.replace(".", "%2E")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from tools.cni.config import NO_CHOICE
 from tools.cni.errors import (
     INVALID_CONFIG,
+    INVALID_ENVIRONMENT,
     OTHER_ADDRESS,
     UNKNOWN_CONTAINER,
     CniError,
     NoAnswerError,
 )
-from tools.cni.requests import allocate, held_address, keys, release
-from tools.cni.spooling import keep, notice, settle
+from tools.cni.requests import allocate, held_by, keys, release
+from tools.cni.spooling import keep, notice, remember, settle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +30,13 @@ def add(config: Config, attachment: Attachment) -> dict[str, Any]:
     """
     from tools.cni.result import Layout  # noqa: PLC0415 - no other command needs it
 
+    config.refuse_unknown()
+    if attachment.asked:
+        raise CniError(
+            INVALID_ENVIRONMENT,
+            f"CNI_ARGS has {', '.join(attachment.asked)}, which coild-ipam does not honour",
+            NO_CHOICE,
+        )
     layout = Layout(config)
     ips: list[dict[str, Any]] = []
     fresh: list[str] = []
@@ -53,38 +62,39 @@ def add(config: Config, attachment: Attachment) -> dict[str, Any]:
         for key in fresh:
             _undo(config, attachment, key)
         raise
+    remember(config)
     return layout.result(ips)
 
 
 def delete(config: Config, attachment: Attachment) -> bool:
     """Release the container's addresses; whether coild answered.
 
-    What coild cannot be told of now is kept. Raises CniError if that fails too.
+    Whatever the configuration is by now, the container ID and the interface say which: those of
+    both families. What coild cannot be told of now is kept. Raises CniError if that fails too.
     """
-    wanted = keys(attachment, config.families)
-    if len(_previous(config)) > 1 and len(wanted) == 1:
-        # It was "dual" when the container was added.
-        wanted = keys(attachment, (4, 6))
-    reached = True
-    for _, key in wanted:
-        reason = _release(config, attachment, key)
-        if reason:
-            reached = False
-            keep(config, attachment.pod_namespace, attachment.pod_name, key, reason)
-    return reached
+    reason = _release(config, [attachment.key, attachment.ipv6_key])
+    if not reason:
+        return True
+    families = (4, 6) if len(_previous(config)) > 1 else config.families
+    for _, key in keys(attachment, families):
+        keep(config, attachment, key, reason)
+    return False
 
 
 def check(config: Config, attachment: Attachment) -> None:
     """Whether the container holds what prevResult says. Raises CniError, NoAnswerError."""
     expected = _previous(config)
-    for _, key in keys(attachment, config.families):
-        address = held_address(config.coild, attachment, key)
-        if address is None:
-            raise CniError(
-                UNKNOWN_CONTAINER,
-                f"container {key} of pod {attachment.pod_namespace}/{attachment.pod_name} "
-                "has no address in coild",
-            )
+    held: dict[str, str] = {}
+    for key in (attachment.key, attachment.ipv6_key):
+        holder = held_by(config.coild, key)
+        if holder is not None:
+            held[key] = holder.address
+    # Without a prevResult, address-type is all that says how many there must be.
+    families = config.families if not expected else (4, 6)[: len(expected)]
+    for _, key in keys(attachment, families):
+        if key not in held:
+            raise CniError(UNKNOWN_CONTAINER, f"container {key} has no address in coild")
+    for key, address in held.items():
         if expected and address not in expected:
             raise CniError(
                 OTHER_ADDRESS,
@@ -92,25 +102,23 @@ def check(config: Config, attachment: Attachment) -> None:
             )
 
 
-def _release(config: Config, attachment: Attachment, key: str) -> str:
+def _release(config: Config, container_ids: list[str]) -> str:
     """Tell coild of a release; why it has to be told again, if so."""
     try:
-        status, error = release(config.coild, attachment.pod_namespace, attachment.pod_name, key)
+        status, error, _ = release(config.coild, container_ids)
     except NoAnswerError as failure:
         return str(failure)
-    if status >= 500 or status == 403:
-        return error or f"coild answered {status}"
-    if status != 200:
-        # Coild has never taken such a container, so it holds nothing.
-        notice(f"nothing to release for {key}: {error or status}")
-    return ""
+    if status == 200:
+        return ""
+    # Coild takes every container that it may have given an address to: this has to be told again.
+    return error or f"coild answered {status}"
 
 
 def _undo(config: Config, attachment: Attachment, key: str) -> None:
-    reason = _release(config, attachment, key)
+    reason = _release(config, [key])
     if reason:
         try:
-            keep(config, attachment.pod_namespace, attachment.pod_name, key, reason)
+            keep(config, attachment, key, reason)
         except CniError as error:
             # What made this necessary is told; the runtime's DEL comes yet.
             notice(error.msg)

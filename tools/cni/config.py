@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from time import monotonic
 
-from tools.cni.client import Coild, locate
+from tools.cni.client import Coild, is_encodable, locate
 from tools.cni.codec import decode
 from tools.cni.environment import is_word
 from tools.cni.errors import DECODING_FAILURE, INCOMPATIBLE_VERSION, INVALID_CONFIG, CniError
@@ -18,6 +18,20 @@ VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
 #: `address-type`, and the families of the addresses that it asks for.
 FAMILIES = {"ipv4": (4,), "ipv6": (6,), "dual": (4, 6)}
+
+#: All keys of `ipam`.
+_KEYS = frozenset(
+    {
+        *("type", "coild", "address-type", "subnet", "gateway"),
+        *("routes", "resolvConf", "timeout", "spool"),
+    }
+)
+#: What a runtime asks of an IPAM plugin besides (CNI's CONVENTIONS.md). `mac` and its like are the
+#: interface plugin's, which reads the same configuration.
+_RUNTIME_KEYS = ("ips", "ipRanges", "dns")
+_ARGUMENT_KEYS = ("ips",)
+#: What to do where an address was asked for.
+NO_CHOICE = "coild chooses the address: take this out of the configuration or of the pod"
 
 _WHERE = "http://127.0.0.1:9383"
 #: As coild.spool has it, which is imported only if there is something in the spool.
@@ -62,7 +76,7 @@ class Config:
             rule = f"a number of seconds from {_TIMEOUT_SECONDS_MIN} to {_TIMEOUT_SECONDS_MAX}"
             raise wrong(ipam, "timeout", rule)
         self.spool = ipam.get("spool", _SPOOL)
-        if not isinstance(self.spool, str) or self.spool[:1] != "/" or "\0" in self.spool:
+        if not isinstance(self.spool, str) or self.spool[:1] != "/" or not _is_path(self.spool):
             raise wrong(ipam, "spool", "the absolute path of a directory")
         where = ipam.get("coild", _WHERE)
         if not isinstance(where, str):
@@ -71,6 +85,39 @@ class Config:
             self.coild: Coild = locate(where, monotonic() + self.timeout)
         except ValueError as error:
             raise CniError(INVALID_CONFIG, f"ipam.coild: {error}") from None
+
+    def refuse_unknown(self) -> None:
+        """Raise CniError for what the configuration asks for and nobody would do."""
+        unknown = [
+            key for key, value in self.ipam.items() if key not in _KEYS and value is not None
+        ]
+        if unknown:
+            raise CniError(
+                INVALID_CONFIG,
+                f"ipam has {', '.join(map(_quoted, unknown))}, which coild-ipam does not know",
+                f"it knows {', '.join(sorted(_KEYS))}; pools are configured in coild",
+            )
+        arguments = self.document.get("args")
+        asked = arguments.get("cni") if isinstance(arguments, dict) else None
+        for where, found, keys in (
+            ("runtimeConfig", self.document.get("runtimeConfig"), _RUNTIME_KEYS),
+            ("args.cni", asked, _ARGUMENT_KEYS),
+        ):
+            for key in keys:
+                if isinstance(found, dict) and found.get(key):
+                    raise CniError(
+                        INVALID_CONFIG,
+                        f"{where}.{key} is {_shown(found, key)}, which coild-ipam does not honour",
+                        NO_CHOICE,
+                    )
+
+
+def _is_path(text: str) -> bool:
+    return "\0" not in text and is_encodable(text)
+
+
+def _quoted(text: str) -> str:
+    return repr(text)[:_NAME_LENGTH_MAX]
 
 
 def read_document(data: bytes) -> dict[str, Any]:

@@ -24,6 +24,8 @@ _ALPHANUMERIC = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0
 _WORD = _ALPHANUMERIC | frozenset("_.-")
 #: What runtimes pass of a pod. Only the first two tell coild something.
 _KNOWN_ARGS = {"K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID"}
+#: What the reference plugin `static` is asked for so: not to be dropped, even with IgnoreUnknown.
+_ASKED_ARGS = ("IP", "SUBNET", "GATEWAY")
 _TRUTH = {"1": True, "true": True, "0": False, "false": False}
 
 
@@ -74,6 +76,8 @@ class Attachment:
                 f"interface coild takes {_KEY_LENGTH_MAX}",
             )
         arguments = _arguments(variable("CNI_ARGS"))
+        #: What CNI_ARGS asks for that coild does not do, as NAME=VALUE.
+        self.asked = [f"{name}={arguments[name]}" for name in _ASKED_ARGS if arguments.get(name)]
         self.pod_namespace = arguments.get("K8S_POD_NAMESPACE") or "default"
         # podman and ctr name no pod.
         self.pod_name = arguments.get("K8S_POD_NAME") or container_id[:_NAME_LENGTH_MAX]
@@ -140,6 +144,8 @@ def _arguments(text: str) -> dict[str, str]:
         elif name in _KNOWN_ARGS:
             found[name] = value
         else:
+            if name in _ASKED_ARGS:
+                found[name] = value
             unknown.append(name)
     if unknown and not ignored:
         raise CniError(

@@ -31,6 +31,7 @@ DIRECTORY = Path("/opt/cni/bin")
 _MODULES = (
     "coild/__init__.py",
     "coild/spool.py",
+    "coild/spool_entries.py",
     "coild/spool_files.py",
     "tools/__init__.py",
     "tools/ipam.py",

@@ -91,3 +91,10 @@ def _tell(answer: dict[str, Any]) -> None:
     if isinstance(released, list) and released:
         addresses = [str(each.get("address")) for each in released if isinstance(each, dict)]
         notice(f"released {len(released)} leaked addresses: {', '.join(addresses[:10])}")
+    unknown = answer.get("unknown")
+    if isinstance(unknown, list) and unknown:
+        notice(
+            f"coild knows no address of {len(unknown)} valid attachments, so it may give theirs to "
+            f"others: {', '.join(map(str, unknown[:10]))}; was its journal restored, or do several "
+            "runtimes share this network's name?"
+        )

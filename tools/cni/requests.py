@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.cni.client import holder_path
+from tools.cni.client import container_path, holder_path
 from tools.cni.errors import REFUSED, TRY_AGAIN_LATER, CniError, NoAnswerError
 
 TYPE_CHECKING = False
@@ -69,8 +69,11 @@ def allocate(
         return Given(answer, _address(coild, answer), is_new=True)
     if status != 409:
         raise refusal(status, answer)
-    # The answer to an earlier ADD was lost, or the container ID is another pod's.
-    found = _held(coild, pod, key, "?details=true" if details else "")
+    # The answer to an earlier ADD was lost, or the container ID is another's.
+    holder = held_by(coild, key)
+    if holder is None or not holder.is_same(pod, network):
+        raise refusal(status, answer)
+    found = _held(coild, holder, key, "?details=true" if details else "")
     if found is None:
         raise refusal(status, answer)
     held = _address(coild, found)
@@ -83,13 +86,45 @@ def allocate(
     return Given(found, held, is_new=False)
 
 
+class Holder:
+    """A container that holds an address, as coild has it."""
+
+    def __init__(self, answer: dict[str, Any], address: str) -> None:
+        self.address = address
+        self.pod_namespace = _text(answer, "pod-namespace")
+        self.pod_name = _text(answer, "pod-name")
+        self.network = _text(answer, "network")
+
+    def is_same(self, pod: Attachment | Node, network: str) -> bool:
+        """Whether it is the attachment that is meant.
+
+        Network, container ID and interface make one (CNI spec 1.1.0, section "Attachment"): the
+        pod's names are for people, and may be others in a repeated ADD. A container of another
+        network, or of a client that names none, is the same only by its names.
+        """
+        names = self.pod_namespace, self.pod_name
+        return self.network == network or names == (pod.pod_namespace, pod.pod_name)
+
+
+def held_by(coild: Coild, key: str) -> Holder | None:
+    """What the container holds, whichever pod it is of. Raises CniError, NoAnswerError."""
+    status, answer = coild.ask("GET", container_path(key))
+    if status == 404:
+        return None
+    if status != 200:
+        raise refusal(status, answer)
+    return Holder(answer, _address(coild, answer))
+
+
 def held_address(coild: Coild, pod: Attachment | Node, key: str) -> str | None:
     """The address that the container has. Raises CniError, NoAnswerError."""
     answer = _held(coild, pod, key, "")
     return None if answer is None else _address(coild, answer)
 
 
-def _held(coild: Coild, pod: Attachment | Node, key: str, query: str) -> dict[str, Any] | None:
+def _held(
+    coild: Coild, pod: Attachment | Node | Holder, key: str, query: str
+) -> dict[str, Any] | None:
     status, answer = coild.ask("GET", holder_path(pod.pod_namespace, pod.pod_name, key) + query)
     if status == 404:
         return None
@@ -98,8 +133,21 @@ def _held(coild: Coild, pod: Attachment | Node, key: str, query: str) -> dict[st
     return answer
 
 
-def release(coild: Coild, pod_namespace: str, pod_name: str, key: str) -> tuple[int, str]:
-    """The status of DELETE, and the error that came with it. Raises NoAnswerError."""
+def release(coild: Coild, container_ids: list[str], journal: str = "") -> tuple[int, str, bool]:
+    """Have coild release what these containers hold, whichever pods they are of.
+
+    `journal` is the ID of the only one that may, if that is known. The status, the error that came
+    with it, and whether anything was released. Raises NoAnswerError.
+    """
+    body: dict[str, Any] = {"container-ids": container_ids}
+    if journal:
+        body["journal"] = journal
+    status, answer = coild.ask("POST", "/release", body)
+    return status, _error(answer), bool(answer.get("released"))
+
+
+def release_by_names(coild: Coild, pod_namespace: str, pod_name: str, key: str) -> tuple[int, str]:
+    """As `release`, if the container is of this pod. Raises NoAnswerError."""
     status, answer = coild.ask("DELETE", holder_path(pod_namespace, pod_name, key))
     return status, _error(answer)
 

@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
-from posix import listdir, write
+from posix import (
+    O_CLOEXEC,
+    O_CREAT,
+    O_EXCL,
+    O_NOFOLLOW,
+    O_NONBLOCK,
+    O_RDONLY,
+    O_WRONLY,
+    close,
+    getpid,
+    listdir,
+    mkdir,
+    read,
+    rename,
+    write,
+)
+from posix import open as open_file
 from time import monotonic
 
+from tools.cni.client import quoted
 from tools.cni.errors import IO_FAILURE, TRY_AGAIN_LATER, CniError
-from tools.cni.requests import refusal, release
+from tools.cni.requests import refusal, release, release_by_names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from coild import spool
     from tools.cni.client import Coild
     from tools.cni.config import Config
+    from tools.cni.environment import Attachment
 
 #: A container's start waits for no more than this.
 _DRAIN_SECONDS = 0.5
 _DRAINED_MAX = 64
+_JOURNAL_DIGITS = 32
+#: ENAMETOOLONG and ELOOP, without a module of their own: no directory can be there.
+_NOWHERE = (36, 40)
 
 
 def notice(text: str) -> None:
@@ -30,7 +51,8 @@ def notice(text: str) -> None:
 def settle(config: Config, key: str) -> None:
     """Apply the release of this container ID that is in the spool, before it is used again.
 
-    On return there is none, and nobody is about to apply one. Raises CniError, NoAnswerError.
+    On return there is none that this coild may be told of, and nobody is about to tell it. Raises
+    CniError, NoAnswerError.
     """
     if _is_empty(config.spool):
         return
@@ -41,14 +63,11 @@ def settle(config: Config, key: str) -> None:
         if claim is None:
             return
         try:
-            status, error = release(
-                config.coild, claim.pod_namespace, claim.pod_name, claim.container_id
-            )
-            if status == 200:
-                claim.done()
-            elif status in {400, 404}:
-                _tell_rejected(claim.reject())
-            else:
+            if not config.coild.journal:
+                # Any answer tells whose it is.
+                config.coild.ask("GET", "/health")
+            status, error = _told(config.coild, claim)
+            if status != 200:
                 raise refusal(status, {"error": error})
         finally:
             claim.close()
@@ -58,14 +77,27 @@ def settle(config: Config, key: str) -> None:
         raise CniError(IO_FAILURE, str(error)) from None
 
 
-def keep(config: Config, pod_namespace: str, pod_name: str, key: str, reason: str) -> None:
-    """Leave a release to whoever reaches coild. Raises CniError if that cannot be kept either."""
+def keep(config: Config, attachment: Attachment, key: str, reason: str) -> None:
+    """Leave a release to whoever reaches coild. Raises CniError if that cannot be kept either.
+
+    An entry of the container's first ID stands for both.
+    """
     from coild import spool  # noqa: PLC0415 - coild answers nearly always
 
     # Without waiting any longer, if the time is over: an entry is held by others for moments only.
     deadline = max(config.coild.deadline, monotonic() + _DRAIN_SECONDS)
+    journal = config.coild.journal or _remembered(config)
     try:
-        spool.add(config.spool, pod_namespace, pod_name, key, deadline, _tell_rejected)
+        spool.add(
+            config.spool,
+            attachment.pod_namespace,
+            attachment.pod_name,
+            key,
+            deadline,
+            _tell_rejected,
+            mark=f"={journal}" if journal else f"@{config.coild.where}",
+            second=attachment.ipv6_key if key == attachment.key else "",
+        )
     except spool.SpoolBusyError as error:
         raise CniError(TRY_AGAIN_LATER, str(error), reason) from None
     except spool.SpoolError as error:
@@ -95,15 +127,33 @@ def drain(config: Config) -> None:
 
 def _apply(coild: Coild, claim: spool.Claim) -> bool:
     """Whether coild still takes releases."""
-    status, error = release(coild, claim.pod_namespace, claim.pod_name, claim.container_id)
+    status, error = _told(coild, claim)
+    if status != 200:
+        notice(f"the spool is left as it is: {error or status}")
+    return status == 200
+
+
+def _told(coild: Coild, claim: spool.Claim) -> tuple[int, str]:
+    """Tell coild of the release if it is for it, and what became of it to the entry.
+
+    The status, and the error that came with it. Raises NoAnswerError, spool.SpoolError.
+    """
+    if not claim.marks:
+        # Of an older plugin: the daemon's that has this pod's container.
+        status, error = release_by_names(
+            coild, claim.pod_namespace, claim.pod_name, claim.container_id
+        )
+        had_any = False
+    elif claim.is_for(coild.journal, coild.where) or claim.may_be_for(coild.journal):
+        status, error, had_any = release(coild, claim.container_ids, coild.journal)
+    else:
+        return 200, ""  # another daemon's, who is told when it is reached
     if status == 200:
-        claim.done()
+        claim.applied(claim.left(coild.journal, coild.where, had_any=had_any))
     elif status in {400, 404}:
         _tell_rejected(claim.reject())
-    else:
-        notice(f"the spool is left as it is: {error or status}")
-        return False
-    return True
+        status = 200
+    return status, error
 
 
 def _tell_rejected(path: str) -> None:
@@ -111,11 +161,66 @@ def _tell_rejected(path: str) -> None:
 
 
 def _is_empty(directory: str) -> bool:
-    """Whether there surely is no entry: most often there is no directory, or nothing in it."""
+    """Whether there surely is no entry: most often there is no directory, or nothing in it.
+
+    What this user may not even list has nothing of this user's: it is another runtime's.
+    """
     try:
         return not listdir(directory)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return True
     except OSError as error:
+        if error.errno in _NOWHERE:
+            return True
         reason = error.strerror or error
         raise CniError(IO_FAILURE, f"the spool {directory}: {reason}") from None
+
+
+def remember(config: Config) -> None:
+    """Note whose journal is there, for a DEL that gets no answer. What goes wrong does not matter.
+
+    An entry that does not say whose it is takes longer to be applied, that is all.
+    """
+    if config.coild.journal == _remembered(config):
+        return
+    directory = _directory_of_journals(config)
+    temporary = f"{directory}/.{getpid()}"
+    try:
+        try:
+            mkdir(directory, 0o700)
+        except FileExistsError:
+            pass
+        except FileNotFoundError:
+            # The spool's own parents, as the first release that is kept makes them.
+            from coild.spool_files import make  # noqa: PLC0415 - once on a node
+
+            make(directory)
+        fd = open_file(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
+        try:
+            write(fd, config.coild.journal.encode() + b"\n")
+        finally:
+            close(fd)
+        rename(temporary, _path_of_journal(config))
+    except (OSError, ValueError):
+        pass
+
+
+def _remembered(config: Config) -> str:
+    """The ID of the journal that was there last; empty if that is not known."""
+    try:
+        fd = open_file(_path_of_journal(config), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)
+        try:
+            journal: str = read(fd, 64).decode().removesuffix("\n")
+        finally:
+            close(fd)
+    except (OSError, ValueError):
+        return ""
+    return journal if len(journal) == _JOURNAL_DIGITS and journal.isalnum() else ""
+
+
+def _directory_of_journals(config: Config) -> str:
+    return f"{config.spool.rstrip('/')}.journals"
+
+
+def _path_of_journal(config: Config) -> str:
+    return f"{_directory_of_journals(config)}/{quoted(config.coild.where)}"

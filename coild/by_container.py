@@ -1,0 +1,99 @@
+"""What is asked of containers by their IDs, and what is only looked up."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from itertools import islice
+
+from coild.collection import is_second
+from coild.deadline import Deadline
+from coild.events import REQUESTED
+from coild.holding import Holding
+from coild.projection import Projection
+from journal import Journal, JournalBusyError
+
+
+class UnknownContainerError(Exception):
+    """The container has no address."""
+
+
+class AnotherJournalError(Exception):
+    """The release is for the daemon of another journal."""
+
+
+class ByContainer(ABC):
+    """The part of the service that the CNI plugin needs: to CNI, names of pods are for people."""
+
+    _state: Projection
+    _journal: Journal
+
+    @abstractmethod
+    def _release(self, container_id: str, held: Holding, reason: str) -> int:
+        """Commit the release of an address that is held. The event's sequence."""
+
+    @abstractmethod
+    async def _settled(self, container_id: str) -> None:
+        """Wait for the container's last event: what is said of it next must not be undone."""
+
+    @property
+    def journal_id(self) -> str:
+        """The ID of the journal, which names this daemon's history."""
+        return self._journal.id
+
+    async def release_containers(
+        self, container_ids: Iterable[str], until: Deadline | None = None
+    ) -> list[tuple[str, Holding]]:
+        """Release what these containers hold, whichever pods they are of; durable on return.
+
+        Raises DeadlineError if that would come after `until`, and the journal's errors.
+        """
+        released: list[tuple[str, Holding]] = []
+        for container_id in container_ids:
+            while True:
+                if until is not None:
+                    until.check()
+                held = self._state.holdings.get(container_id)
+                if held is None:
+                    # It may have been released by an event that a crash could still undo.
+                    await self._settled(container_id)
+                    break
+                try:
+                    self._release(container_id, held, REQUESTED)
+                except JournalBusyError:
+                    await self._journal.room()
+                else:
+                    released.append((container_id, held))
+                    break
+        for container_id, _ in released:
+            await self._settled(container_id)
+        return released
+
+    def unknown(self, valid: Iterable[str], count_max: int) -> list[str]:
+        """Those of these containers that hold nothing; no more than `count_max` of them.
+
+        The second ID of an attachment is not told of: see `collection.is_second`.
+        """
+        holdings = self._state.holdings
+        missing = (each for each in valid if each not in holdings and not is_second(each))
+        return list(islice(missing, count_max))
+
+    async def holding(self, container_id: str) -> Holding | None:
+        """What the container holds, whichever pod it is of; durable on return."""
+        held = self._state.holdings.get(container_id)
+        await self._settled(container_id)
+        return held
+
+    async def address(self, namespace: str, pod_name: str, container_id: str) -> str | None:
+        """The container's address, or None if that pod has none under this container ID."""
+        held = self._state.holdings.get(container_id)
+        await self._settled(container_id)
+        if held is None or held.pod_name != pod_name or held.pod_namespace != namespace:
+            return None
+        return held.address
+
+    async def sequence(self) -> int:
+        """The sequence of the last event, which is durable on return."""
+        sequence = self._journal.last_sequence
+        await self._journal.durable(sequence)
+        return sequence

@@ -1,0 +1,70 @@
+"""Answers about containers by their IDs: what they hold, and what was released."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from coild.answers import Answer
+from coild.holding import Holding
+
+
+class Released(msgspec.Struct, frozen=True, rename="kebab"):
+    """An address that was released, and who had it."""
+
+    address: str
+    container_id: str
+    pod_name: str
+    pod_namespace: str
+
+
+class ContainerAnswer(msgspec.Struct, frozen=True, rename="kebab"):
+    """The address of a container, whose it is, and the CNI network that it is for, if any."""
+
+    address: str
+    container_id: str
+    pod_name: str
+    pod_namespace: str
+    network: str
+    status: Literal[200] = 200
+
+
+class ReleasesAnswer(msgspec.Struct, frozen=True):
+    """What was released of the containers that were named."""
+
+    released: list[Released]
+    status: Literal[200] = 200
+
+
+class CollectionAnswer(msgspec.Struct, frozen=True):
+    """What a garbage collection released, and which valid containers hold nothing, if any."""
+
+    released: list[Released]
+    unknown: list[str] | msgspec.UnsetType = msgspec.UNSET
+    status: Literal[200] = 200
+
+
+def releases_answer(released: Iterable[tuple[str, Holding]]) -> Answer:
+    """200 with the containers and what they held."""
+    return Answer(msgspec.json.encode(ReleasesAnswer(_released(released))))
+
+
+def container_answer(container_id: str, held: Holding) -> Answer:
+    """200 with what the container holds."""
+    names = held.pod_name, held.pod_namespace, held.network
+    return Answer(msgspec.json.encode(ContainerAnswer(held.address, container_id, *names)))
+
+
+def collection_answer(released: Iterable[tuple[str, Holding]], unknown: list[str]) -> Answer:
+    """200 with the containers and what they held, and those that should hold something."""
+    answer = CollectionAnswer(_released(released), unknown or msgspec.UNSET)
+    return Answer(msgspec.json.encode(answer))
+
+
+def _released(released: Iterable[tuple[str, Holding]]) -> list[Released]:
+    return [
+        Released(held.address, container_id, held.pod_name, held.pod_namespace)
+        for container_id, held in released
+    ]
