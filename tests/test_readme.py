@@ -1,0 +1,60 @@
+"""The README's example of a configuration has every key there is, and no other."""
+
+# expected == actual
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from coild.cli import main
+from coild.settings import FileSettings, PoolSettings, Settings, kebab
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONFIGURE = README.split("\n## Configure\n")[1].split("\n## ")[0]
+(EXAMPLE,) = re.findall(r"^```toml\n(.*?)^```$", CONFIGURE, re.DOTALL | re.MULTILINE)
+
+
+def keys(settings: type[msgspec.Struct]) -> set[str]:
+    """The keys of the file that these settings have."""
+    return {kebab(field) for field in settings.__struct_fields__}
+
+
+def test_the_example_has_every_key_of_the_file() -> None:
+    """A key of the file is in the README's example, and what is there is a key."""
+    assert keys(FileSettings) == set(tomllib.loads(EXAMPLE))
+
+
+def test_the_example_has_every_key_of_a_pool() -> None:
+    """A key of a pool is in the README's example, and what is there is a key."""
+    assert keys(PoolSettings) == set(tomllib.loads(EXAMPLE)["pools"]["default"])
+
+
+def test_what_only_flags_say_is_named_beside_the_example() -> None:
+    """The flags that are no keys of the file are in the same chapter."""
+    only_flags = keys(Settings) - keys(FileSettings)
+
+    assert only_flags == {key for key in only_flags if f"`--{key}" in CONFIGURE}
+
+
+def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    """`coild --help` has a flag for each key; pools are tables of the file, and --pool."""
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    flags = set(re.findall(r"^ +--([a-z-]+)", capsys.readouterr().out, re.MULTILINE))
+
+    assert keys(Settings) - {"pools"} == flags & keys(Settings)
+
+
+def test_the_example_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The example is a configuration that coild takes as it stands."""
+    file = tmp_path / "coild.toml"
+    file.write_text(EXAMPLE, encoding="utf-8")
+
+    assert main(["--config", str(file), "--check-config"]) == 0
+    assert "segment-size" in capsys.readouterr().out
