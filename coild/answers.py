@@ -159,7 +159,7 @@ class Health(msgspec.Struct, frozen=True):
 
 
 class HealthAnswer(Health, frozen=True):
-    """How the daemon is, and the sequence of the journal's last event."""
+    """How the daemon is, and the sequence of the journal's last durable event."""
 
     sequence: int
     status: Literal[200] = 200

@@ -1,4 +1,4 @@
-"""What is asked of containers by their IDs, and what is only looked up."""
+"""What is asked of containers by their IDs, and what is only looked up, which waits for no disk."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from coild.collection import is_second
 from coild.deadline import Deadline
 from coild.events import REQUESTED
 from coild.holding import Holding
+from coild.pending import Pending
 from coild.projection import Projection
 from journal import Journal, JournalBusyError
 
@@ -27,6 +28,7 @@ class ByContainer(ABC):
 
     _state: Projection
     _journal: Journal
+    _pending: Pending[str, Holding]
 
     @abstractmethod
     def _release(self, container_id: str, held: Holding, reason: str) -> int:
@@ -74,26 +76,25 @@ class ByContainer(ABC):
 
         The second ID of an attachment is not told of: see `collection.is_second`.
         """
-        holdings = self._state.holdings
-        missing = (each for each in valid if each not in holdings and not is_second(each))
+        missing = (
+            each for each in valid if not is_second(each) and self._durable_holding(each) is None
+        )
         return list(islice(missing, count_max))
 
     async def holding(self, container_id: str) -> Holding | None:
-        """What the container holds, whichever pod it is of; durable on return."""
-        held = self._state.holdings.get(container_id)
-        await self._settled(container_id)
-        return held
+        """What the container holds durably, whichever pod it is of."""
+        return self._durable_holding(container_id)
 
     async def address(self, namespace: str, pod_name: str, container_id: str) -> str | None:
-        """The container's address, or None if that pod has none under this container ID."""
-        held = self._state.holdings.get(container_id)
-        await self._settled(container_id)
+        """The container's address, or None if that pod durably has none under this container ID."""
+        held = self._durable_holding(container_id)
         if held is None or held.pod_name != pod_name or held.pod_namespace != namespace:
             return None
         return held.address
 
     async def sequence(self) -> int:
-        """The sequence of the last event, which is durable on return."""
-        sequence = self._journal.last_sequence
-        await self._journal.durable(sequence)
-        return sequence
+        """The sequence of the last durable event."""
+        return self._journal.durable_sequence
+
+    def _durable_holding(self, container_id: str) -> Holding | None:
+        return self._pending.durable(container_id, self._state.holdings.get(container_id))

@@ -3,8 +3,9 @@
 The first three are one synchronous step of the event loop: nothing can come between, and a client
 that hangs up while the disk is busy leaves a whole change or none. Only the answer waits.
 
-No answer shows an event that a crash could still undo. Each request waits for the last event of its
-own container, not for all that is queued: with a slow disk, a reader of old facts is not slowed.
+No answer shows an event that a crash could still undo. A command waits for the last event of its
+own container, not for all that is queued. What only reads waits for no disk: it is shown the state
+as of the last durable event. What comes after that was answered to nobody: it may not be shown yet.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from coild.events import (
     Event,
 )
 from coild.gateway_use import GatewayUse
-from coild.holding import Holding, Status
+from coild.holding import Block, Holding, Status
+from coild.pending import Pending
 from coild.projection import Projection, pools_changed
 from journal import Journal, JournalBusyError, JournalError
 
@@ -44,8 +46,6 @@ logger = logging.getLogger(__name__)
 #: How long it waits for a spare block while it could have an address that was released lately: what
 #: a slow cluster does must not keep it from that.
 SPARE_WAIT_SECONDS = 0.05
-#: So many containers' last events are remembered before those that became durable are dropped.
-_RECENT_MIN = 1024
 #: After so many releases in a row, requests go first.
 _RELEASE_SLICE = 100
 
@@ -97,9 +97,8 @@ class Service(ByContainer):
         self._announcer = announcer or Nobody()
         self._allocator = Allocator(state, reuse_after)
         self._acquisition = Acquisition(source, self._took_block)
-        # The last event of each container that may not be durable yet, and of some that are.
-        self._recent: dict[str, int] = {}
-        self._recent_max = _RECENT_MIN
+        self._pending = Pending(lambda: journal.durable_sequence)
+        self._pending_blocks: Pending[bytes, Block] = Pending(lambda: journal.durable_sequence)
         self._allocations = Allocations(journal.last_sequence)
         #: Who needs the node's own address as gateway.
         self.gateway_use = GatewayUse(state.holdings)
@@ -178,7 +177,7 @@ class Service(ByContainer):
             if choice.early:
                 self._reused_early += 1
                 logger.debug("%s is reused early", block.text(offset))
-            self._remember(container_id, sequence)
+            self._pending.note(sequence, container_id, None)
             self._allocations.note(sequence, container_id)
             self.gateway_use.note(container_id, placed=in_subnet or bool(unusable))
             await self._journal.durable(sequence)
@@ -252,19 +251,13 @@ class Service(ByContainer):
         ]
         return await self.release_all(forgotten, COLLECTED)
 
-    @property
-    def last_sequence(self) -> int:
-        """The sequence of the last event, which may not be durable yet."""
-        return self._journal.last_sequence
-
     async def status(self) -> Status:
-        """All blocks and addresses at this moment, which is durable on return."""
+        """All blocks and addresses as of the last durable event."""
+        durable = self._journal.durable_sequence
         blocks: dict[str, list[str]] = {}
-        for block in self._state.blocks.values():
+        for _, block in self._pending_blocks.durable_items(self._state.blocks, durable):
             blocks.setdefault(block.pool, []).append(str(block.subnet))
-        pods = list(self._state.holdings.items())
-        await self._journal.durable(self._journal.last_sequence)
-        return Status(blocks, pods)
+        return Status(blocks, self._pending.durable_items(self._state.holdings, durable))
 
     async def record(self, event: Event) -> None:
         """Journal a fact that is not about one container; durable on return."""
@@ -297,7 +290,7 @@ class Service(ByContainer):
                 continue
             event = BlockReleased(self._clock(), block.key, block.pool)
             try:
-                self._journal.append(event, essential=True)
+                sequence = self._journal.append(event, essential=True)
             except JournalError as error:
                 # The source must still be told of those before.
                 refusal = error
@@ -305,6 +298,7 @@ class Service(ByContainer):
                 break
             self._allocator.forget(block)
             self._state.apply(event)
+            self._pending_blocks.note(sequence, block.key, block)
             released.append(block)
         # Only a block that is surely not ours any more may become another's.
         await self._journal.durable(self._journal.last_sequence)
@@ -359,7 +353,7 @@ class Service(ByContainer):
             essential=True,
         )
         self._released += 1
-        self._remember(container_id, sequence)
+        self._pending.note(sequence, container_id, held)
         return sequence
 
     def _commit(self, event: Event, *, essential: bool = False) -> int:
@@ -372,29 +366,19 @@ class Service(ByContainer):
         self._allocator.observe(event)
         return sequence
 
-    def _remember(self, container_id: str, sequence: int) -> None:
-        """Note that the container's last event is this one."""
-        recent = self._recent
-        recent[container_id] = sequence
-        if len(recent) > self._recent_max:
-            durable = self._journal.durable_sequence
-            self._recent = {key: last for key, last in recent.items() if last > durable}
-            self._recent_max = max(_RECENT_MIN, 2 * len(self._recent))
-
     async def _settled(self, container_id: str) -> None:
         """Wait for the container's last event: what is said of it next must not be undone."""
-        sequence = self._recent.get(container_id, 0)
-        if sequence > self._journal.durable_sequence:
-            await self._journal.durable(sequence)
+        await self._journal.durable(self._pending.last(container_id))
 
     async def _took_block(self, pool: str, subnet: Subnet) -> None:
         """Make a block of the source the node's."""
         while True:
             try:
-                self._commit(BlockAcquired(self._clock(), subnet.key, pool))
+                sequence = self._commit(BlockAcquired(self._clock(), subnet.key, pool))
             except JournalBusyError:
                 await self._journal.room()
             else:
                 break
+        self._pending_blocks.note(sequence, subnet.key, None)
         logger.info("took block %s from pool %s", subnet, pool)
         self._announcer.announce(subnet)

@@ -30,10 +30,7 @@ class StatusBodies:
         self._latest: weakref.ref[Shared] | None = None
 
     async def get(self) -> Shared:
-        """A body that shows the state at some moment of this call, durable.
-
-        Raises BusyError, and the journal's errors.
-        """
+        """A body that shows the durable state at some moment of this call. Raises BusyError."""
         if self._next is None:
             self._next = asyncio.create_task(self._make())
             # All who wait may hang up before its error comes.
@@ -45,7 +42,7 @@ class StatusBodies:
             # From here on others wait for the next: this one does not show what comes now.
             self._next = None
             latest = None if self._latest is None else self._latest()
-            sequence = self._service.last_sequence
+            sequence = await self._service.sequence()
             if latest is not None and sequence == self._sequence:
                 return latest
             body = await self._encode()

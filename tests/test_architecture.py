@@ -68,6 +68,7 @@ FLOORS = (
         "coild.deadline",
         "coild.limits",
         "coild.logs",
+        "coild.pending",
         "coild.readiness",
         "coild.routes",
         "coild.spool_entries",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from coild.events import DaemonStarted, DaemonStopped
 from tests.crash import failing_daemon
-from tests.daemon_kit import PATIENCE_SECONDS, Daemon, fold, status_of
+from tests.daemon_kit import PATIENCE_SECONDS, Daemon, fold, status_of, wait_for
 from tests.wire_kit import AsyncConnection, allocate_body, error_of, request_bytes, target_of
 
 CLIENTS = 12
@@ -119,6 +120,37 @@ def test_a_disk_that_fails_ends_the_daemon(failing: FailingDaemon, call: str) ->
         for holdings in (found, client.held):
             holdings.pop(client.failed, None)
         assert client.held == found
+
+
+def test_reads_and_probes_wait_for_no_flush(failing: FailingDaemon) -> None:
+    """While a flush hangs, what only asks is answered, as of before it; afterwards, as of then."""
+    daemon = failing
+    assert daemon.allocate("old").is_success
+    before = daemon.status()
+    sequence = daemon.client.get("/health").json()["sequence"]
+    path = fail(daemon, "hang")
+    with daemon.new_client() as client, ThreadPoolExecutor(1) as pool:
+        posted = pool.submit(client.post, "/ip", content=allocate_body("new", "web-0"))
+        try:
+            wait_for(path.with_suffix(".hangs").exists, "a flush to hang")
+            address = before["pods"]["old"]
+
+            assert daemon.get("old").json()["address"] == address
+            assert daemon.client.get("/containers/old").json()["address"] == address
+            assert daemon.get("new").status_code == 404
+            assert daemon.client.get("/containers/new").status_code == 404
+            assert daemon.status() == before
+            assert daemon.client.get("/health").json()["sequence"] == sequence
+            assert daemon.client.get("/livez").is_success
+            assert daemon.client.get("/readyz").is_success
+            assert not posted.done()
+        finally:
+            path.unlink()
+        address = posted.result(PATIENCE_SECONDS).json()["address"]
+
+    assert daemon.get("new").json()["address"] == address
+    assert daemon.status()["pods"] == {**before["pods"], "new": address}
+    assert daemon.client.get("/health").json()["sequence"] == sequence + 1
 
 
 def test_a_lone_client_is_told_of_a_disk_that_fails(failing: FailingDaemon) -> None:

@@ -13,8 +13,11 @@ import pytest
 from coild import service
 from coild.addresses import Subnet
 from coild.blocks import NoBlockError
+from coild.budget import Budget
 from coild.events import AddressAllocated, AddressReleased, BlockAcquired, BlockReleased
+from coild.projection import Projection
 from coild.service import ConflictError, NoAddressError
+from coild.status import StatusBodies
 from journal import JournalBusyError, JournalFailedError, JournalFullError
 from tests.service_kit import Bench, HeldBlocks, pool, settled
 
@@ -72,12 +75,10 @@ def ask(bench: Bench, container_id: str) -> Coroutine[Any, Any, str | None]:
 @pytest.mark.parametrize(
     "request_again",
     [
-        ask,
         lambda bench, container_id: bench.allocate(container_id),
         lambda bench, container_id: bench.service.release("default", "other-pod", container_id),
-        lambda bench, container_id: bench.service.address("default", "other-pod", container_id),
     ],
-    ids=["GET", "409", "DELETE of another pod's", "404 of another pod's"],
+    ids=["409", "DELETE of another pod's"],
 )
 def test_what_reveals_an_allocation_waits_for_it(
     request_again: Callable[[Bench, str], Coroutine[Any, Any, object]],
@@ -103,15 +104,8 @@ def test_what_reveals_an_allocation_waits_for_it(
     run(scenario)
 
 
-@pytest.mark.parametrize(
-    "request_again",
-    [ask, lambda bench, container_id: bench.release(container_id)],
-    ids=["GET", "DELETE"],
-)
-def test_what_reveals_a_release_waits_for_it(
-    request_again: Callable[[Bench, str], Coroutine[Any, Any, object]],
-) -> None:
-    """That a container has no address any more is said when its release is durable."""
+def test_what_reveals_a_release_waits_for_it() -> None:
+    """DELETE says that a container has no address any more when its release is durable."""
 
     async def scenario(bench: Bench) -> None:
         await bench.allocate("c0")
@@ -120,7 +114,7 @@ def test_what_reveals_a_release_waits_for_it(
         await settled(bench.release("c0"))
         pending = bench.journal.last_sequence
         await settled(bench.release("c1"))
-        (asked,) = await settled(request_again(bench, "c0"))
+        (asked,) = await settled(bench.release("c0"))
 
         assert not asked.done()
         bench.journal.flush(pending)
@@ -149,12 +143,10 @@ def test_old_facts_are_told_at_once() -> None:
     run(scenario)
 
 
-def test_pending_events_stay_known_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pending_events_stay_known_among_many() -> None:
     """However many containers come and go meanwhile, an answer waits for its own's event."""
-    monkeypatch.setattr(service, "_RECENT_MIN", 4)
 
     async def scenario(bench: Bench) -> None:
-        bench.service._recent_max = 4
         for number in range(50):
             await bench.allocate(f"early{number}")
             await bench.release(f"early{number}")
@@ -164,12 +156,14 @@ def test_pending_events_stay_known_among_many(monkeypatch: pytest.MonkeyPatch) -
         for number in range(50):
             await settled(bench.allocate(f"late{number}"))
             await settled(bench.release(f"late{number}"))
-        (asked,) = await settled(ask(bench, "c0"))
+        (asked,) = await settled(bench.service.release("default", "other-pod", "c0"))
 
         assert not asked.done()
         bench.journal.flush(pending)
 
-        assert await asked
+        assert not await asked
+        assert await ask(bench, "c0")
+        assert await ask(bench, "late0") is None
         bench.journal.flush()
 
     run(scenario)
@@ -194,24 +188,68 @@ def test_that_nothing_is_left_waits_for_everything() -> None:
     run(scenario)
 
 
-def test_the_status_waits_for_all_that_it_shows() -> None:
-    """GET /status is of one moment, and is shown when that moment is durable."""
+def test_reads_show_each_durable_state_and_wait_for_none() -> None:
+    """However far the disk has come, GET, /status and the sequence are those of that moment."""
 
     async def scenario(bench: Bench) -> None:
-        await bench.allocate("c0")
+        for number in range(4):
+            await bench.allocate(f"c{number}")
         bench.journal.held = True
-        await settled(bench.allocate("c1"))
-        shown = bench.journal.last_sequence
-        (asked,) = await settled(bench.service.status())
-        await settled(bench.allocate("c2"), bench.release("c0"))
+        # Of one container several events, and a block that is taken and one that is given back.
+        steps = [
+            bench.release("c0"),
+            bench.allocate("c0"),
+            bench.allocate("c4"),
+            bench.release("c0"),
+            bench.release("c1"),
+            bench.release("c4"),
+            bench.service.release_idle_blocks(0),
+            bench.allocate("c5"),
+        ]
+        tasks = []
+        for step in steps:
+            bench.now += 1000
+            tasks += await settled(step)
+        pending = range(bench.journal.durable_sequence, bench.journal.last_sequence + 1)
+        events = [type(event) for event in bench.journal.events(pending.start)]
+        assert {BlockAcquired, BlockReleased} < set(events)
+        for sequence in pending:
+            bench.journal.flush(sequence)
+            want = Projection()
+            want.apply_all(bench.journal.events()[:sequence])
+            status = await bench.service.status()
 
-        assert not asked.done()
-        bench.journal.flush(shown)
-        status = await asked
+            assert sequence == await bench.service.sequence()
+            assert dict(status.pods).keys() == want.holdings.keys()
+            assert {key: held.address for key, held in want.holdings.items()} == {
+                key: held.address for key, held in status.pods
+            }
+            assert sorted(str(block.subnet) for block in want.blocks.values()) == sorted(
+                status.address_blocks["default"]
+            )
+            for number in range(6):
+                held = want.holdings.get(f"c{number}")
+                assert await ask(bench, f"c{number}") == (held and held.address)
+        await asyncio.gather(*tasks)
 
-        assert ["c0", "c1"] == [container_id for container_id, _ in status.pods]
-        assert {"default": ["10.0.0.0/30"]} == status.address_blocks
+    run(scenario)
+
+
+def test_the_body_of_status_is_not_older_than_what_was_answered() -> None:
+    """A body encoded while an event was pending is not shown to who asks when it is durable."""
+
+    async def scenario(bench: Bench) -> None:
+        bodies = StatusBodies(bench.service, Budget(), asyncio.Lock())
+        bench.journal.held = True
+        (posted,) = await settled(bench.allocate("c0"))
+        before = await bodies.get()
         bench.journal.flush()
+        await posted
+        after = await bodies.get()
+
+        assert b'"pods":{}' in before.body
+        assert b'"pods":{"c0":"10.0.0.0"}' in after.body
+        assert after is await bodies.get()
 
     run(scenario)
 
@@ -328,12 +366,14 @@ def test_a_failed_flush_is_told_to_all_who_wait() -> None:
     async def scenario(bench: Bench) -> None:
         await bench.allocate("c0")
         bench.journal.held = True
-        tasks = await settled(bench.allocate("c1"), ask(bench, "c1"), bench.release("c0"))
+        tasks = await settled(bench.allocate("c1"), bench.allocate("c1"), bench.release("c0"))
         bench.journal.fail(JournalFailedError("the disk is gone"))
         results = await asyncio.gather(*tasks, return_exceptions=True)
 
         assert ["the disk is gone"] * 3 == list(map(str, results))
         assert all(isinstance(result, JournalFailedError) for result in results)
+        # Reads go on, and are of what is durable.
+        assert ["10.0.0.0", None] == [await ask(bench, "c0"), await ask(bench, "c1")]
 
     run(scenario)
 
@@ -743,22 +783,3 @@ def test_namespaces_have_pools_of_their_own() -> None:
         ]
 
     assert ["10.1.0.0", "10.2.0.0", "10.2.0.1"] == asyncio.run(scenario())
-
-
-def test_a_read_shows_the_state_that_it_waited_for() -> None:
-    """GET of what a later DELETE releases tells the address: the release may still be undone."""
-
-    async def main() -> None:
-        bench = await Bench({"default": pool(5, "10.0.0.0/24")}).start()
-        await bench.allocate("c0")
-        bench.journal.held = True
-        await settled(bench.allocate("c1"))
-        allocated = bench.journal.last_sequence
-        (read,) = await settled(bench.service.address("default", "web-0", "c1"))
-        await settled(bench.release("c1"))
-        bench.journal.flush(allocated)
-
-        assert "10.0.0.1" == await read
-        bench.journal.flush()
-
-    asyncio.run(main())

@@ -23,8 +23,8 @@ FAULTS: dict[str, tuple[Edit, ...]] = {
             "return",
         ),
     ),
-    "GET does not wait for what it shows": (
-        Edit(_Service.address, "await self._settled(container_id)", "pass"),
+    "GET shows what a crash could undo": (
+        Edit(_Service._durable_holding, "self._pending.durable(container_id, ", "(None or "),
     ),
     "a conflict does not wait for what it shows": (
         Edit(_Service.allocate, "await self._settled(container_id)", "pass"),
@@ -39,8 +39,12 @@ FAULTS: dict[str, tuple[Edit, ...]] = {
             "pass",
         ),
     ),
-    "status does not wait for what it shows": (
-        Edit(_Service.status, "await self._journal.durable(self._journal.last_sequence)", "pass"),
+    "status shows what a crash could undo": (
+        Edit(
+            _Service.status,
+            "self._pending.durable_items(self._state.holdings, durable)",
+            "list(self._state.holdings.items())",
+        ),
     ),
     "an answer is given before its event is applied": (
         Edit(
