@@ -176,7 +176,7 @@ def test_the_page_knows_the_daemons_options() -> None:
     shown = set(re.findall(r"`(?:coild )?(--[a-z-]+)", text))
 
     assert shown
-    assert shown <= known | {"--install", "--python"}
+    assert shown <= known | {"--install", "--python", "--unchecked"}
 
 
 def test_the_page_points_to_what_is_there() -> None:

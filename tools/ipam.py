@@ -39,7 +39,7 @@ keys of "ipam" in the network configuration, all optional:
 examples:
   coild-ipam --install                      into /opt/cni/bin; prints a configuration to start from
   coild-ipam --install > 10-coild.conflist && mv 10-coild.conflist /etc/cni/net.d/
-  coild-ipam --install /host/opt/cni/bin --python /usr/bin/python3
+  coild-ipam --install /host/opt/cni/bin --python /usr/bin/python3 --unchecked
 """
 
 #: Usable as it is.
@@ -73,7 +73,7 @@ def talk() -> int:
             return _print_completion(parser, arguments.print_completion)
         if arguments.install is None:
             parser.error("nothing to do: a container runtime runs this, or use --install")
-        return _install(arguments.install, arguments.python)
+        return _install(arguments.install, arguments.python, unchecked=arguments.unchecked)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else EXIT_FAILURE
 
@@ -100,6 +100,11 @@ def _parser() -> argparse.ArgumentParser:
         help="with --install: the interpreter that runs it, Python 3.9 or newer, as the node knows"
         f" it (default: {default_python()})",
     )
+    parser.add_argument(
+        "--unchecked",
+        action="store_true",
+        help="with --python: take it without running it, for it is not here but on the node",
+    )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument(
         "--print-completion",
@@ -110,12 +115,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _install(directory: str, python: str | None) -> int:
+def _install(directory: str, python: str | None, *, unchecked: bool) -> int:
     if not directory:
         return _fail("an empty directory name is none; see coild-ipam --help", EXIT_USAGE)
     # As the executable finds its library: by its own absolute path.
     try:
-        _, notices = install(Path(os.path.abspath(directory)), python or default_python())  # noqa: PTH100 - no link is followed
+        where = Path(os.path.abspath(directory))  # noqa: PTH100 - no link is followed
+        chosen = default_python() if python is None else python
+        _, notices = install(where, chosen, unchecked=unchecked)
     except InstallError as error:
         return _fail(f"cannot install: {error}", EXIT_FAILURE)
     for text in notices:

@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 
 from coild import __version__
+from tools.cni.config import VERSIONS
+from tools.cni.errors import IO_FAILURE
 
 NAME = "coild-ipam"
 LIBRARY = f"{NAME}.lib"
@@ -42,15 +44,44 @@ _SUPERSEDED_SECONDS = 3600
 #: What a kernel before 5.1 reads of the first line.
 _FIRST_LINE_BYTES_MAX = 127
 _PROBE_SECONDS = 30
+#: The oldest Python that runs the plugin.
+_PYTHON_MIN = (3, 9)
 
 _EXECUTABLE = """\
 #!{python} -IS
 # {name} {version}, a CNI IPAM plugin: see {name} --help. Written by {name} --install.
 import sys
-sys.path.insert(0, (__file__.rpartition("/")[0] or ".") + "/{library}/{build}")
-from tools.cni.main import main
+from posix import environ, readlink
+
+path = __file__
+try:
+    for _ in range(40):  # as many links as the kernel follows
+        target = readlink(path)
+        path = target if target[:1] == "/" else path[: path.rfind("/") + 1] + target
+except OSError:
+    pass  # no link: the executable itself
+library = (path[: path.rfind("/") + 1] or ".") + "/{library}/{build}"
+sys.path.insert(0, library)
+try:
+    from tools.cni.main import main
+except Exception as error:
+    import json
+    try:
+        version = json.load(sys.stdin)["cniVersion"] if environ.get(b"CNI_COMMAND") else ""
+    except Exception:
+        version = ""
+    answer = {{
+        "cniVersion": version if version in {versions} else "{newest}",
+        "code": {code},
+        "msg": f"{name} cannot load its library {{library}}: {{type(error).__name__}}: {{error}}",
+        "details": "install the plugin, do not copy it: run coild's own `{name} --install`",
+    }}
+    print(json.dumps(answer))
+    sys.exit(1)
 main()
 """
+
+_VERSION_OF = "import sys; print('python', *sys.version_info[:2])"
 
 _COMPILE = """\
 import py_compile, sys
@@ -74,16 +105,19 @@ def default_python() -> str:
     return plain if os.path.realpath(plain) == python else python
 
 
-def install(directory: Path, python: str) -> tuple[Path, list[str]]:
+def install(directory: Path, python: str, *, unchecked: bool = False) -> tuple[Path, list[str]]:
     """Install, unless it is installed just so; the executable, and what people should know.
 
-    Raises InstallError.
+    `unchecked` takes an interpreter that is not here, but where the plugin runs. Raises
+    InstallError, before anything is written if it is for the interpreter.
     """
     first = f"#!{python} -IS\n".encode()
     if not python.startswith("/") or python.split() != [python]:
         raise InstallError(f"{python!r} is no absolute path without spaces, as a first line needs")
     if len(first) > _FIRST_LINE_BYTES_MAX:
         raise InstallError(f"{python!r} is too long for the first line of an executable")
+    if not unchecked:
+        _check_python(python)
     sources = _sources()
     executable = directory / NAME
     try:
@@ -109,6 +143,34 @@ def install(directory: Path, python: str) -> tuple[Path, list[str]]:
     return executable, [f"installed {executable}, version {__version__}", *notices]
 
 
+def _check_python(python: str) -> None:
+    """Raise InstallError unless it is an interpreter that runs the plugin."""
+    command = [python, "-IS", "-c", _VERSION_OF]
+    elsewhere = "name another with --python, or add --unchecked if it is one where the plugin runs"
+    try:
+        ran = subprocess.run(  # noqa: S603 - as asked for
+            command,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PROBE_SECONDS,
+        )
+    except OSError as error:
+        raise InstallError(f"{python} cannot be run: {error.strerror}; {elsewhere}") from None
+    except subprocess.TimeoutExpired:
+        raise InstallError(
+            f"{python} did not say its version within {_PROBE_SECONDS} s; {elsewhere}"
+        ) from None
+    word, *numbers = ran.stdout.split()[:3] or [b""]
+    if ran.returncode or word != b"python" or len(numbers) != len(_PYTHON_MIN):
+        raise InstallError(f"{python} is no Python; {elsewhere}")
+    if tuple(map(int, numbers)) < _PYTHON_MIN:
+        found, needed = b".".join(numbers).decode(), ".".join(map(str, _PYTHON_MIN))
+        raise InstallError(
+            f"{python} is Python {found}, and the plugin needs {needed}; {elsewhere}"
+        )
+
+
 def _sources() -> dict[str, bytes]:
     """The files of the library."""
     package = [f"tools/cni/{path.name}" for path in sorted((_ROOT / "tools/cni").glob("*.py"))]
@@ -120,7 +182,14 @@ def _sources() -> dict[str, bytes]:
 
 def _text(python: str, build: str) -> bytes:
     return _EXECUTABLE.format(
-        python=python, name=NAME, version=__version__, library=LIBRARY, build=build
+        python=python,
+        name=NAME,
+        version=__version__,
+        library=LIBRARY,
+        build=build,
+        versions=VERSIONS,
+        newest=VERSIONS[-1],
+        code=IO_FAILURE,
     ).encode()
 
 
