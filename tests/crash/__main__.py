@@ -53,7 +53,10 @@ PARTS = (
     Part("histories", "tests/test_linearizability.py"),
     Part("decoder and recovery", "tests/test_fuzz_journal.py"),
     Part("errors of the disk", "tests/test_disk_errors.py tests/test_fs_contract.py"),
-    Part("faults of the journal", "tests/test_crash_campaign.py tests/test_simulated_disk.py"),
+    Part(
+        "faults of the journal",
+        "tests/test_crash_campaign.py tests/test_simulated_disk.py tests/test_displaced_faults.py",
+    ),
 )
 
 

@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from types import FunctionType
 from typing import Any, NamedTuple
 
+from coild import daemon
 from journal import (
     codec,
     commit,
     compaction,
+    custody,
     log,
     pruning,
     recovery,
@@ -198,7 +200,34 @@ OF_ERRORS: dict[str, tuple[Edit, ...]] = {
         ),
     ),
 }
-ALL = MUTANTS | HARMLESS | OF_ERRORS
+#: What only a second writer, a start that fails or moved files bring to light.
+OF_CUSTODY: dict[str, tuple[Edit, ...]] = {
+    "the lock is on its name only": (
+        Edit(
+            custody.Custody.lock,
+            "if not self._fs.lock(fd):\n        return None\n    path =",
+            "path =",
+        ),
+    ),
+    "a mark is written by a start that failed": (
+        Edit(
+            daemon.run,
+            "sockets = stack.enter_context(listen(config.http, config.socket, inherited))",
+            "pass",
+        ),
+        Edit(
+            daemon.run,
+            "journal = recover(config, state, notifier)",
+            "journal = recover(config, state, notifier)\n"
+            "        journal._log.mark()\n"
+            "        sockets = stack.enter_context(\n"
+            "            listen(config.http, config.socket, inherited)\n"
+            "        )",
+        ),
+    ),
+    "it is acknowledged without the look": (Edit(log.Log.append, "self._custody.check()", "pass"),),
+}
+ALL = MUTANTS | HARMLESS | OF_ERRORS | OF_CUSTODY
 
 
 @contextlib.contextmanager
