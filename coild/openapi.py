@@ -29,7 +29,10 @@ _DESCRIPTION = (
     f"{HEADER_BYTES_MAX} of header at most. "
     "Every failure, that of a path or a method that is not here included, is JSON with its status "
     "and what is wrong. A request that is no HTTP, or one too many, has its connection closed "
-    "after the answer."
+    "after the answer. Every answer has the header Coild-Journal, the ID of the journal; it proves "
+    "nothing against a process that copies it. A request that changes anything may have the header "
+    "Coild-Deadline: NANOSECONDS [CLOCK], by CLOCK_MONOTONIC; later it is answered 503, and "
+    "changes nothing."
 )
 
 #: The parts of a path, and the fields of the allocation that they name.
@@ -123,6 +126,13 @@ def _describe(operation: Operation) -> dict[str, Any]:
     described["responses"] = {
         "200": {
             "description": "Done, and durable.",
+            "headers": {
+                "Coild-Journal": {
+                    "description": "The ID of the journal.",
+                    "required": True,
+                    "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+                }
+            },
             "content": {_JSON: _media(operation.answer, {"answer": operation.example})},
         },
         **{str(status): _failure(status, tuple(errors[status])) for status in sorted(errors)},

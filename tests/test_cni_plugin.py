@@ -208,6 +208,23 @@ def test_over_a_unix_socket(executable: Path, tmp_path: Path) -> None:
         assert {} == held(daemon)
 
 
+@pytest.mark.parametrize("command", ["ADD", "STATUS"])
+def test_the_default_is_the_unix_socket(alone: Plugin, command: str) -> None:
+    """Without the key `coild`, the socket of the installed service is asked, and no TCP."""
+    stdin = json.dumps(without_coild(alone)).encode()
+    outcome = alone.execute(stdin, alone.variables(command, new_id()))
+
+    assert outcome.code in {11, 50}
+    assert "unix:/run/coild/coild.sock" in outcome.answer["msg"]
+
+
+def without_coild(plugin: Plugin) -> dict[str, Any]:
+    """A network that does not say where coild is."""
+    config = plugin.config()
+    del config["ipam"]["coild"]
+    return config
+
+
 def test_over_localhost(plugin: Plugin) -> None:
     """The name is 127.0.0.1, and goes into the Host header."""
     where = plugin.where.replace("127.0.0.1", "localhost")

@@ -24,7 +24,9 @@ A container runtime starts this program with CNI_COMMAND (ADD, DEL, CHECK, GC, S
 the environment and the network configuration on stdin: CNI versions 0.3.1 to 1.1.0.
 
 keys of "ipam" in the network configuration, all optional:
-  coild         http://127.0.0.1:9383 (default), or unix:/path of the daemon's --socket
+  coild         unix:/path of the daemon's --socket (default: unix:/run/coild/coild.sock), or an
+                address like http://127.0.0.1:9383, where any local user may ask, and may answer
+                in the place of a coild that is down
   address-type  "ipv4" (default), "ipv6" or "dual"
   subnet        the subnet of the addresses, or a list with one a family: its prefix length is the
                 result's, and no pod gets its edges (default: the subnet of the pool in coild)
@@ -35,6 +37,8 @@ keys of "ipam" in the network configuration, all optional:
   resolvConf    a file like /etc/resolv.conf, for the result's dns
   timeout       seconds that a run may take at most (default: 10; 0.1 to 300)
   spool         where releases are kept while coild is down (default: /var/lib/coild/spool)
+ADD refuses other keys, and what it does not honour: IP= in CNI_ARGS, "ips", "ipRanges" and "dns" of
+runtimeConfig, "ips" of args.cni. coild chooses the address.
 
 examples:
   coild-ipam --install                      into /opt/cni/bin; prints a configuration to start from

@@ -33,7 +33,8 @@ _ARGUMENT_KEYS = ("ips",)
 #: What to do where an address was asked for.
 NO_CHOICE = "coild chooses the address: take this out of the configuration or of the pod"
 
-_WHERE = "http://127.0.0.1:9383"
+#: Root's own: over TCP, any local user could answer in the place of a coild that is down.
+_WHERE = "unix:/run/coild/coild.sock"
 #: As coild.spool has it, which is imported only if there is something in the spool.
 _SPOOL = "/var/lib/coild/spool"
 _NAME_LENGTH_MAX = 253
@@ -80,7 +81,7 @@ class Config:
             raise wrong(ipam, "spool", "the absolute path of a directory")
         where = ipam.get("coild", _WHERE)
         if not isinstance(where, str):
-            raise wrong(ipam, "coild", f"an address like {_WHERE} or unix:/run/coild/coild.sock")
+            raise wrong(ipam, "coild", f"an address like {_WHERE} or http://127.0.0.1:9383")
         try:
             self.coild: Coild = locate(where, monotonic() + self.timeout)
         except ValueError as error:
