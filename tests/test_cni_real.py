@@ -17,7 +17,6 @@ from typing import Any
 import pyroute2
 import pytest
 
-from coild.config import DEFAULT_HTTP
 from coild.events import COLLECTED, REQUESTED, AddressReleased
 from tests.cni_kit import install_plugin
 from tests.daemon_kit import PATIENCE_SECONDS, Daemon, wait_for
@@ -348,12 +347,14 @@ def test_the_network_to_start_from(
     """With what --install prints, pods reach each other and the node, over each family."""
     network = json.loads(install_plugin(tmp_path / "bin").stdout)
     options = network["plugins"][0]["ipam"]
-    options |= {"spool": str(tmp_path / "data" / "spool")}
+    assert options.pop("coild") == "unix:/run/coild/coild.sock"
+    socket = tmp_path / "s"
+    options |= {"coild": f"unix:{socket}", "spool": str(tmp_path / "data" / "spool")}
     if address_type:
         options["address-type"] = address_type
     runtime = Runtime(plugin_path, network)
     pods = {"one": new_pod(), "two": new_pod()}
-    with Daemon(tmp_path / "data", "--http", DEFAULT_HTTP) as coild:
+    with Daemon(tmp_path / "data", "--socket", str(socket)) as coild:
         results = [runtime.add(*pod) for pod in pods.items()]
         reached = [ip["gateway"] for ip in results[1]["ips"]] + addresses(results[1])
         answers = [
