@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import io
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from coild import __version__, logs
+from coild import __version__, logs, signals
 from coild.config import AFTER_REBOOT, LOG_FORMATS, LOG_LEVELS, load
 from coild.limits import CONNECTIONS_MAX
 from coild.settings import ConfigError, Settings
@@ -231,9 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments["check_config"]:
             return _show(config.as_toml())
         logs.configure(config.log_level, config.log_format)
-        # Until the daemon serves, a signal may end it anywhere, as a crash may.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: sys.exit(0))
+        signals.configure()
         # Not at the top: Sanic takes a quarter of a second to import, --help should not.
         from coild.daemon import run  # noqa: PLC0415
 
@@ -247,6 +243,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(text: str) -> int:
+    if sys.stdout is None:
+        return _fail(EXIT_FAILURE, "cannot write to stdout: it was closed")
     try:
         print(text, end="", flush=True)  # noqa: T201
     except OSError as error:
@@ -255,7 +253,6 @@ def _show(text: str) -> int:
 
 
 def _fail(status: int, text: str) -> int:
-    # Whoever closed stderr still gets the status.
-    with contextlib.suppress(OSError):
-        print(f"coild: {text}", file=sys.stderr, flush=True)  # noqa: T201
+    # Whoever closed stderr still gets the status, and so does who does not read it.
+    logs.last_word(f"coild: {text}")
     return status

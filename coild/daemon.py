@@ -14,7 +14,7 @@ from pathlib import Path
 
 import uvloop
 
-from coild import __version__
+from coild import __version__, logs, signals
 from coild.address_file import AddressFile
 from coild.announcement import announce_blocks, exporter_of
 from coild.answers import Answer, Health
@@ -70,7 +70,7 @@ def run(config: Config) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             status = runner.run(_serve(config, state, journal, sockets, notifier))
     # The loop's end gave the signals back to the system, which would kill.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in signals.STOPPING:
         signal.signal(number, signal.SIG_IGN)
     notifier.close()
     return status
@@ -90,7 +90,7 @@ async def _serve(  # noqa: PLR0915 - one life, told in order
         readiness.failure = f"the daemon ends: {failure}"
         stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in signals.STOPPING:
         loop.add_signal_handler(number, stop.set)
     clock = Clock(state.time)
     exporter = exporter_of(config)
@@ -165,7 +165,7 @@ async def _serve(  # noqa: PLR0915 - one life, told in order
             with contextlib.suppress(JournalError):
                 await service.record(DaemonStopped(clock(), __version__, config.node_name))
     # Nothing is left to end: another signal must not turn a good end into a bad one.
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOPPING)
     if failures:
         if isinstance(failures[0].__cause__, JournalDisplacedError):
             logger.error(
@@ -215,6 +215,7 @@ def _add_checks(
     readiness.add("journal", journal_trouble, fails=True)
     readiness.add("start", start_trouble, fails=True)
     readiness.add("routes", route_trouble)
+    readiness.add("log", logs.dropped)
 
 
 async def _keep_up(beginning: Beginning, compactor: Compactor) -> None:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import logging
+import os
+import select
 import sys
+import threading
 from datetime import UTC, datetime
+from queue import Empty, SimpleQueue
+from time import monotonic
 
 import msgspec
+
+#: So many lines wait for a reader of the log; some megabytes at most.
+_LINES_MAX = 10_000
+#: How long an end waits for whoever reads the log.
+_PATIENCE_SECONDS = 0.5
 
 
 class JsonFormatter(logging.Formatter):
@@ -25,9 +37,111 @@ class JsonFormatter(logging.Formatter):
         return msgspec.json.encode(line).decode()
 
 
+class Writer(logging.Handler):
+    """Writes lines to a descriptor in a thread of its own: whoever logs waits for no reader.
+
+    What is more than its queue holds is dropped and counted, and told when lines are taken again.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        # Its `put` may be interrupted by a signal's handler that logs as well.
+        self._lines: SimpleQueue[str] = SimpleQueue()
+        self._idle = threading.Event()
+        self._idle.set()
+        #: How many lines were dropped so far, and of how many of them nobody was told.
+        self.dropped = self._untold = 0
+        threading.Thread(target=self._run, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue a line, or drop it."""
+        if self._lines.qsize() >= _LINES_MAX:
+            self.dropped += 1
+            self._untold += 1
+            return
+        try:
+            line = self.format(record)
+        except Exception:  # noqa: BLE001 - as logging has it
+            self.handleError(record)
+            return
+        self._idle.clear()
+        self._lines.put(line)
+
+    def drain(self, seconds: float) -> None:
+        """Wait until all is written, but no longer than that."""
+        self._idle.wait(seconds)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                line = self._lines.get_nowait()
+            except Empty:
+                if self._untold:
+                    # What was dropped came after all that was queued.
+                    line = self._tell_dropped()
+                else:
+                    self._idle.set()
+                    line = self._lines.get()
+                    self._idle.clear()
+            # The reader is gone, or the disk is full: the next line may be taken.
+            with contextlib.suppress(OSError):
+                self._write(line.encode(errors="backslashreplace") + b"\n")
+
+    def _tell_dropped(self) -> str:
+        count, self._untold = self._untold, 0
+        text = "%d lines of the log were dropped, for nobody read them"
+        record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (count,), None)
+        return self.format(record)
+
+    def _write(self, data: bytes) -> None:
+        while data:
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except BlockingIOError:
+                # Others share it who made it so; it is left as they want it.
+                poll = select.poll()
+                poll.register(self._descriptor, select.POLLOUT)
+                poll.poll()
+
+
+def dropped() -> str:
+    """How many lines were dropped, as a line; empty if none."""
+    count = sum(each.dropped for each in logging.getLogger().handlers if isinstance(each, Writer))
+    return f"{count} lines of the log were dropped, for nobody read them" if count else ""
+
+
+def last_word(text: str) -> None:
+    """Write a line to stderr behind all that was logged; an end is not put off by its reader."""
+    deadline = monotonic() + _PATIENCE_SECONDS
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, Writer):
+            handler.drain(_PATIENCE_SECONDS)
+    stream = sys.stderr
+    if stream is None:
+        return
+
+    def write() -> None:
+        line = f"{text}\n"
+        with contextlib.suppress(OSError):
+            try:
+                # Not by its buffer, whose lock an end would wait for.
+                descriptor = stream.fileno()
+            except OSError:
+                # One that is no file, of whoever calls this as a function.
+                stream.write(line)
+            else:
+                os.write(descriptor, line.encode(errors="backslashreplace"))
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    thread.join(max(0.1, deadline - monotonic()))
+
+
 def configure(level: str, style: str) -> None:
     """Send all log lines to stderr, `style` plain or json. Call once."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = Writer(2)
+    atexit.register(handler.drain, _PATIENCE_SECONDS)
     handler.setFormatter(
         JsonFormatter()
         if style == "json"

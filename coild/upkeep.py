@@ -74,6 +74,8 @@ class UpkeepProcess:
             env=os.environ | {"PYTHONPATH": path},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
+            # By its number, whatever became of Python's own.
+            stderr=2,
             # A signal that a terminal sends to all is for the daemon to pass on.
             start_new_session=True,
         )

@@ -71,6 +71,7 @@ FLOORS = (
         "coild.pending",
         "coild.readiness",
         "coild.routes",
+        "coild.signals",
         "coild.spool_entries",
         "coild.spool_files",
         "coild.systemd",

@@ -1,0 +1,107 @@
+"""What a daemon does with its standard streams and its signals: nothing there hurts it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain, combinations
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.daemon_kit import PATIENCE_SECONDS, Daemon, command, environment, wait_for
+
+SUBSETS = list(chain.from_iterable(combinations("012", size) for size in (1, 2, 3)))
+SILENT = ["HUP", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "PWR", "STKFLT", "XCPU", "PIPE"]
+
+
+@contextmanager
+def started(data_dir: Path, redirections: str, stderr: int | None = None) -> Iterator[str]:
+    """A daemon under a shell's redirections: where it listens. It is killed at the end."""
+    line = [*command("--data-dir", str(data_dir), "--http", "127.0.0.1:0")]
+    process = subprocess.Popen(
+        ["sh", "-c", f'exec "$@" {redirections}', "sh", *line], env=environment(), stderr=stderr
+    )
+    file = data_dir / "http"
+    try:
+        wait_for(lambda: file.exists() or process.poll() is not None, "coild to start")
+        assert process.poll() is None
+        yield f"{process.pid} {file.read_text().strip()}"
+        process.terminate()
+        assert process.wait(PATIENCE_SECONDS) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("closed", SUBSETS, ids="".join)
+def test_no_file_of_ours_is_a_standard_stream(tmp_path: Path, closed: tuple[str, ...]) -> None:
+    """Whichever of the three were closed, /dev/null is there, and no file of the journal."""
+    shut = " ".join("<&-" if number == "0" else f"{number}>&-" for number in closed)
+    with started(tmp_path / "data", shut) as told:
+        pid = told.split()[0]
+        links = {number: str(Path(f"/proc/{pid}/fd/{number}").readlink()) for number in closed}
+
+    assert links == dict.fromkeys(closed, "/dev/null")
+
+
+@pytest.mark.parametrize("module", ["coild.upkeep", "tools.verify", "tools.ipam", "tools.history"])
+def test_every_entry_point_opens_its_streams(module: str) -> None:
+    """By the time that the module runs, the three descriptors are open."""
+    code = (
+        f"import os, importlib; importlib.import_module({module!r}); "
+        "assert {os.readlink(f'/proc/self/fd/{n}') for n in range(3)} == {'/dev/null'}"
+    )
+    python = command()[0]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", python, "-c", code],
+        env=environment(),
+        check=False,
+    )
+
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("nonblocking", [False, True])
+def test_an_unread_log_holds_nothing_up(tmp_path: Path, *, nonblocking: bool) -> None:
+    """A full stderr holds up no answer and no stop; what did not fit is counted in /readyz."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, not nonblocking)
+    try:
+        with started(tmp_path / "data", "", writer) as told:
+            base = f"http://{told.split()[1]}"
+            with httpx.Client(base_url=base, timeout=PATIENCE_SECONDS) as client:
+                long = "x" * 4000
+                while not any(
+                    check["name"] == "log" and not check["ok"]
+                    for check in client.get("/readyz").json()["checks"]
+                ):
+                    for _ in range(1000):
+                        client.get("/health", headers={"Host": f"{long}.example"})
+                assert client.get("/livez").status_code == 200
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_no_signal_ends_it_silently(daemon: Daemon, name: str) -> None:
+    """What would kill a program changes nothing, and but for PIPE leaves a line."""
+    number = getattr(signal, f"SIG{name}")
+    daemon.process.send_signal(number)
+    if name != "PIPE":
+        said = "nothing to reload" if name == "HUP" else f"signal {number:d} "
+        wait_for(lambda: said in daemon.log, "the line")
+
+    assert daemon.allocate("c1").status_code == 200
+    assert daemon.stop() == 0
+
+
+def test_quit_stops_it_in_order(daemon: Daemon) -> None:
+    """QUIT is as TERM."""
+    assert daemon.stop(signal.SIGQUIT) == 0
+    assert "stopping" in daemon.log
