@@ -38,6 +38,7 @@ from coild.limits import (
     RESPONSE_SECONDS,
 )
 from coild.orders import OrderError
+from coild.printable import printable
 from coild.readiness import Check, failing, verbose
 from coild.routes import COLLECT, METHODS
 from coild.service import ConflictError, NoAddressError
@@ -335,7 +336,7 @@ def status_of(error: type[Exception]) -> int:
 
 def answer_error(request: Request, error: Exception) -> Answer:
     """The answer to a request that ended in `error`, which is logged as it deserves."""
-    asked = _one_line(f"{request.method} {request.path}")
+    asked = printable(f"{request.method} {request.path}")
     if isinstance(error, JournalFullError):
         go_on = "GET goes on, all else" if error.used_up else "DELETE and GET go on, POST"
         text = f"{error}; {go_on} will when there is"
@@ -346,7 +347,7 @@ def answer_error(request: Request, error: Exception) -> Answer:
         return failure(500, str(error))
     status = STATUS.get(type(error))
     if status is not None:
-        logger.info("refused %s: %d %s", asked, status, _one_line(str(error)))
+        logger.info("refused %s: %d %s", asked, status, printable(str(error)))
         return failure(status, str(error), retry_seconds=RETRY.get(type(error), 0))
     if isinstance(error, NotFound | MethodNotAllowed):
         return _answer_no_route(request)
@@ -356,11 +357,6 @@ def answer_error(request: Request, error: Exception) -> Answer:
     return failure(
         500, f"internal error, please report it: {type(error).__name__}; the log has the details"
     )
-
-
-def _one_line(text: str) -> str:
-    """`text` as it can stand in a log: it comes from clients, line breaks and all."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def _answer_no_route(request: Request) -> Answer:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from coild import __version__, logs, signals
 from coild.config import AFTER_REBOOT, LOG_FORMATS, LOG_LEVELS, load
 from coild.limits import CONNECTIONS_MAX
+from coild.printable import printable
 from coild.settings import ConfigError, Settings
 from journal import (
     JournalCorruptError,
@@ -123,7 +124,7 @@ class _Parser(argparse.ArgumentParser):
     """Errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"coild: {message}; see coild --help\n")
+        self.exit(EXIT_USAGE, f"coild: {printable(message)}; see coild --help\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -254,5 +255,5 @@ def _show(text: str) -> int:
 
 def _fail(status: int, text: str) -> int:
     # Whoever closed stderr still gets the status, and so does who does not read it.
-    logs.last_word(f"coild: {text}")
+    logs.last_word(f"coild: {printable(text)}")
     return status

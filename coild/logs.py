@@ -12,8 +12,11 @@ import threading
 from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
 from time import monotonic
+from typing import Any
 
 import msgspec
+
+from coild.printable import printable, printable_json
 
 #: So many lines wait for a reader of the log; some megabytes at most.
 _LINES_MAX = 10_000
@@ -34,7 +37,27 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line).decode()
+        try:
+            document = msgspec.json.encode(line).decode()
+        except UnicodeEncodeError:
+            # Half of a character, as in the name of a file, is none of JSON's.
+            whole = {
+                key: text.encode(errors="backslashreplace").decode() for key, text in line.items()
+            }
+            document = msgspec.json.encode(whole).decode()
+        return printable_json(document)
+
+
+class PlainFormatter(logging.Formatter):
+    """One line for people, whatever is in it; a traceback has lines of its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - its name in logging
+        """The line without a traceback."""
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - its name in logging
+        """The lines of a traceback."""
+        return "\n".join(map(printable, super().formatException(ei).split("\n")))
 
 
 class Writer(logging.Handler):
@@ -145,7 +168,7 @@ def configure(level: str, style: str) -> None:
     handler.setFormatter(
         JsonFormatter()
         if style == "json"
-        else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s")
+        else PlainFormatter("%(asctime)s %(levelname)-7s %(message)s")
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # Sanic reports each client that hangs up as information, and its own mode as a warning.

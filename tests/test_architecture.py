@@ -79,7 +79,7 @@ FLOORS = (
         "coild.worker_thread",
     },
     {"coild.addresses"},
-    {"coild.ranges"},
+    {"coild.ranges", "coild.printable"},
     {"coild"},
 )
 FLOOR_OF = {module: height for height, floor in enumerate(reversed(FLOORS)) for module in floor}

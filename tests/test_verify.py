@@ -227,7 +227,7 @@ def test_any_altered_byte_is_found(compacted: Made, data: st.DataObject) -> None
     try:
         with pytest.MonkeyPatch.context() as patch:
             said: list[str] = []
-            patch.setattr("tools.common.notice", lambda _prog, text: said.append(text))
+            patch.setattr("tools.common.notice", lambda _prog, *lines: said.extend(lines))
             status = main(["--journal", str(compacted.directory)])
     finally:
         path.write_bytes(before)

@@ -20,6 +20,7 @@ import msgspec
 
 from coild import __version__
 from coild.config import default_data_dir
+from coild.printable import printable, printable_json
 from coild.settings import ConfigError
 from journal import JournalCorruptError, JournalError, JournalUnsupportedError
 from journal.segments import ARCHIVE_NAME
@@ -53,7 +54,7 @@ class _Parser(argparse.ArgumentParser):
         named = _WITHOUT_VALUE.fullmatch(message)
         if named:
             message += f"; if it begins with a dash, write {named[1]}=VALUE"
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(EXIT_USAGE, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
 
 
 def build_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
@@ -236,10 +237,10 @@ def journal_option(directory: Path) -> str:
     return f"--journal={name}" if name.startswith("-") else f"--journal {name}"
 
 
-def notice(prog: str, text: str) -> None:
-    """Say something on stderr."""
+def notice(prog: str, text: str, *more: str) -> None:
+    """Say something on stderr, in one line, and in further lines what else there is to say."""
     with contextlib.suppress(OSError):
-        sys.stderr.write(f"{prog}: {text}\n")
+        sys.stderr.writelines(f"{printable(line)}\n" for line in (f"{prog}: {text}", *more))
         sys.stderr.flush()
 
 
@@ -252,7 +253,7 @@ def emit(record: Any) -> None:
         line = msgspec.json.encode(_escaped(msgspec.to_builtins(record))).decode()
     if not line.isascii() and not _takes_unicode():
         line = json.dumps(json.loads(line))
-    sys.stdout.write(line + "\n")
+    sys.stdout.write(printable_json(line) + "\n")
 
 
 def _takes_unicode() -> bool:
@@ -275,7 +276,7 @@ def _escaped(value: Any) -> Any:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     """Lines of columns that are as wide as they must be."""
-    everything = [header, *rows]
+    everything = [header, *(list(map(printable, row)) for row in rows)]
     widths = [max(len(row[column]) for row in everything) for column in range(len(header))]
     for row in everything:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -13,6 +13,7 @@ from coild.addresses import BITS, Subnet
 from coild.events import SCHEMA, Event
 from coild.holders import Holder, Question
 from coild.moments import format_local, parse_age, parse_moment
+from coild.printable import printable
 from journal import Reader
 from tools import common
 from tools.following import follow_rows, newest
@@ -229,7 +230,7 @@ def _show_at(reader: Reader, order: _Order, at: int) -> None:
         if order.json:
             common.notice(PROG, said)
         else:
-            sys.stdout.write(f"{said}\n")
+            sys.stdout.write(f"{printable(said)}\n")
 
 
 def _say_unknown(history: Remaining, rows: list[Holder], before: int | None) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from coild.events import AddressAllocated
 from coild.holders import Holder, Ledger, Question
 from coild.moments import format_local, format_utc
+from coild.printable import printable
 from coild.replay import KEYS, State, address_key, container_key, pod_key
 from journal import JournalCorruptError, Reader, find
 from tools import common
@@ -170,9 +171,9 @@ def _cells(holder: Holder) -> Sequence[str]:
     allocated = "unknown" if holder.allocated_at is None else format_local(holder.allocated_at)
     return (
         holder.address,
-        holder.pod,
-        holder.container_id,
-        holder.pool,
+        printable(holder.pod),
+        printable(holder.container_id),
+        printable(holder.pool),
         str(holder.subnet),
         allocated,
         released,

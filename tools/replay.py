@@ -13,6 +13,7 @@ from typing import Any
 from coild.difference import difference, view
 from coild.invariants import BrokenInvariantError
 from coild.moments import format_local, format_utc, parse_moment
+from coild.printable import printable
 from coild.projection import Projection
 from tools.common import (
     EXIT_FAILURE,
@@ -254,7 +255,7 @@ def _check(directory: Path, *, as_json: bool) -> int:
                 }
             )
         else:
-            sys.stdout.write(f"{broken}\n")
+            sys.stdout.write(f"{printable(str(broken))}\n")
             if broken.event is not None:
                 sys.stdout.write(f"the event: {event_text(broken.event)}\n")
         return EXIT_FAILURE

@@ -11,17 +11,11 @@ from coild.addresses import Subnet
 from coild.difference import AddressChange, BlockChange, BootChange, Change, PoolChange, PoolView
 from coild.events import PoolSpec
 from coild.moments import format_local, format_utc
+from coild.printable import printable
 from coild.projection import Projection
 from tools.common import table
 
 _MARKS = {"gained": "+", "lost": "-", "moved": "~", "changed": "~"}
-
-
-def printable(text: str) -> str:
-    """Text that does to a terminal nothing but be shown."""
-    return "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
-    )
 
 
 def when(state: Projection) -> str:
@@ -42,7 +36,7 @@ def summary(state: Projection) -> Iterator[str]:
         yield from table(
             ("POOL", "BLOCK", "HELD", "OF"),
             [
-                (printable(block.pool), str(block.subnet), str(block.held), str(block.size))
+                (block.pool, str(block.subnet), str(block.held), str(block.size))
                 for block in state.blocks.values()
             ],
         )
@@ -51,11 +45,7 @@ def summary(state: Projection) -> Iterator[str]:
         yield from table(
             ("ADDRESS", "POD", "CONTAINER"),
             [
-                (
-                    held.address,
-                    printable(f"{held.pod_namespace}/{held.pod_name}"),
-                    printable(container_id),
-                )
+                (held.address, f"{held.pod_namespace}/{held.pod_name}", container_id)
                 for container_id, held in state.holdings.items()
             ],
         )

@@ -164,8 +164,8 @@ def _tell(
         common.notice(
             _PROG,
             f"{what}: {fault.file}{at}: {fault.reason}; "
-            f"the last good sequence is {fault.last_sequence}\n"
-            f"  what it means: {meaning}\n"
+            f"the last good sequence is {fault.last_sequence}",
+            f"  what it means: {meaning}",
             f"  what to do: {remedy}",
         )
     sys.stdout.write(

@@ -1,0 +1,38 @@
+"""Text from outside as a terminal and a log may have it: it comes from clients and from disks."""
+
+from __future__ import annotations
+
+import re
+
+#: What Unicode has as letters, marks or symbols, and no eye sees.
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0")
+#: They choose a form of the character before them.
+_SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+
+
+def printable(text: str) -> str:
+    r"""`text` with each character that is not seen, or moves others, like \n or \u202e instead."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        character if _is_seen(character) else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def printable_json(document: str) -> str:
+    """The same JSON with each such character as an escape of JSON's own."""
+    if document.isascii() and document.isprintable():
+        return document
+    return "".join(
+        character if _is_seen(character) else _json_escape(character) for character in document
+    )
+
+
+def _is_seen(character: str) -> bool:
+    return character.isprintable() and character not in _BLANK and not _SELECTORS.match(character)
+
+
+def _json_escape(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
