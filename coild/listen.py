@@ -6,6 +6,7 @@ Or by whoever started us, as systemd does for a socket unit.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 #: Files that are no connections: the journal's, those of a compaction, the loop's; some to spare.
 _OWN_FILES = 128
+#: How often a lock file is opened anew that was replaced while it was locked.
+_LOCK_TRIES = 10
 
 
 def descriptors_for(connections: int) -> int:
@@ -166,6 +169,40 @@ def address_of(sock: socket.socket) -> str:
     return str(endpoint_of(sock))
 
 
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    """Which file it is, whatever its name: device and inode."""
+    return found.st_dev, found.st_ino
+
+
+def _leads_to(path: str, descriptor: int) -> bool:
+    """Whether a name is that of an open file."""
+    try:
+        return _identity(os.lstat(path)) == _identity(os.fstat(descriptor))
+    except OSError:
+        return False
+
+
+def _take_lock(path: Path) -> int:
+    """The locked file beside a socket; it had its name when it was locked. Raises ConfigError."""
+    name = f"{path}.lock"
+    for _ in range(_LOCK_TRIES):
+        try:
+            lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+            raise ConfigError("socket", f"cannot create {name}: {reason}") from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise ConfigError("socket", f"{path} is in use by another coild") from None
+        # Between opening and locking, it may have been removed, and another made.
+        if _leads_to(name, lock):
+            return lock
+        os.close(lock)
+    raise ConfigError("socket", f"{name} is replaced again and again; see who does that")
+
+
 class UnixSocket:
     """A listening unix socket of mode 0660, and the lock that makes its path ours.
 
@@ -176,27 +213,21 @@ class UnixSocket:
     def __init__(self, path: Path) -> None:
         """Raises ConfigError if the path is in use or cannot be used."""
         self.path = path
+        self._lock = _take_lock(path)
         try:
-            self._lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise ConfigError("socket", f"cannot create {path}.lock: {error.strerror}") from None
-        try:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError("socket", f"{path} is in use by another coild") from None
             self._remove_dead()
             self.socket = self._bind()
         except BaseException:
             os.close(self._lock)
             raise
-        self._inode = path.stat().st_ino
+        self._identity = _identity(path.lstat())
 
     def close(self) -> None:
         """Remove the socket file, if it is still this one."""
         with contextlib.suppress(OSError):
-            if self.path.stat().st_ino == self._inode:
+            if _identity(self.path.lstat()) == self._identity:
                 self.path.unlink()
+        self.socket.close()
         os.close(self._lock)
 
     def _remove_dead(self) -> None:
