@@ -26,6 +26,8 @@ from journal import (
     OsFileSystem,
     Policy,
     Prepared,
+    SnapshotRecord,
+    Taken,
     plan,
     prune,
     retire,
@@ -188,7 +190,10 @@ class Compactor:
                 self._clock(), through, bytes.fromhex(prepared.digest), prepared.snapshot_bytes
             )
         )
-        retired = await asyncio.to_thread(retire, self._fs, self._directory, VOCABULARY.schema)
+        taken = Taken(SnapshotRecord(through, bytes.fromhex(prepared.digest)), prepared.before)
+        retired = await asyncio.to_thread(
+            retire, self._fs, self._directory, VOCABULARY.schema, taken
+        )
         self._journal.covered(covered)
         if retired.segments:
             await self._record(

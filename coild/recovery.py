@@ -14,10 +14,10 @@ import tqdm
 from coild.config import Config
 from coild.events import SCHEMA, Folded
 from coild.holding import InconsistentEventError
-from coild.replay import State
+from coild.replay import State, record_of
 from coild.settings import ConfigError
 from coild.systemd import Notifier
-from journal import Journal, JournalError, OsFileSystem
+from journal import Journal, JournalError, OsFileSystem, UnrecordedSnapshot
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +77,7 @@ def recover(config: Config, state: State, notifier: Notifier) -> Journal:
                 schema=SCHEMA,
                 replay=state.apply_all,
                 restore=state.restore,
+                record_of=record_of,
                 segment_bytes=config.segment_size,
                 progress=progress,
             )
@@ -89,8 +90,10 @@ def recover(config: Config, state: State, notifier: Notifier) -> Journal:
                 f"the journal in {directory} is whole, but contradicts itself: {error}; nothing "
                 "was changed; keep a copy and report it: whatever wrote it has a bug"
             ) from None
-    for path, reason in journal.recovered.rejected:
-        logger.error("the snapshot %s could not be used, an older state was: %s", path, reason)
+    for rejected in journal.recovered.rejected:
+        # Without a record it is what a crash in a compaction leaves: the next one mends it.
+        level = logging.WARNING if isinstance(rejected, UnrecordedSnapshot) else logging.ERROR
+        logger.log(level, "the snapshot %s could not be used, an older state was: %s", *rejected)
     snapshot = journal.recovered.snapshot_sequence
     logger.info(
         "replayed %d events from %d segments%s in %s in %.0f ms, head %s",

@@ -23,9 +23,10 @@ from coild.events import (
     Event,
     Folded,
     JournalRepaired,
+    SnapshotTaken,
 )
 from coild.projection import Projection
-from journal import Keys, Recovered, SetAside, Snapshot, Vocabulary
+from journal import Keys, Recovered, SetAside, Snapshot, SnapshotRecord, Vocabulary
 
 _decode = msgspec.msgpack.Decoder(Event).decode
 _OF_ADDRESS = {AddressAllocated, AttachmentAllocated, AddressReleased}
@@ -84,7 +85,18 @@ def _matcher(key: bytes) -> Callable[[Any], bool]:
 
 #: How events are found: by address, container, pod, and the coming and going of blocks by block.
 KEYS = Keys(_keys_of, version=1, matcher=_matcher)
-VOCABULARY = Vocabulary(schema=SCHEMA, event_type=Event, folded_type=Folded, keys=KEYS)
+
+
+def record_of(event: Any) -> SnapshotRecord | None:
+    """The record of a snapshot that an event is, if it is one."""
+    if type(event) is SnapshotTaken:
+        return SnapshotRecord(event.sequence, event.digest)
+    return None
+
+
+VOCABULARY = Vocabulary(
+    schema=SCHEMA, event_type=Event, folded_type=Folded, keys=KEYS, record_of=record_of
+)
 
 
 def records_of(recovered: Recovered, clock: Callable[[], int]) -> Iterator[Event]:

@@ -4,7 +4,7 @@ It knows nothing of addresses, pods or HTTP. `README.md` beside this file specif
 the promises; `writer` is where to start reading.
 """
 
-from journal.beginning import RejectedSnapshot
+from journal.beginning import RejectedSnapshot, UnrecordedSnapshot
 from journal.compaction import Prepared, Vocabulary, index_sealed, prepare
 from journal.errors import (
     CompactionRunsError,
@@ -25,9 +25,10 @@ from journal.index import Keys
 from journal.pruning import Policy, Pruning, plan, prune
 from journal.reader import Batch, Reader, read_events
 from journal.recovery import Recovered
-from journal.retiring import Retired, retire
+from journal.retiring import Retired, Taken, retire
 from journal.set_aside import SetAside
 from journal.snapshot import Snapshot
+from journal.vouching import SnapshotRecord
 from journal.writer import DEFAULT_SEGMENT_BYTES, Journal
 
 __all__ = [
@@ -56,6 +57,9 @@ __all__ = [
     "Retired",
     "SetAside",
     "Snapshot",
+    "SnapshotRecord",
+    "Taken",
+    "UnrecordedSnapshot",
     "Vocabulary",
     "find",
     "follow",

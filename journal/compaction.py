@@ -46,9 +46,11 @@ from journal.snapshot import (
     TEMPORARY_NAME,
     Snapshot,
     encode_snapshot,
+    snapshot_bytes,
     snapshot_path,
     state_digest,
 )
+from journal.vouching import RecordOf, Records
 
 _TEMPORARY_SUFFIX = ".tmp"
 _INDEX = re.compile(r"[0-9]{20}\.idx")
@@ -85,6 +87,8 @@ class Vocabulary(msgspec.Struct, frozen=True):
     #: The same events, with what the state needs of them.
     folded_type: Any
     keys: Keys
+    #: Which events are the records of snapshots; None: a snapshot needs no record.
+    record_of: RecordOf | None = None
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -98,6 +102,8 @@ class Prepared(msgspec.Struct, frozen=True):
     archived: int
     segment_bytes: int
     archive_bytes: int
+    #: The sequence of the snapshot that the state was made from; 0 if it was made from all events.
+    before: int = 0
 
 
 def sealed_segments(
@@ -172,7 +178,7 @@ def prepare(
     with archive_lock(fs, directory):
         _clean_up(fs, directory)
         index_sealed(fs, directory, vocabulary)
-        snapshot_bytes = _snapshot(fs, directory, through, vocabulary, state, now, progress)
+        before, size = _snapshot(fs, directory, through, vocabulary, state, now, progress)
         sealed = _sealed(fs, directory, through)
         there = {file.first_sequence for file in list_archive(fs, directory)}
         archived = segment_bytes = archive_bytes = 0
@@ -190,10 +196,11 @@ def prepare(
     return Prepared(
         sequence=through,
         digest=state_digest(state.dump()).hex(),
-        snapshot_bytes=snapshot_bytes,
+        snapshot_bytes=size,
         archived=archived,
         segment_bytes=segment_bytes,
         archive_bytes=archive_bytes,
+        before=before,
     )
 
 
@@ -205,11 +212,21 @@ def _snapshot(
     state: State,
     now: int,
     progress: StepProgress,
-) -> int:
-    """Bring `state` to the sequence `through`, and publish a snapshot there; its bytes."""
-    beginning = find_beginning(fs, directory, vocabulary.schema, state.restore, until=through)
-    position = beginning.position
+) -> tuple[int, int]:
+    """Bring `state` to the sequence `through`, and publish a snapshot there.
+
+    Returns the sequence of the one that it was made from, and its bytes.
+    """
     decoder = list_decoder(vocabulary.folded_type)
+    beginning = find_beginning(
+        fs,
+        directory,
+        vocabulary.schema,
+        state.restore,
+        records=Records.of(decoder, vocabulary.record_of),
+        until=through,
+    )
+    position = beginning.position
     files = [file for file in beginning.files if file.first_sequence <= through]
     successors = beginning.files[1 : len(files) + 1]
     if not through:
@@ -243,8 +260,9 @@ def _snapshot(
         )
         data = encode_snapshot(snapshot)
         _publish(fs, directory / TEMPORARY_NAME, snapshot_path(directory, through), data)
-        return len(data)
-    return len(read_file(fs, snapshot_path(directory, through)))
+        return beginning.position.sequence, len(data)
+    # It is there, and vouched for.
+    return through, snapshot_bytes(state.dump())
 
 
 def _archive(fs: FileSystem, directory: Path, file: SegmentFile, data: bytes) -> int:

@@ -39,7 +39,8 @@ from journal.segments import (
     read_if_file,
     segment_path,
 )
-from journal.snapshot import list_snapshots, read_snapshot
+from journal.snapshot import Snapshot, list_snapshots, read_snapshot
+from journal.vouching import RecordOf, Records, Word, word_on
 from journal.writer import DEFAULT_SEGMENT_BYTES
 
 
@@ -62,12 +63,15 @@ class Truncation(msgspec.Struct, frozen=True):
     segment_bytes: int
     #: Snapshots of events that go.
     snapshots: list[Path]
+    #: The one that the journal begins with and whose record may be in what goes.
+    unvouched: Snapshot | None = None
 
 
 class _Start(NamedTuple):
     position: Position
     time: int
     files: list[SegmentFile]
+    unvouched: Snapshot | None = None
 
 
 def plan(
@@ -78,16 +82,21 @@ def plan(
     restore: Restore,
     deliver: Deliver,
     now: int,
+    record_of: RecordOf | None = None,
 ) -> Truncation | None:
     """What has to go; None if the journal opens as it is. The caller holds the writer's lock.
+
+    With `record_of`, a snapshot counts as for a start: if the journal vouches for it, or is damaged
+    before its record.
 
     Raises JournalCorruptError for damage that no truncation mends, StraySegmentError for a file
     that is in the way, JournalUnsupportedError, OSError, and what `restore` and `deliver` raise.
     """
-    start = _find_start(fs, directory, schema, restore)
+    decoder = list_decoder(event_type)
+    records = Records.of(decoder, record_of)
+    start = _find_start(fs, directory, schema, restore, records)
     position, time = start.position, start.time
     before: SegmentHeader | None = None
-    decoder = list_decoder(event_type)
     damage: _Damage | None = None
     for number, file in enumerate(start.files):
         sealed = number < len(start.files) - 1
@@ -129,6 +138,7 @@ def plan(
         snapshots=[
             at.path for at in list_snapshots(fs, directory) if at.sequence > cut.last_sequence
         ],
+        unvouched=start.unvouched,
     )
 
 
@@ -219,7 +229,9 @@ def _cut(
     return _Cut(0, last, encode_header(fresh), following, size)
 
 
-def _find_start(fs: FileSystem, directory: Path, schema: int, restore: Restore) -> _Start:
+def _find_start(
+    fs: FileSystem, directory: Path, schema: int, restore: Restore, records: Records | None
+) -> _Start:
     """The newest good snapshot, restored, and the segments behind it."""
     files = list_history(fs, directory)
     for file in list_snapshots(fs, directory):
@@ -229,12 +241,18 @@ def _find_start(fs: FileSystem, directory: Path, schema: int, restore: Restore) 
             position = Position.behind(snapshot)
             if following and not _may_follow(fs, following[0], position, schema):
                 continue
+            word = Word.VOUCHED
+            if records is not None and following:
+                word = word_on(fs, snapshot, following, schema, records)
+            if word in {Word.CONTRADICTED, Word.UNRECORDED}:
+                continue
             restore(snapshot)
         except UnsupportedError as error:
             raise JournalUnsupportedError(file.path, str(error)) from None
         except (ValueError, OSError):
             continue  # as a start does: to an older one
-        return _Start(position, snapshot.time, following)
+        unvouched = snapshot if word is Word.DAMAGED else None
+        return _Start(position, snapshot.time, following, unvouched)
     restore(None)
     return _Start(GENESIS, 0, files)
 

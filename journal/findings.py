@@ -78,6 +78,8 @@ class Verified(msgspec.Struct):
     count: int = 0
     #: Good snapshots, oldest first.
     snapshots: list[Snapshot] = []
+    #: Those with which nothing is the matter, but the journal has no record of them.
+    unrecorded: list[Snapshot] = []
     faults: list[Fault] = []
     bad_indexes: list[BadIndex] = []
     #: The events of the types that were asked for.

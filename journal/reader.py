@@ -19,6 +19,7 @@ from journal.fs import FileSystem, OsFileSystem
 from journal.scan import End, Scan, list_decoder, scan
 from journal.segments import SegmentFile, list_history
 from journal.snapshot import list_snapshots
+from journal.vouching import RecordOf, Records
 
 #: A file can vanish between two looks only when a compaction moves it, which it does once.
 _LOOKS = 5
@@ -38,12 +39,20 @@ class Reader:
     """One journal directory, read lock-free. Events are decoded as `event_type`."""
 
     def __init__(
-        self, directory: Path, event_type: Any, *, schema: int, fs: FileSystem | None = None
+        self,
+        directory: Path,
+        event_type: Any,
+        *,
+        schema: int,
+        record_of: RecordOf | None = None,
+        fs: FileSystem | None = None,
     ) -> None:
+        """With `record_of`, a snapshot is used only if the journal has its record."""
         self.directory = directory
         self.schema = schema
         self.fs = fs or OsFileSystem()
         self.decoder = list_decoder(event_type)
+        self._records = Records.of(self.decoder, record_of)
 
     def files(self) -> list[SegmentFile]:
         """The segments there are now, oldest first, archived ones included. Raises OSError."""
@@ -70,7 +79,9 @@ class Reader:
     def _restore(
         self, restore: Restore, until: int | None
     ) -> tuple[int, tuple[RejectedSnapshot, ...]]:
-        beginning = find_beginning(self.fs, self.directory, self.schema, restore, until=until)
+        beginning = find_beginning(
+            self.fs, self.directory, self.schema, restore, records=self._records, until=until
+        )
         return beginning.position.sequence, beginning.rejected
 
     def batches(

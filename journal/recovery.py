@@ -48,6 +48,7 @@ from journal.segments import (
     zero_fill,
 )
 from journal.set_aside import SetAside, Unrecorded, announce, fingerprint, forget, unrecorded
+from journal.vouching import RecordOf, Records
 
 
 class Recovered(msgspec.Struct, frozen=True):
@@ -79,16 +80,19 @@ def recover(
     decoder: msgspec.msgpack.Decoder[list[Any]] | None = None,
     deliver: Deliver | None = None,
     restore: Restore | None = None,
+    record_of: RecordOf | None = None,
     progress: Progress | None = None,
 ) -> Recovered:
     """Make the journal in `directory` safe to append to; its events go to `deliver`, in order.
 
     `restore` is given the newest good snapshot before that, or None if there is none; without it,
-    everything is replayed, the archive included. An empty directory gets a first segment. The
+    everything is replayed, the archive included. With `record_of`, it is good only
+    if it has its record in the journal. An empty directory gets a first segment. The
     caller holds the lock. `now` (ns since the epoch) ends the name of what is set aside. Raises
     JournalCorruptError, JournalUnsupportedError and OSError.
     """
-    beginning = find_beginning(fs, directory, schema, restore)
+    records = Records.of(decoder, record_of, unrecorded(fs, directory).again if record_of else ())
+    beginning = find_beginning(fs, directory, schema, restore, records=records)
     try:
         walked = walk(
             fs,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,7 +14,14 @@ from journal.copies import is_archived
 from journal.errors import JournalCorruptError
 from journal.fs import FileSystem
 from journal.segments import ARCHIVE_NAME, SegmentFile
-from journal.snapshot import SnapshotFile, list_snapshots, read_snapshot
+from journal.snapshot import (
+    SnapshotFile,
+    list_snapshots,
+    read_snapshot,
+    snapshot_path,
+    state_digest,
+)
+from journal.vouching import SnapshotRecord
 
 #: Should the newest one go bad, the one before it and the archive make the same state.
 SNAPSHOTS_KEPT = 2
@@ -27,17 +35,28 @@ class Retired(msgspec.Struct, frozen=True):
     snapshots: int
 
 
-def retire(fs: FileSystem, directory: Path, schema: int) -> Retired:
+class Taken(NamedTuple):
+    """A snapshot that was just recorded, and that before it, from which it was made (0: none)."""
+
+    record: SnapshotRecord
+    before: int = 0
+
+
+def retire(fs: FileSystem, directory: Path, schema: int, taken: Taken | None = None) -> Retired:
     """Remove the segments that a good snapshot covers and the archive has, and old snapshots.
 
-    The snapshot's record should be durable before. Raises CompactionRunsError, OSError,
+    That is the one `taken`, whose record is durable; without it, the newest one that is whole, for
+    a journal whose snapshots have no records. Raises CompactionRunsError, OSError,
     JournalCorruptError if there is no good snapshot where there should be one.
     """
     with archive_lock(fs, directory) as custody:
         snapshots = list_snapshots(fs, directory)
-        newest = _newest(fs, snapshots, schema)
-        if newest is None:
-            return Retired(0, 0, 0)
+        if taken is None:
+            newest = _newest(fs, snapshots, schema)
+            if newest is None:
+                return Retired(0, 0, 0)
+        else:
+            newest = _recorded(fs, directory, taken.record, schema)
         # The names of snapshot and copies are durable: so `prepare` left them. But they may be of
         # a run that was interrupted.
         fs.sync_directory(directory / ARCHIVE_NAME)
@@ -52,9 +71,26 @@ def retire(fs: FileSystem, directory: Path, schema: int) -> Retired:
             freed += _remove_segment(fs, file)
             segments += 1
         custody.check()
-        removed = _remove_snapshots(fs, snapshots, schema)
+        kept = None
+        if taken is not None and taken.before != taken.record.sequence:
+            kept = {taken.record.sequence, taken.before}
+        removed = _remove_snapshots(fs, snapshots, schema, kept)
         fs.sync_directory(directory)
     return Retired(segments, freed, removed)
+
+
+def _recorded(fs: FileSystem, directory: Path, record: SnapshotRecord, schema: int) -> SnapshotFile:
+    """The snapshot of a record. Raises JournalCorruptError if it is not the one recorded."""
+    path = snapshot_path(directory, record.sequence)
+    reason = "its state is not the one that the journal has just recorded: it was altered"
+    try:
+        snapshot = read_snapshot(fs, path, schema)
+    except (MalformedError, UnsupportedError) as error:
+        reason = str(error)
+    else:
+        if state_digest(snapshot.state) == record.digest:
+            return SnapshotFile(record.sequence, path)
+    raise JournalCorruptError(path, 0, record.sequence, reason)
 
 
 def _newest(fs: FileSystem, snapshots: list[SnapshotFile], schema: int) -> SnapshotFile | None:
@@ -95,8 +131,13 @@ def _remove_segment(fs: FileSystem, file: SegmentFile) -> int:
     return size
 
 
-def _remove_snapshots(fs: FileSystem, snapshots: list[SnapshotFile], schema: int) -> int:
-    """Remove all but the newest good ones; how many went."""
+def _remove_snapshots(
+    fs: FileSystem, snapshots: list[SnapshotFile], schema: int, kept: set[int] | None
+) -> int:
+    """Remove all but the newest good ones; how many went.
+
+    With `kept`, those of these sequences are the good ones: others have no record in the journal.
+    """
     good = removed = 0
     for snapshot in snapshots:
         try:
@@ -108,7 +149,7 @@ def _remove_snapshots(fs: FileSystem, snapshots: list[SnapshotFile], schema: int
             continue
         else:
             good += 1
-            if good <= SNAPSHOTS_KEPT:
+            if good <= SNAPSHOTS_KEPT if kept is None else snapshot.sequence in kept:
                 continue
         fs.remove(snapshot.path)
         removed += 1

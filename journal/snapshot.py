@@ -161,6 +161,11 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
     return header[:8] + crc + header[_CRC_END:] + snapshot.state
 
 
+def snapshot_bytes(state: bytes) -> int:
+    """The size of the file of a snapshot of this state."""
+    return _HEADER.size + len(state)
+
+
 def snapshot_path(directory: Path, sequence: int) -> Path:
     """Where the snapshot of the state after `sequence` is kept."""
     return directory / f"{sequence:020d}{_SUFFIX}"

@@ -257,7 +257,9 @@ class _Pass:
         result.events += copy.events
         result.head = end
         result.boundaries[header.previous_sequence] = header.previous_digest
-        result.boundaries[end.sequence] = end.digest
+        if end.sequence > header.previous_sequence:
+            # Marks alone end nothing: the segment before them does.
+            result.boundaries[end.sequence] = end.digest
         self._find_anchor(copy.data, header, end)
         if sealed:
             for file in {copy.file, *self._list().get(copy.file.first_sequence, [])}:

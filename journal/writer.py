@@ -33,6 +33,7 @@ from journal.recovery import Recovered, recover
 from journal.scan import Deliver, list_decoder
 from journal.set_aside import forget
 from journal.spare import Spare, SpareKeeper
+from journal.vouching import RecordOf
 
 DEFAULT_SEGMENT_BYTES = 16 * 1024 * 1024
 
@@ -75,6 +76,7 @@ class Journal:
         schema: int,
         replay: Deliver,
         restore: Restore | None = None,
+        record_of: RecordOf | None = None,
         segment_bytes: int = DEFAULT_SEGMENT_BYTES,
         progress: Progress | None = None,
         fs: FileSystem | None = None,
@@ -86,8 +88,10 @@ class Journal:
         `event_type` is what msgspec decodes one event to (a tagged struct or a union of them),
         `schema` the number of that vocabulary: a journal with a higher one is refused. `replay` is
         called with lists of events in order; before that, `restore` with the snapshot to begin
-        with, or with None if all events follow. `clock` gives ns since the epoch. `custody` is
-        that of a caller who is the writer already, and who gives it away with this call.
+        with, or with None if all events follow. `record_of` tells which events are the records of
+        snapshots: one that the journal has no record of is not used then. `clock` gives ns since
+        the epoch. `custody` is that of a caller who is the writer already, and who gives it away
+        with this call.
 
         Raises JournalLockedError, JournalCorruptError, JournalUnsupportedError, OSError; nothing
         has been changed then. ValueError for a segment size out of bounds.
@@ -111,6 +115,7 @@ class Journal:
                 decoder=list_decoder(event_type),
                 deliver=replay,
                 restore=restore,
+                record_of=record_of,
                 progress=progress,
             )
             spare = Spare(fs, directory, segment_bytes)

@@ -27,6 +27,7 @@ from coild.events import (
     BlockAcquired,
     PoolsChanged,
     PoolSpec,
+    SnapshotTaken,
 )
 from coild.replay import VOCABULARY, State
 from journal import prepare, retire
@@ -155,14 +156,18 @@ def write(directory: Path, events: Sequence[Any]) -> None:
         journal.append([])
 
 
-def compact(directory: Path) -> int:
-    """Archive all sealed segments and remove them; how many went."""
+def compact(directory: Path, journal: Opened | None = None, *, time: int = EPOCH + 3900) -> int:
+    """Archive all sealed segments and remove them, on record in the `journal`; how many went."""
     sealed = sealed_segments(FS, directory)
     if not sealed:
         return 0
     newest = max(directory.glob("*.seg"))
     through = int(newest.name.removesuffix(".seg")) - 1
-    prepare(FS, directory, through, VOCABULARY, State(), now=EPOCH)
+    done = prepare(FS, directory, through, VOCABULARY, State(), now=EPOCH)
+    record = SnapshotTaken(time, through, bytes.fromhex(done.digest), 1)
+    with contextlib.nullcontext(journal) if journal else writing(directory) as written:
+        written.append([record])
+        written.append([])
     return retire(FS, directory, SCHEMA).segments
 
 

@@ -150,7 +150,7 @@ def test_a_follower_whose_place_is_pruned(
             for event in cycles(15, start=30):
                 journal.append([event])
             journal.log.seal()
-            compact(copy)
+            compact(copy, journal)
             going = ends(copy)[-1]
             if order:
                 journal.append([HistoryPruned(EPOCH + 8000, going, 1, 0, "all")])

@@ -141,7 +141,7 @@ def _compact_and_prune(directory: Path, answers: list[Answer]) -> None:
             journal.append([event])
         journal.append([])
         journal.log.seal()
-        compact(directory)
+        compact(directory, journal, time=EPOCH + 8999)
         going = ends(directory)[-1]
         journal.append([HistoryPruned(EPOCH + 9000, going, 1, 0, "all")])
         journal.append([])

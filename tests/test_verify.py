@@ -15,6 +15,7 @@ from coild.events import (
     SCHEMA,
     AddressAllocated,
     HistoryPruned,
+    SnapshotTaken,
 )
 from coild.replay import VOCABULARY, State
 from journal import prepare, prune, retire
@@ -354,7 +355,8 @@ def test_pruned_history_is_good(tmp_path: Path, capsys: pytest.CaptureFixture[st
     with opened_plain(path) as journal:
         journal.append(facts())
         through = journal.log.seal()
-        prepare(FS, path, through, VOCABULARY, State(), now=NOW)
+        done = prepare(FS, path, through, VOCABULARY, State(), now=NOW)
+        journal.append([SnapshotTaken(NOW + 49, through, bytes.fromhex(done.digest), 1)])
         retire(FS, path, SCHEMA)
         journal.append([HistoryPruned(NOW + 50, through, 1, 1, "delete")])
         prune(FS, path, through)
@@ -399,8 +401,9 @@ def test_an_anchor_from_before_what_was_pruned_gives_3(
             journal.append([fact])
             heads.append(f"{journal.log.next_sequence - 1}:{journal.log.digest.hex()}")
         through = journal.log.seal()
-        prepare(FS, path, through, VOCABULARY, State(), now=NOW)
+        done = prepare(FS, path, through, VOCABULARY, State(), now=NOW)
         retire(FS, path, SCHEMA)
+        journal.append([SnapshotTaken(NOW, through, bytes.fromhex(done.digest), 1)])
         journal.append([HistoryPruned(NOW + 50, through, 1, 1, "delete")])
         prune(FS, path, through)
     there = [main(["--journal", str(path), "--anchor", head]) for head in heads]

@@ -122,6 +122,7 @@ def start(directory: Path) -> Recovered | None:
             decoder=list_decoder(Folded),
             deliver=state.apply_all,
             restore=state.restore,
+            record_of=VOCABULARY.record_of,
         )
     except (JournalError, OSError):
         return None

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from coild.addresses import BITS, Subnet
-from coild.events import SCHEMA, Event
+from coild.events import Event
 from coild.holders import Holder, Question
 from coild.moments import format_local, parse_age, parse_moment
 from coild.printable import printable
@@ -18,6 +18,7 @@ from journal import Reader
 from tools import common
 from tools.following import follow_rows, newest
 from tools.holdings import Asked, Output, read_ledger
+from tools.past import open_reader
 from tools.remaining import Remaining
 
 PROG = "coild-history"
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     arguments = common.parse(_parser(), argv)
     order = _understand(arguments, time.time_ns())
-    reader = Reader(common.journal_directory(arguments), Event, schema=SCHEMA)
+    reader = open_reader(common.journal_directory(arguments), Event)
     output = Output(json=order.json)
     if order.follow:
         follow_rows(reader, PROG, order.asked, output, count=order.newest)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from coild.events import HistoryPruned
 from coild.holding import InconsistentEventError
 from coild.replay import VOCABULARY, State
-from journal import Batch, JournalError, Reader
+from journal import Batch, JournalError, Reader, RejectedSnapshot, UnrecordedSnapshot
 from journal.codec import MalformedError, UnsupportedError
 from journal.snapshot import SnapshotFile, list_snapshots, read_snapshot
 from tools.common import ToolError, journal_option, progress
@@ -60,7 +60,7 @@ class Moment(NamedTuple):
 
 def open_reader(directory: Path, event_type: Any = VOCABULARY.folded_type) -> Reader:
     """A reader of coild's events, those that state is made of unless said otherwise."""
-    return Reader(directory, event_type, schema=VOCABULARY.schema)
+    return Reader(directory, event_type, schema=VOCABULARY.schema, record_of=VOCABULARY.record_of)
 
 
 def whatever_goes(reader: Reader, look: Callable[[], _T]) -> _T:
@@ -147,8 +147,7 @@ def _oldest_state(reader: Reader, notice: Notice) -> State:
     for file in reversed(list_snapshots(reader.fs, reader.directory)):
         if file.sequence >= files[0].first_sequence - 1:
             _, rejected = reader.restore(state.restore, file.sequence)
-            for path, reason in rejected:
-                notice(f"{path} cannot be used: {reason}")
+            tell_rejected(rejected, notice)
             if state.sequence:
                 return state
     raise gone(reader, usable=False)
@@ -161,8 +160,7 @@ def _begin(
     if not from_genesis:
         until = moment.sequence if moment.time is None else _snapshot_at(reader, moment.time)
         _, rejected = reader.restore(state.restore, until)
-        for path, reason in rejected:
-            notice(f"{path} cannot be used: {reason}")
+        tell_rejected(rejected, notice)
     files = reader.files()
     first = files[0].first_sequence if files else 1
     if state.sequence + 1 < first:
@@ -179,6 +177,13 @@ def _snapshot_at(reader: Reader, time: int) -> int:
             # One that cannot be read is no place to begin; one that is gone was an old one.
             continue
     return 0
+
+
+def tell_rejected(rejected: Sequence[RejectedSnapshot], notice: Notice) -> None:
+    """Say which snapshots could not be used, but for those of an interrupted compaction."""
+    for snapshot in rejected:
+        if not isinstance(snapshot, UnrecordedSnapshot):
+            notice(f"{snapshot.path} cannot be used: {snapshot.reason}")
 
 
 def gone(reader: Reader, *, usable: bool = True) -> GoneError:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from coild.events import Event, HistoryPruned
+from coild.events import Event, HistoryPruned, SnapshotTaken
 from coild.holding import InconsistentEventError
 from coild.replay import VOCABULARY, State
 from journal import JournalCorruptError, JournalUnsupportedError, OsFileSystem
@@ -21,6 +21,7 @@ from journal.losses import lost_events
 from journal.repair import truncate
 from journal.scan import list_decoder
 from journal.set_aside import unrecorded
+from journal.snapshot import snapshot_bytes
 from tools import common
 from tools.writing import writing
 
@@ -72,7 +73,7 @@ def _run(arguments: argparse.Namespace) -> int:
             _show(truncation, now)
             if not arguments.yes and not _confirmed():
                 return common.fail(_PROG, common.EXIT_FAILURE, "nothing was changed")
-            truncate(fs, directory, truncation, now, _still_true(fs, truncation))
+            truncate(fs, directory, truncation, now, _still_true(fs, truncation, now))
         elif any(unrecorded(fs, directory)):
             sys.stdout.write("an earlier repair was cut short: what is left of it is its record\n")
         else:
@@ -100,6 +101,7 @@ def _plan(directory: Path, now: int) -> Truncation | None:
             state.restore,
             state.apply_all,
             now,
+            VOCABULARY.record_of,
         )
     except StraySegmentError as error:
         raise common.ToolError(
@@ -124,8 +126,11 @@ def _plan(directory: Path, now: int) -> Truncation | None:
         ) from None
 
 
-def _still_true(fs: OsFileSystem, truncation: Truncation) -> list[bytes]:
-    """The order to prune that goes, if one does: without it, history would seem to be lost."""
+def _still_true(fs: OsFileSystem, truncation: Truncation, now: int) -> list[bytes]:
+    """What goes and still holds: the record of the snapshot to begin with, the order to prune.
+
+    Without the one, the snapshot would not be used; without the other, history would seem lost.
+    """
     decoder = list_decoder(Event)
     orders = [
         event
@@ -134,7 +139,12 @@ def _still_true(fs: OsFileSystem, truncation: Truncation) -> list[bytes]:
         if isinstance(event, HistoryPruned)
     ]
     newest = max(orders, key=lambda order: order.through, default=None)
-    return [] if newest is None else [msgspec.msgpack.encode(newest)]
+    still: list[Event] = [] if newest is None else [newest]
+    if truncation.unvouched is not None:
+        kept = truncation.unvouched
+        size = snapshot_bytes(kept.state)
+        still.insert(0, SnapshotTaken(now, kept.sequence, bytes.fromhex(kept.digest), size))
+    return [msgspec.msgpack.encode(event) for event in still]
 
 
 def _show(truncation: Truncation, now: int) -> None:

@@ -128,6 +128,12 @@ def _tell(
     head = verified.head
     for path, reason in verified.bad_indexes:
         common.notice(_PROG, f"{path}: {reason}; remove it, it will be made again")
+    for snapshot in verified.unrecorded:
+        common.notice(
+            _PROG,
+            f"snapshot {snapshot.sequence}: the journal has no record of it, so nothing uses it; "
+            "an interrupted compaction leaves one, and the next one mends it",
+        )
     if as_json:
         for fault, meaning, remedy in troubles:
             common.emit(

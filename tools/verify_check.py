@@ -19,6 +19,7 @@ from journal.segments import list_history
 from journal.snapshot import list_snapshots, snapshot_path
 from journal.verify import verify
 from journal.verify_files import missing
+from journal.vouching import Records
 from tools import common
 from tools.verify_deep import replay
 
@@ -78,7 +79,7 @@ def _check_files(fs: FileSystem, directory: Path, anchor: Anchor | None) -> Chec
     except JournalCorruptError as error:
         fault = Fault(Kind.SEGMENT, error.file, error.offset, error.last_sequence, error.reason)
         return Checked(Verified(), [fault])
-    faults = [*verified.faults, *_contradicted_snapshots(directory, verified)]
+    faults = [*verified.faults, *_judge_snapshots(directory, verified)]
     # Where the beginning is lost, that it is covered by no snapshot goes without saying.
     faults += list(_missing_beginning(fs, directory, verified)) or _missing_snapshot(
         fs, directory, verified
@@ -88,23 +89,34 @@ def _check_files(fs: FileSystem, directory: Path, anchor: Anchor | None) -> Chec
     return Checked(verified, faults)
 
 
-def _contradicted_snapshots(directory: Path, verified: Verified) -> Iterator[Fault]:
-    """Snapshots whose state is not the one that the journal says was kept."""
-    digests = {
-        found.event.sequence: found.event.digest
-        for found in verified.events
-        if isinstance(found.event, SnapshotTaken)
-    }
-    for snapshot in verified.snapshots:
+def _judge_snapshots(directory: Path, verified: Verified) -> list[Fault]:
+    """Sort the snapshots by what the journal says of them; those it contradicts are faults."""
+    digests: dict[int, bytes] = {}
+    for found in verified.events:
+        if isinstance(found.event, SnapshotTaken):
+            # As for a start, the first record binds.
+            digests.setdefault(found.event.sequence, found.event.digest)
+    whole = all(fault.kind is Kind.TORN for fault in verified.faults)
+    faults = []
+    snapshots, verified.snapshots = verified.snapshots, []
+    for snapshot in snapshots:
         recorded = digests.get(snapshot.sequence)
+        if recorded is None and whole:
+            verified.unrecorded.append(snapshot)
+            continue
+        verified.snapshots.append(snapshot)
+        # Beside damage, the record may be in what is damaged.
         if recorded is not None and recorded.hex() != snapshot.digest:
-            yield Fault(
-                Kind.SNAPSHOT,
-                snapshot_path(directory, snapshot.sequence),
-                0,
-                snapshot.sequence,
-                f"its state has digest {snapshot.digest}, the journal says {recorded.hex()}",
+            faults.append(
+                Fault(
+                    Kind.SNAPSHOT,
+                    snapshot_path(directory, snapshot.sequence),
+                    0,
+                    snapshot.sequence,
+                    f"its state has digest {snapshot.digest}, the journal says {recorded.hex()}",
+                )
             )
+    return faults
 
 
 def _missing_beginning(fs: FileSystem, directory: Path, verified: Verified) -> Iterator[Fault]:
@@ -121,7 +133,11 @@ def _missing_snapshot(fs: FileSystem, directory: Path, verified: Verified) -> It
     if not before or pruned_through(verified) < before:
         return
     # A bad one that is there was told; one that a compaction made meanwhile is none of those read.
-    if any(file.sequence >= before for file in list_snapshots(fs, directory)):
+    unrecorded = {snapshot.sequence for snapshot in verified.unrecorded}
+    if any(
+        file.sequence >= before and file.sequence not in unrecorded
+        for file in list_snapshots(fs, directory)
+    ):
         return
     taken = (found.event for found in verified.events if isinstance(found.event, SnapshotTaken))
     newest = max((event.sequence for event in taken if event.sequence >= before), default=before)
@@ -138,12 +154,14 @@ def starts(fs: FileSystem, directory: Path) -> bool:
     """Whether coild starts with the journal as it is: what it would read, without its changes."""
     state = State()
     try:
-        beginning = find_beginning(fs, directory, VOCABULARY.schema, state.restore)
+        decoder = list_decoder(VOCABULARY.folded_type)
+        records = Records.of(decoder, VOCABULARY.record_of)
+        beginning = find_beginning(fs, directory, VOCABULARY.schema, state.restore, records=records)
         walked = walk(
             fs,
             beginning.files,
             VOCABULARY.schema,
-            list_decoder(VOCABULARY.folded_type),
+            decoder,
             state.apply_all,
             start=beginning.position,
         )

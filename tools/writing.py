@@ -8,7 +8,7 @@ from pathlib import Path
 
 from coild.clock import Clock
 from coild.events import SCHEMA, Event, Folded
-from coild.replay import State, records_of
+from coild.replay import State, record_of, records_of
 from journal import DEFAULT_SEGMENT_BYTES, Journal, JournalBusyError, OsFileSystem
 from journal.archive import read_header
 from journal.custody import Custody
@@ -49,6 +49,7 @@ async def writing(directory: Path, custody: Custody | None = None) -> AsyncItera
         schema=SCHEMA,
         replay=state.apply_all,
         restore=state.restore,
+        record_of=record_of,
         segment_bytes=_segment_bytes(directory),
         custody=custody,
     )

@@ -15,10 +15,11 @@ from coild.events import (
     AddressReleased,
     BlockAcquired,
     DaemonStarted,
+    SnapshotTaken,
 )
 from coild.projection import pools_changed
 from coild.replay import VOCABULARY, State
-from journal import OsFileSystem, prepare, retire
+from journal import OsFileSystem, Prepared, prepare, retire
 from journal.log import Log
 from journal.recovery import recover
 from journal.spare import Spare
@@ -108,9 +109,27 @@ def write(directory: Path, events: int, held: int) -> _Held:
     return holding[len(holding) // 2]
 
 
+def record_snapshot(fs: OsFileSystem, directory: Path, done: Prepared) -> None:
+    """Have the journal say that a snapshot was taken, as the daemon does."""
+    recovered = recover(
+        fs,
+        directory,
+        schema=SCHEMA,
+        segment_bytes=SEGMENT_BYTES,
+        now=_START,
+        restore=lambda _: None,
+    )
+    log = Log(fs, recovered, Spare(fs, directory, SEGMENT_BYTES), SCHEMA, lambda: _START)
+    event = SnapshotTaken(_START, done.sequence, bytes.fromhex(done.digest), done.snapshot_bytes)
+    log.append([msgspec.msgpack.encode(event)])
+    log.mark()
+    log.close()
+
+
 def compact(directory: Path) -> None:
     """Archive all sealed segments, with their indexes and a snapshot."""
     fs = _NoFlush()
     newest = max(int(path.stem) for path in directory.glob("*.seg"))
-    prepare(fs, directory, newest - 1, VOCABULARY, State(), now=_START)
+    done = prepare(fs, directory, newest - 1, VOCABULARY, State(), now=_START)
+    record_snapshot(fs, directory, done)
     retire(fs, directory, SCHEMA)
