@@ -28,8 +28,10 @@ from journal import (
     Prepared,
     SnapshotRecord,
     Taken,
+    covering,
     plan,
     prune,
+    read_events,
     retire,
 )
 
@@ -40,6 +42,9 @@ _LOOK_SECONDS = 1.0
 #: After a failure: soon enough to heal by itself, seldom enough not to fill the log.
 _RETRY_SECONDS = 600.0
 _RUNS_SECONDS = 30.0
+#: So many events after a snapshot may be of compactions alone: each leaves two, an order one more.
+_BOOKKEEPING_MAX = 100
+_BOOKKEEPING = (SnapshotTaken, JournalCompacted, HistoryPruned)
 
 
 class Compaction(msgspec.Struct, frozen=True, rename="kebab"):
@@ -57,6 +62,8 @@ class Compaction(msgspec.Struct, frozen=True, rename="kebab"):
     pruned_through: int = 0
     pruned_segments: int = 0
     pruned_bytes: int = 0
+    #: Nothing had happened since the last one, so nothing was written.
+    nothing_new: bool = False
 
 
 class Worker(Protocol):
@@ -177,6 +184,9 @@ class Compactor:
             ) from error
 
     async def _steps(self, policy: Policy | None) -> Compaction:
+        kept = await asyncio.to_thread(self._nothing_new, self._journal.durable_sequence)
+        if kept is not None:
+            return kept if policy is None else await self._prune(policy, kept)
         through = await self._journal.seal()
         if not through:
             # Without an event there is no segment to archive, nor a state to keep.
@@ -210,6 +220,35 @@ class Compactor:
             archive_bytes=prepared.archive_bytes,
         )
         return done if policy is None else await self._prune(policy, done)
+
+    def _nothing_new(self, last: int) -> Compaction | None:
+        """What is there, if up to the event `last` there is nothing that is worth a compaction."""
+        snapshot = covering(self._fs, self._directory, VOCABULARY.schema)
+        if snapshot is None or last - snapshot.sequence > _BOOKKEEPING_MAX:
+            return None
+        taken: SnapshotTaken | None = None
+        for _, event in read_events(
+            self._directory, Event, schema=VOCABULARY.schema, start=snapshot.sequence + 1
+        ):
+            if not isinstance(event, _BOOKKEEPING):
+                return None
+            if isinstance(event, SnapshotTaken):
+                taken = event
+        # The journal has to vouch for it; if a crash came before that, it is done again.
+        if taken is None or (taken.sequence, taken.digest.hex()) != (
+            snapshot.sequence,
+            snapshot.digest,
+        ):
+            return None
+        return Compaction(
+            sequence=taken.sequence,
+            digest=snapshot.digest,
+            snapshot_bytes=taken.size,
+            segments=0,
+            segment_bytes=0,
+            archive_bytes=0,
+            nothing_new=True,
+        )
 
     async def _prune(self, policy: Policy, done: Compaction) -> Compaction:
         """Lose history, after the journal says so."""

@@ -244,7 +244,8 @@ OPERATIONS = (
         "POST",
         COMPACT,
         "compact",
-        "Take a snapshot, archive the journal before it; answered when that is done.",
+        "Take a snapshot, archive the journal before it; answered when that is done, or at once if "
+        "nothing has happened since the last one: then nothing is written.",
         CompactionAnswer,
         CompactionAnswer(5, "6e5fb58a5f2641c0b1a30dccd19877d8", 199, 1, 16777216, 7680),
         (

@@ -6,6 +6,7 @@ the promises; `writer` is where to start reading.
 
 from journal.beginning import RejectedSnapshot, UnrecordedSnapshot
 from journal.compaction import Prepared, Vocabulary, index_sealed, prepare
+from journal.covered import covering
 from journal.errors import (
     CompactionRunsError,
     EventTooLargeError,
@@ -61,6 +62,7 @@ __all__ = [
     "Taken",
     "UnrecordedSnapshot",
     "Vocabulary",
+    "covering",
     "find",
     "follow",
     "index_sealed",

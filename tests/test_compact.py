@@ -199,7 +199,8 @@ def test_two_compactions_at_once(tmp_path: Path) -> None:
 
         assert 200 in statuses
         assert {200, 409} >= set(statuses)
-        assert statuses.count(200) == len(kinds(daemon, SnapshotTaken))
+        # Who came after the first was done was told that there is nothing new.
+        assert 1 == len(kinds(daemon, SnapshotTaken))
 
 
 def test_compacting_without_a_daemon(tmp_path: Path) -> None:
@@ -212,10 +213,58 @@ def test_compacting_without_a_daemon(tmp_path: Path) -> None:
         done = compacted("--journal", str(daemon.data_dir / "journal"))
         again = compacted("--data-dir", str(daemon.data_dir))
 
-        assert again["sequence"] > done["sequence"]
+        assert (done["sequence"], done["digest"]) == (again["sequence"], again["digest"])
+        assert (False, True) == (done["nothing-new"], again["nothing-new"])
         daemon.start()
         assert before == daemon.status()
-        assert 2 == len(kinds(daemon, SnapshotTaken))
+        assert 1 == len(kinds(daemon, SnapshotTaken))
+
+
+@pytest.mark.parametrize("end", ["none", "kill"])
+def test_a_compaction_with_nothing_new_writes_nothing(tmp_path: Path, end: str) -> None:
+    """Asked for again and again, it leaves every file as it is and says so."""
+    with Daemon(tmp_path / "data", *SMALL) as daemon:
+        churn(daemon, 50)
+        first = daemon.client.post("/compact").json()
+        if end == "kill":
+            daemon.kill()
+            daemon.start()
+            # A start is an event, and so it is new.
+            first = daemon.client.post("/compact").json()
+        snapshots = len(kinds(daemon, SnapshotTaken))
+        files = contents(daemon)
+
+        answers = [daemon.client.post("/compact").json() for _ in range(5)]
+
+        assert not first["nothing-new"]
+        assert all(each["nothing-new"] and not each["segments"] for each in answers)
+        assert {first["digest"]} == {each["digest"] for each in answers}
+        assert files == contents(daemon)
+        daemon.allocate("another")
+        assert not daemon.client.post("/compact").json()["nothing-new"]
+        assert snapshots + 1 == len(kinds(daemon, SnapshotTaken))
+
+
+def test_a_snapshot_that_is_damaged_is_taken_again(tmp_path: Path) -> None:
+    """What is there counts only if it is whole: else a compaction writes, events or not."""
+    with Daemon(tmp_path / "data", *SMALL) as daemon:
+        churn(daemon, 50)
+        daemon.client.post("/compact")
+        (snapshot,) = (daemon.data_dir / "journal").glob("*.snap")
+        data = bytearray(snapshot.read_bytes())
+        data[-1] ^= 1
+        snapshot.write_bytes(data)
+
+        assert not daemon.client.post("/compact").json()["nothing-new"]
+
+
+def contents(daemon: Daemon) -> dict[Path, tuple[int, int, int]]:
+    """All files of the journal: which file it is, when it was last changed, and its size."""
+    return {
+        path: (found.st_ino, found.st_mtime_ns, found.st_size)
+        for path in (daemon.data_dir / "journal").rglob("*.s*")
+        for found in [path.stat()]
+    }
 
 
 def test_progress_as_json_lines(tmp_path: Path) -> None:
@@ -283,7 +332,7 @@ def test_history_is_lost_only_by_order_and_on_record(tmp_path: Path) -> None:
 
         assert kept
         assert not archived(daemon)
-        assert len(kept) + 1 == done["pruned-segments"]
+        assert len(kept) == done["pruned-segments"]
         found = [
             event for _, event in daemon.events(start=None) if isinstance(event, HistoryPruned)
         ]

@@ -124,6 +124,8 @@ def _lines(done: dict[str, Any]) -> Iterator[str]:
     if not would and not done["sequence"]:
         yield "nothing to compact: the journal has no events"
         return
+    if done.get("nothing-new"):
+        yield "nothing new since the last compaction: no snapshot was taken, nothing was archived"
     if not would:
         yield (
             f"snapshot of the state after event {done['sequence']}, "
