@@ -25,7 +25,7 @@ from coild.bodies import BadRequestError
 from coild.budget import BusyError, Shared
 from coild.by_container import AnotherJournalError, UnknownContainerError
 from coild.collection import StaleListError
-from coild.compactor import Compaction
+from coild.compactor import Compaction, TooSoonError
 from coild.deadline import DeadlineError
 from coild.framing import FramingError, TooManyFieldsError
 from coild.guard import ForbiddenError, MissingHostError
@@ -87,6 +87,7 @@ STATUS: dict[type[Exception], int] = {
     CompactionRunsError: 409,
     StaleListError: 409,
     OrderError: 400,
+    TooSoonError: 429,
     NoAddressError: 503,
     BusyError: 503,
     DeadlineError: 503,
@@ -348,7 +349,8 @@ def answer_error(request: Request, error: Exception) -> Answer:
     status = STATUS.get(type(error))
     if status is not None:
         logger.info("refused %s: %d %s", asked, status, printable(str(error)))
-        return failure(status, str(error), retry_seconds=RETRY.get(type(error), 0))
+        seconds = getattr(error, "retry_seconds", 0) or RETRY.get(type(error), 0)
+        return failure(status, str(error), retry_seconds=seconds)
     if isinstance(error, NotFound | MethodNotAllowed):
         return _answer_no_route(request)
     if isinstance(error, SanicException):

@@ -222,7 +222,9 @@ class _Handlers:
 
     async def _post_compact(self, request: Request) -> Answer:
         self._check_command(request)
-        return compaction_answer(await self._compactor.compact(order=decode_compact(request.body)))
+        return compaction_answer(
+            await self._compactor.compact(order=decode_compact(request.body), limited=True)
+        )
 
     async def _post_gc(self, request: Request) -> Answer:
         self._guard.check(request)

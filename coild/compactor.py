@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
@@ -42,6 +43,8 @@ _LOOK_SECONDS = 1.0
 #: After a failure: soon enough to heal by itself, seldom enough not to fill the log.
 _RETRY_SECONDS = 600.0
 _RUNS_SECONDS = 30.0
+#: Over HTTP and without an order, a compaction that writes is to be had so often.
+PAUSE_SECONDS = 60.0
 #: So many events after a snapshot may be of compactions alone: each leaves two, an order one more.
 _BOOKKEEPING_MAX = 100
 _BOOKKEEPING = (SnapshotTaken, JournalCompacted, HistoryPruned)
@@ -64,6 +67,18 @@ class Compaction(msgspec.Struct, frozen=True, rename="kebab"):
     pruned_bytes: int = 0
     #: Nothing had happened since the last one, so nothing was written.
     nothing_new: bool = False
+
+
+class TooSoonError(Exception):
+    """A compaction was asked for over HTTP, shortly after another that was."""
+
+    def __init__(self, retry_seconds: int) -> None:
+        """`retry_seconds` is how long it takes until the next may be had."""
+        self.retry_seconds = retry_seconds
+        super().__init__(
+            f"a compaction was asked for less than {PAUSE_SECONDS:.0f} s ago; the next may be in "
+            f"{retry_seconds} s, or at once by coild-compact"
+        )
 
 
 class Worker(Protocol):
@@ -104,13 +119,18 @@ class Compactor:
         # The worker does one thing at a time.
         self._working = asyncio.Lock()
         self._closed = False
+        # When one that was asked for over HTTP, without an order, began to write.
+        self._asked_at = -math.inf
 
-    async def compact(self, *, order: str = "", policy: Policy | None = None) -> Compaction:
+    async def compact(
+        self, *, order: str = "", policy: Policy | None = None, limited: bool = False
+    ) -> Compaction:
         """Snapshot the state and archive what it covers, then prune; done on return.
 
-        `order` is the token of an order that someone left, `policy` one that was given here.
+        `order` is the token of an order that someone left, `policy` one that was given here. With
+        `limited`, and without an order, it may be too soon.
         Whoever hangs up meanwhile does not end it. Raises CompactionRunsError if one is at work,
-        orders.OrderError, JournalError.
+        orders.OrderError, TooSoonError, JournalError.
         """
         if self._closed:
             raise JournalFailedError("the daemon is stopping, so there is no compaction")
@@ -118,7 +138,7 @@ class Compactor:
             raise CompactionRunsError(self._directory)
         if order:
             policy = take_order(self._directory, order)
-        self._task = asyncio.create_task(self._compact(policy))
+        self._task = asyncio.create_task(self._compact(policy, limited=limited and not order))
         # Then nobody may be left to look at its error.
         self._task.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
@@ -173,9 +193,9 @@ class Compactor:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _compact(self, policy: Policy | None) -> Compaction:
+    async def _compact(self, policy: Policy | None, *, limited: bool) -> Compaction:
         try:
-            return await self._steps(policy)
+            return await self._steps(policy, limited=limited)
         except OSError as error:
             where = f" at {error.filename}" if error.filename else ""
             raise JournalError(
@@ -183,10 +203,16 @@ class Compactor:
                 "next one finishes it"
             ) from error
 
-    async def _steps(self, policy: Policy | None) -> Compaction:
+    async def _steps(self, policy: Policy | None, *, limited: bool) -> Compaction:
         kept = await asyncio.to_thread(self._nothing_new, self._journal.durable_sequence)
         if kept is not None:
             return kept if policy is None else await self._prune(policy, kept)
+        if limited:
+            now = asyncio.get_running_loop().time()
+            left = self._asked_at + PAUSE_SECONDS - now
+            if left > 0:
+                raise TooSoonError(math.ceil(left))
+            self._asked_at = now
         through = await self._journal.seal()
         if not through:
             # Without an event there is no segment to archive, nor a state to keep.

@@ -39,6 +39,7 @@ from coild.bodies import (
 from coild.budget import BusyError
 from coild.by_container import AnotherJournalError, UnknownContainerError
 from coild.collection import StaleListError
+from coild.compactor import TooSoonError
 from coild.container_answers import CollectionAnswer, ContainerAnswer, Released, ReleasesAnswer
 from coild.deadline import DeadlineError
 from coild.framing import FramingError, TooManyFieldsError
@@ -98,6 +99,10 @@ ERRORS: dict[type[Exception], tuple[str, str]] = {
     ),
     ConflictError: ("The container holds an address already.", "container c1 holds 10.64.0.0"),
     CompactionRunsError: ("Another compaction is at work.", "another compaction is at work"),
+    TooSoonError: (
+        "Another one was asked for, without an order, within a minute; see `Retry-After`.",
+        "a compaction was asked for less than 60 s ago; the next may be in 48 s",
+    ),
     StaleListError: (
         "The sequence is too old to say what was allocated after it, or is not of this journal.",
         "the list of what is valid was taken at sequence 3; ask for the sequence again",
@@ -151,6 +156,7 @@ ANY: tuple[type[Exception], ...] = (
 #: The headers of answers with this status.
 HEADERS: dict[int, dict[str, Any]] = {
     405: {"Allow": {"required": True, "schema": {"type": "string"}}},
+    429: {"Retry-After": {"required": True, "schema": {"type": "integer", "minimum": 1}}},
     503: {"Retry-After": {"schema": {"type": "integer", "minimum": 0}}},
 }
 
@@ -252,6 +258,7 @@ OPERATIONS = (
             BadRequestError,
             OrderError,
             CompactionRunsError,
+            TooSoonError,
             DeadlineError,
             JournalFullError,
             JournalError,

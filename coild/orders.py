@@ -1,8 +1,9 @@
-"""The order to lose history, from the operator to the daemon.
+"""Orders that a request over HTTP cannot give by itself, from the operator to the daemon.
 
-Anyone on the node can reach the API; only who may write beside the segments may have history
-removed. So the order is a file there, with a random name, and the request names it: one order, one
-request. The daemon takes the file away before it acts, so that an order is never carried out later.
+Others on the node may reach the API; only who may write beside the segments may have history
+removed, or the journal compacted as often as they like. So the order is a file there, with a random
+name, and the request names it: one order, one request. The daemon takes the file away before it
+acts, so that an order is never carried out later.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class _Order(msgspec.Struct, forbid_unknown_fields=True):
     keep_age: Annotated[int, msgspec.Meta(ge=0)] | None = None
     keep_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
     delete: bool = False
+    #: To compact, now. One that orders to prune says so already.
+    compact: bool = False
 
 
 def order_path(directory: Path, token: str) -> Path:
@@ -38,20 +41,20 @@ def order_path(directory: Path, token: str) -> Path:
     return directory / f"prune-{token}.order"
 
 
-def give_order(directory: Path, policy: Policy) -> str:
-    """Leave an order to prune for the daemon; its token. Raises OSError."""
+def give_order(directory: Path, policy: Policy | None) -> str:
+    """Leave an order to compact, and to prune if there is a policy; its token. Raises OSError."""
     fs = OsFileSystem()
     token = secrets.token_hex(16)
     fd = fs.create(order_path(directory, token))
     try:
-        fs.write(fd, msgspec.json.encode(policy), 0)
+        fs.write(fd, msgspec.json.encode(policy or {"compact": True}), 0)
     finally:
         fs.close(fd)
     return token
 
 
-def take_order(directory: Path, token: str) -> Policy:
-    """Read an order, and take it away. Raises OrderError."""
+def take_order(directory: Path, token: str) -> Policy | None:
+    """Read an order, and take it away; None if nothing is to be pruned. Raises OrderError."""
     if not _TOKEN.fullmatch(token):
         raise OrderError("an order is named by 32 hexadecimal digits")
     path = order_path(directory, token)
@@ -72,7 +75,9 @@ def take_order(directory: Path, token: str) -> Policy:
         raise OrderError(f"{path} is no order to prune: {error}") from None
     policy = Policy(order.keep_age, order.keep_bytes, order.delete)
     if policy == Policy():
-        raise OrderError(f"{path} orders nothing")
+        if not order.compact:
+            raise OrderError(f"{path} orders nothing")
+        return None
     return policy
 
 

@@ -241,7 +241,7 @@ def test_a_compaction_with_nothing_new_writes_nothing(tmp_path: Path, end: str) 
         assert {first["digest"]} == {each["digest"] for each in answers}
         assert files == contents(daemon)
         daemon.allocate("another")
-        assert not daemon.client.post("/compact").json()["nothing-new"]
+        assert not compacted("--data-dir", str(daemon.data_dir))["nothing-new"]
         assert snapshots + 1 == len(kinds(daemon, SnapshotTaken))
 
 
@@ -255,7 +255,26 @@ def test_a_snapshot_that_is_damaged_is_taken_again(tmp_path: Path) -> None:
         data[-1] ^= 1
         snapshot.write_bytes(data)
 
-        assert not daemon.client.post("/compact").json()["nothing-new"]
+        assert not compacted("--data-dir", str(daemon.data_dir))["nothing-new"]
+
+
+def test_others_have_it_compacted_once_a_minute(tmp_path: Path) -> None:
+    """Whoever only reaches the API cannot have one snapshot after the other written."""
+    with Daemon(tmp_path / "data", *SMALL) as daemon:
+        churn(daemon, 50)
+        first = daemon.client.post("/compact")
+        daemon.allocate("another")
+        before = contents(daemon)
+        refused = daemon.client.post("/compact")
+        after = contents(daemon)
+        ordered = compact("--data-dir", str(daemon.data_dir))
+
+        assert (200, 429) == (first.status_code, refused.status_code)
+        assert 0 < int(refused.headers["retry-after"]) <= 60
+        assert "coild-compact" in refused.json()["error"]
+        assert before == after
+        assert 0 == ordered.returncode
+        assert 2 == len(kinds(daemon, SnapshotTaken))
 
 
 def contents(daemon: Daemon) -> dict[Path, tuple[int, int, int]]:

@@ -19,6 +19,7 @@ from coild.events import (
     DaemonStopped,
     JournalCompacted,
 )
+from coild.orders import give_order
 from tests.crash import stepped_clock
 from tests.crash.scale import report, rounds
 from tests.daemon_kit import Daemon, fold, status_of
@@ -115,13 +116,14 @@ class Told:
 
 
 async def compact(
-    address: tuple[str, int], choice: random.Random, compacted: Callable[[], None]
+    directory: Path, address: tuple[str, int], choice: random.Random, compacted: Callable[[], None]
 ) -> None:
     """Have it compacted again and again until the daemon is gone: it may be killed at any step."""
     connection = await AsyncConnection.open(address)
     try:
         while True:
-            status, body = await connection.ask(request_bytes("POST", "/compact"))
+            order = b'{"order": "%s"}' % give_order(directory, None).encode()
+            status, body = await connection.ask(request_bytes("POST", "/compact", order))
             # One that a killed daemon's process is still at may be in the way.
             assert status in {200, 409}, body
             if status == 200 and not body["nothing-new"]:
@@ -153,7 +155,8 @@ async def load_until(
         for client in clients
     ]
     if end == signal.SIGKILL:
-        compacting = compact(address, random.Random(seed), compacted.set)  # noqa: S311
+        often = random.Random(seed)  # noqa: S311
+        compacting = compact(daemon.data_dir / "journal", address, often, compacted.set)
         running.append(asyncio.create_task(compacting))
     if end != signal.SIGKILL or seed % 4:
         compacted.set()

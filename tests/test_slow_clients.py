@@ -26,6 +26,7 @@ from sanic.http import Stage
 
 from coild.connections import Connection
 from coild.openapi import document
+from coild.orders import give_order
 from tests import daemon_kit
 from tests.crash.scale import LONG, report
 from tests.daemon_kit import Daemon, wait_for
@@ -388,7 +389,8 @@ def test_connections_leave_files_for_the_journal(tmp_path: Path) -> None:
             for n in range(3):
                 (allocated,) = daemon.send(request_bytes("POST", "/ip", allocate_body(f"{n}", "p")))
                 # It starts a process, seals a segment, makes another, a snapshot and an archive.
-                (compacted,) = daemon.send(request_bytes("POST", "/compact"))
+                order = b'{"order": "%s"}' % give_order(daemon.data_dir / "journal", None).encode()
+                (compacted,) = daemon.send(request_bytes("POST", "/compact", order))
 
                 assert address_of(allocated)
                 assert compacted.status_code == 200, compacted.text

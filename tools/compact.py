@@ -209,7 +209,13 @@ def _ask_daemon(directory: Path, policy: Policy | None, locked: JournalLockedErr
             f"{locked}, and where it listens cannot be read from {address_file}: {error.strerror}; "
             "is it starting or stopping? try again"
         ) from None
-    token = "" if policy is None else give_order(directory, policy)
+    try:
+        token = give_order(directory, policy)
+    except OSError:
+        if policy is not None:
+            raise
+        # On a full disk, one that orders nothing more can be had over HTTP alone.
+        token = ""
     connection = _connection_to(address)
     try:
         connection.request("POST", "/compact", msgspec.json.encode({"order": token}))
