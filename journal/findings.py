@@ -25,6 +25,8 @@ class Kind(Enum):
     #: One of two copies of a segment is not what it was.
     COPY = auto()
     SNAPSHOT = auto()
+    #: An index is whole, but does not list what its segment holds.
+    INDEX = auto()
     #: The bytes are whole, what they say is not: only the caller can tell.
     CONTRADICTION = auto()
     #: Written by a newer version.
@@ -81,7 +83,10 @@ class Verified(msgspec.Struct):
     #: Those with which nothing is the matter, but the journal has no record of them.
     unrecorded: list[Snapshot] = []
     faults: list[Fault] = []
+    #: Indexes that cannot be used. They prove nothing, and are made again.
     bad_indexes: list[BadIndex] = []
+    #: Those that can be used, and hide events or lead elsewhere.
+    altered_indexes: list[Fault] = []
     #: The events of the types that were asked for.
     events: list[Found] = []
     #: Whether the anchor was found.

@@ -6,6 +6,7 @@ found to be wrong is looked at again before it is told; files that moved are lis
 
 from __future__ import annotations
 
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from journal.errors import JournalCorruptError
 from journal.findings import Anchor, Fault, Gap, Kind, Verified
 from journal.fs import FileSystem
 from journal.history import Found
-from journal.index import Keys
+from journal.index import Keys, build_index
 from journal.scan import End, list_decoder, scan
 from journal.segments import SegmentFile, list_archive, list_segments
 from journal.verify_copies import Copy, choose
@@ -262,8 +263,12 @@ class _Pass:
             result.boundaries[end.sequence] = end.digest
         self._find_anchor(copy.data, header, end)
         if sealed:
+            expected = cache(partial(build_index, copy.data, header, self._decoder, self._keys))
             for file in {copy.file, *self._list().get(copy.file.first_sequence, [])}:
-                if bad := check_index(self._fs, file, header, found, self._keys):
+                bad = check_index(self._fs, file, header, found, self._keys, expected)
+                if isinstance(bad, Fault):
+                    result.altered_indexes.append(bad)
+                elif bad:
                     result.bad_indexes.append(bad)
         return end
 

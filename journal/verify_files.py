@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 
 from journal.codec import MalformedError, SegmentHeader, UnsupportedError
@@ -50,9 +51,18 @@ def missing(fs: FileSystem, directory: Path, gap: Gap, last_sequence: int) -> Fa
 
 
 def check_index(
-    fs: FileSystem, file: SegmentFile, header: SegmentHeader, found: Scan, keys: Keys
-) -> BadIndex | None:
-    """What is wrong with the index of a good segment; one that is not there is made again."""
+    fs: FileSystem,
+    file: SegmentFile,
+    header: SegmentHeader,
+    found: Scan,
+    keys: Keys,
+    expected: Callable[[], bytes],
+) -> BadIndex | Fault | None:
+    """What is wrong with the index of a good segment; one that is not there is made again.
+
+    `expected` gives the index that the segment has. Checksums are anyone's to make anew, so one
+    that is whole must be just that: else it hides events of the segment, which is a fault.
+    """
     path = file.index_path
     try:
         data = read_file(fs, path)
@@ -70,6 +80,14 @@ def check_index(
             raise MalformedError("the index tells of another end of the segment")
     except MalformedError as error:
         return BadIndex(path, str(error))
+    if data != expected():
+        return Fault(
+            Kind.INDEX,
+            path,
+            0,
+            found.next_sequence - 1,
+            "it does not list what its segment holds: it was altered",
+        )
     return None
 
 

@@ -19,7 +19,11 @@ from coild.events import (
 )
 from coild.replay import VOCABULARY, State
 from journal import prepare, prune, retire
-from journal.codec import SEGMENT_HEADER_BYTES
+from journal.archive import read_segment
+from journal.codec import SEGMENT_HEADER_BYTES, decode_header
+from journal.index import build_index
+from journal.scan import list_decoder
+from journal.segments import list_history
 from journal.snapshot import encode_snapshot, read_snapshot
 from tests.daemon_kit import Daemon
 from tests.journal_kit import (
@@ -282,6 +286,26 @@ def test_a_bad_index_is_a_notice(made: Made, capsys: pytest.CaptureFixture[str])
     assert main(["--journal", str(made.directory)]) == 0
     assert f"{index}: " in (said := capsys.readouterr().err)
     assert "will be made again" in said
+
+
+def test_an_index_that_hides_events_is_bad(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever makes its checksums anew cannot hide a container: it is compared with the segment."""
+    index = next(path for path in made.files if path.suffix == ".idx")
+    (file,) = (each for each in list_history(FS, made.directory) if each.index_path == index)
+    segment = read_segment(FS, file)
+    keys = VOCABULARY.keys
+    blind = keys._replace(of=lambda event: list(keys.of(event))[1:])
+    decoder = list_decoder(VOCABULARY.event_type)
+    index.write_bytes(build_index(segment, decode_header(segment, SCHEMA), decoder, blind))
+
+    status = main(["--journal", str(made.directory), "--deep"])
+    said = capsys.readouterr().err
+    index.unlink()
+
+    assert status == 2
+    assert f"bad index: {index}: it does not list what its segment holds" in said
+    assert f"remove {index}" in said
+    assert main(["--journal", str(made.directory)]) == 0
 
 
 def test_a_snapshot_that_the_journal_contradicts_is_bad(

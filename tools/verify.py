@@ -35,7 +35,7 @@ _NAMES = {
     Kind.MISSING: "missing segment",
 }
 #: Of no place in a file, but of all of it.
-_WHOLE = {Kind.MISSING, Kind.UNREADABLE}
+_WHOLE = {Kind.MISSING, Kind.UNREADABLE, Kind.INDEX}
 _EPILOG = """\
 examples:
   coild-verify                            the journal of this node's daemon, which may be running

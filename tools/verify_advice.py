@@ -78,6 +78,13 @@ def explain(found: Found, fault: Fault) -> Trouble:
             "whether it is damaged cannot be told, nor what follows it be trusted",
             "run coild-verify as a user who may read it, or look for errors of the disk (dmesg)",
         )
+    if fault.kind is Kind.INDEX:
+        return Trouble(
+            fault,
+            "the events are whole; but coild-history goes by the index, and may have kept quiet "
+            "about some of them",
+            f"remove {fault.file}, and ask coild-history again: it makes another from the segment",
+        )
     judge = {Kind.SNAPSHOT: _explain_snapshot, Kind.MISSING: _explain_missing}
     return judge.get(fault.kind, _explain_segment)(found, fault)
 

@@ -26,6 +26,9 @@ from tools.verify_deep import replay
 #: Who prunes again and again while this looks, keeps no history that could be replayed.
 _LOOKS = 20
 
+#: What does not keep the events from being replayed.
+_REPLAYABLE = {Kind.TORN, Kind.INDEX}
+
 
 class Checked(NamedTuple):
     """What a journal was found to be like, and all that is wrong with it."""
@@ -43,7 +46,7 @@ def check(
     """
     for _ in range(_LOOKS):
         checked = _check_files(fs, directory, anchor)
-        if not deep or any(fault.kind is not Kind.TORN for fault in checked.faults):
+        if not deep or any(fault.kind not in _REPLAYABLE for fault in checked.faults):
             return checked
         try:
             found = list(replay(fs, directory, checked.verified))
@@ -86,7 +89,7 @@ def _check_files(fs: FileSystem, directory: Path, anchor: Anchor | None) -> Chec
     )
     if not verified.segments and not faults:
         faults.append(Fault(Kind.SEGMENT, directory, 0, 0, "its segments are missing"))
-    return Checked(verified, faults)
+    return Checked(verified, faults + verified.altered_indexes)
 
 
 def _judge_snapshots(directory: Path, verified: Verified) -> list[Fault]:
