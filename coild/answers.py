@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -37,6 +38,7 @@ from coild.limits import (
     HEADER_BYTES_MAX,
     RESPONSE_SECONDS,
 )
+from coild.log_limit import LogLimit
 from coild.orders import OrderError
 from coild.printable import printable
 from coild.readiness import Check, failing, verbose
@@ -335,30 +337,41 @@ def status_of(error: type[Exception]) -> int:
     return STATUS.get(error, 500)
 
 
-def answer_error(request: Request, error: Exception) -> Answer:
-    """The answer to a request that ended in `error`, which is logged as it deserves."""
-    asked = printable(f"{request.method} {request.path}")
+def answer_error(request: Request, error: Exception, about: str, log: LogLimit) -> Answer:
+    """The answer to a request that ended in `error`, which is logged as it deserves.
+
+    `about` names whom the request is for.
+    """
+    asked = f"{request.method} {request.path}" if request.method != "NONE" else "a request"
+    asked = printable(f"{asked} for {about}" if about else asked)
+    tell = partial(log.log, type(error).__name__, logger)
     if isinstance(error, JournalFullError):
         go_on = "GET goes on, all else" if error.used_up else "DELETE and GET go on, POST"
         text = f"{error}; {go_on} will when there is"
-        logger.error("refused %s: %s", asked, text)
+        tell(logging.ERROR, f"refused {asked}: {text}")
         return failure(500, text)
     if isinstance(error, JournalError) and type(error) not in STATUS:
-        logger.error("failed %s: %s", asked, error)
+        tell(logging.ERROR, f"failed {asked}: {error}")
         return failure(500, str(error))
-    status = STATUS.get(type(error))
-    if status is not None:
-        logger.info("refused %s: %d %s", asked, status, printable(str(error)))
+    if type(error) not in STATUS and not isinstance(error, SanicException):
+        tell(logging.ERROR, f"bug: {asked}", error)
+        what = f"{type(error).__name__}; the log has the details"
+        return failure(500, f"internal error, please report it: {what}")
+    answer, text = _refusal(request, error)
+    tell(logging.INFO, f"refused {asked}: {answer.status} {printable(text)}")
+    return answer
+
+
+def _refusal(request: Request, error: Exception) -> tuple[Answer, str]:
+    """The answer to a request that is the client's to mend, or to repeat, and why it is that."""
+    if type(error) in STATUS:
+        text, status = str(error), STATUS[type(error)]
         seconds = getattr(error, "retry_seconds", 0) or RETRY.get(type(error), 0)
-        return failure(status, str(error), retry_seconds=seconds)
+        return failure(status, text, retry_seconds=seconds), text
     if isinstance(error, NotFound | MethodNotAllowed):
-        return _answer_no_route(request)
-    if isinstance(error, SanicException):
-        return failure(error.status_code, _words(error))
-    logger.error("bug: %s", asked, exc_info=error)
-    return failure(
-        500, f"internal error, please report it: {type(error).__name__}; the log has the details"
-    )
+        return _answer_no_route(request), "there is no such route"
+    text = _words(error)
+    return failure(status_of(type(error)), text), text
 
 
 def _answer_no_route(request: Request) -> Answer:
@@ -370,7 +383,7 @@ def _answer_no_route(request: Request) -> Answer:
     return failure(404, f"there is no {request.path}; there are {_ROUTES}")
 
 
-def _words(error: SanicException) -> str:
+def _words(error: Exception) -> str:
     """What Sanic found wrong, in the words of this API."""
     match error:
         case BadRequest() if str(error) == "Bad Request":

@@ -11,6 +11,7 @@ import msgspec
 from sanic import Request, Sanic
 from sanic.config import Config as SanicConfig
 
+from coild.about import about
 from coild.answers import (
     Answer,
     Health,
@@ -48,6 +49,7 @@ from coild.limits import (
     IDLE_SECONDS,
     RESPONSE_SECONDS,
 )
+from coild.log_limit import LogLimit
 from coild.openapi import document
 from coild.readiness import Readiness
 from coild.routes import (
@@ -287,6 +289,7 @@ def build_app(
     app = Sanic("coild", config=sanic_config(), configure_logging=False)
     # Connections count what they keep by it.
     app.ctx.budget = Budget()
+    app.ctx.log = LogLimit()
     handlers = _Handlers(
         service,
         compactor,
@@ -306,11 +309,13 @@ def build_app(
             strict_slashes=True,
             stream=path == COLLECT,
         )
-    app.exception(Exception)(_error_handler(guard))
+    app.exception(Exception)(_error_handler(guard, service, app.ctx.log))
     return app
 
 
-def _error_handler(guard: Guard) -> Callable[[Request, Exception], Answer]:
+def _error_handler(
+    guard: Guard, service: Service, log: LogLimit
+) -> Callable[[Request, Exception], Answer]:
     """What Sanic calls with whatever a request ended in."""
 
     def on_error(request: Request, error: Exception) -> Answer:
@@ -320,7 +325,7 @@ def _error_handler(guard: Guard) -> Callable[[Request, Exception], Answer]:
                 guard.check(request)
         except GuardError as refusal:
             error = refusal
-        return answer_error(request, error)
+        return answer_error(request, error, about(request, service.pool_for), log)
 
     return on_error
 

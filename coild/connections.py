@@ -24,14 +24,13 @@ from coild.limits import (
     LINGER_SECONDS,
     RESPONSE_SECONDS,
 )
+from coild.log_limit import LogLimit
 from coild.routes import COMPACT
 
 logger = logging.getLogger(__name__)
 
 #: How long it is taken for granted that no connection is idle.
 _SEARCH_SECONDS = 0.1
-#: So often it is said that there are too many connections.
-_LOG_SECONDS = 10.0
 #: As in Sanic: the size of a chunk has not so many digits.
 _CHUNK_LINE_BYTES = 64
 
@@ -133,12 +132,13 @@ class _Http(Http):
 
 
 class Room:
-    """How many connections one socket serves; what is refused is logged, but not each time."""
+    """How many connections one socket serves."""
 
-    def __init__(self, connections_max: int) -> None:
+    def __init__(self, connections_max: int, log: LogLimit) -> None:
+        """What is refused or closed is told to `log`."""
         self.connections_max = connections_max
-        self._refused = 0
-        self._logged = self._searched = -_LOG_SECONDS
+        self._log = log
+        self._searched = -_SEARCH_SECONDS
 
     def make(self, connections: set[Any]) -> bool:
         """Whether one more may come; for it, some that have been idle the longest may be closed."""
@@ -147,34 +147,34 @@ class Room:
         now = monotonic()
         # A search that found nothing is not repeated for each of those who storm the door.
         if now - self._searched < _SEARCH_SECONDS:
-            self._refused += 1
+            self._tell_refused()
             return False
         idle = sorted((c for c in connections if c.is_idle), key=attrgetter("last_used"))
+        if not idle:
+            self._searched = now
+            self._tell_refused()
+            return False
         # Several, so that there is no such search at the next one.
         for connection in idle[: self.connections_max // 16 or 1]:
             connection.close()
             connections.discard(connection)
-        if not idle:
-            self._searched = now
-            self._refused += 1
-        if now - self._logged >= _LOG_SECONDS:
-            self._logged = now
-            self._log(found_idle=bool(idle))
-        return bool(idle)
+        self._log.log(
+            "idle connections",
+            logger,
+            logging.WARNING,
+            f"{self.connections_max} connections are open, so idle ones are closed; "
+            "see --max-connections",
+        )
+        return True
 
-    def _log(self, *, found_idle: bool) -> None:
-        if found_idle:
-            logger.warning(
-                "%d connections are open, so idle ones are closed; see --max-connections",
-                self.connections_max,
-            )
-        else:
-            logger.error(
-                "%d connections are open and busy, so others are refused, %d so far; "
-                "see --max-connections",
-                self.connections_max,
-                self._refused,
-            )
+    def _tell_refused(self) -> None:
+        self._log.log(
+            "too many connections",
+            logger,
+            logging.ERROR,
+            f"{self.connections_max} connections are open and busy, so another one was refused; "
+            "see --max-connections",
+        )
 
 
 class Connection(HttpProtocol):

@@ -12,6 +12,7 @@ from sanic import Sanic
 
 from coild.connections import Connection, Room
 from coild.listen import descriptors_for
+from coild.log_limit import LogLimit
 from coild.tcp import BACKLOG
 
 logger = logging.getLogger(__name__)
@@ -40,11 +41,12 @@ class Server:
                 room,
                 self._connections_max,
             )
+        log: LogLimit = self._app.ctx.log
         for index, sock in enumerate(sockets):
             server: Any = await self._app.create_server(
                 sock=sock,
                 backlog=BACKLOG,
-                protocol=partial(Connection, room=Room(room)),  # type: ignore[arg-type]
+                protocol=partial(Connection, room=Room(room, log)),  # type: ignore[arg-type]
                 return_asyncio_server=True,
                 asyncio_server_kwargs={"start_serving": False},
             )
@@ -62,6 +64,11 @@ class Server:
         """Accept no more, finish what is in flight, close idle connections at once."""
         for server in self._servers:
             server.server.close()
+        await self._finish()
+        # Whatever clients did, they cannot do any more.
+        self._app.ctx.log.flush()
+
+    async def _finish(self) -> None:
         deadline = asyncio.get_running_loop().time() + GRACE_SECONDS
         while connections := [c for server in self._servers for c in server.connections]:
             if asyncio.get_running_loop().time() > deadline:

@@ -109,6 +109,10 @@ class Service(ByContainer):
         """What was counted so far."""
         return Statistics(self._allocated, self._released, self._reused_early, self._refused)
 
+    def pool_for(self, namespace: str) -> str:
+        """The pool that pods of a namespace have addresses of. Raises NoPoolError."""
+        return self._allocator.pool_for(namespace)
+
     def free(self, pool: str, version: int) -> int:
         """How many addresses of a pool's blocks are free, rested or not."""
         return self._allocator.free(pool, version)
