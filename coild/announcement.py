@@ -10,7 +10,7 @@ from coild.exporter import Exporter, RouteTable
 from coild.others import Watch
 from coild.replay import State
 from coild.route_watch import RouteWatch
-from coild.settings import ConfigError
+from coild.settings import StartError
 from coild.table_lock import TableLock, has_net_admin
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def exporter_of(config: Config) -> Exporter:
 async def announce_blocks(config: Config, state: State, exporter: Exporter) -> None:
     """Make the kernel's routes those of the blocks that the journal says are ours.
 
-    Raises ConfigError if routes are asked for and there can be none.
+    Raises StartError if routes are asked for and there can be none.
     """
     if config.export_routes == NEVER:
         return
@@ -45,7 +45,7 @@ async def announce_blocks(config: Config, state: State, exporter: Exporter) -> N
     except RouteError as error:
         if config.export_routes == ALWAYS:
             right = "give coild CAP_NET_ADMIN, or " * isinstance(error, RoutesForbiddenError)
-            raise ConfigError(
+            raise StartError(
                 "export-routes",
                 f"cannot export routes to table {config.table_id}: {error}; {right}start it with "
                 "--no-export-routes",

@@ -14,7 +14,7 @@ from coild import __version__, logs, signals
 from coild.config import AFTER_REBOOT, LOG_FORMATS, LOG_LEVELS, load
 from coild.limits import CONNECTIONS_MAX
 from coild.printable import printable
-from coild.settings import ConfigError, Settings
+from coild.settings import ConfigError, Settings, StartError
 from journal import (
     JournalCorruptError,
     JournalError,
@@ -42,8 +42,9 @@ examples:
   coild --config /etc/coild.toml --check-config     what would be in force
   curl -s "http://$(cat /var/lib/coild/http)/status"
 
-exit status: 0 stopped by a signal; 1 the daemon failed or could not start; 2 wrong usage or
-configuration.
+exit status: 0 stopped by a signal; 1 the daemon failed, or could not start for a reason that may
+pass (a port that is taken, a file that is not there or not permitted): start it again; 2 wrong
+usage or configuration, which fails at each start.
 """
 
 
@@ -239,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(EXIT_USAGE, str(error))
     except (JournalCorruptError, JournalUnsupportedError) as error:
         return _fail(EXIT_FAILURE, f"{error}; run: coild-verify --data-dir {config.data_dir}")
-    except JournalError as error:
+    except (JournalError, StartError) as error:
         return _fail(EXIT_FAILURE, str(error))
 
 

@@ -124,7 +124,7 @@ def _pool_table(pool: Pool) -> dict[str, Any]:
 
 
 def load(flags: Settings, file: Path | None, environment: Mapping[str, str]) -> Config:
-    """The configuration that results. Raises ConfigError."""
+    """The configuration that results. Raises ConfigError and StartError."""
     layers = Layers(
         [
             (lambda field: f"--{kebab(field)}", flags),
@@ -268,6 +268,14 @@ def _max_connections(value: str | int) -> int:
 
 
 def _directory(value: str) -> Path:
+    path = _path(value)
+    # Linux has NAME_MAX and PATH_MAX (limits.h), the latter with a NUL.
+    if max(map(len, map(os.fsencode, path.parts))) > 255 or len(os.fsencode(path)) > 4095:
+        raise ValueError(f"{value!r} is too long: 255 bytes between slashes, 4095 in all")
+    return path
+
+
+def _path(value: str) -> Path:
     if not value:
         raise ValueError("it must not be empty")
     if "\0" in value:
@@ -279,7 +287,7 @@ def _directory(value: str) -> Path:
 
 
 def _socket_path(value: str) -> Path:
-    path = _directory(value)
+    path = _path(value)
     # struct sockaddr_un has 108 bytes for the path, one of them for the NUL (unix(7)).
     if len(os.fsencode(path)) > 107:
         raise ValueError(f"{path} is too long for a unix socket: 107 bytes at most")

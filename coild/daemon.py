@@ -46,7 +46,7 @@ _ROUTES_FAIL = "pods may not be reached from other nodes"
 def run(config: Config) -> int:
     """Run the daemon until a signal ends it; the exit status.
 
-    Raises ConfigError and JournalError when it cannot start.
+    Raises ConfigError, StartError and JournalError when it cannot start.
     """
     inherited = inherit(os.environ, allow_remote=config.allow_remote)
     notifier = Notifier(os.environ)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import re
 
 import msgspec
@@ -57,6 +58,16 @@ class Endpoint(msgspec.Struct, frozen=True):
         """Whether only this machine can reach it."""
         return bool(self.host) and ipaddress.ip_address(self.addresses[0]).is_loopback
 
+    @property
+    def is_every(self) -> bool:
+        """Whether it is every address of a family that the machine has."""
+        return not self.host or ipaddress.ip_address(self.host).is_unspecified
+
+    def takes(self, other: Endpoint) -> bool:
+        """Whether no two sockets can listen on both; of an endpoint of one address each."""
+        same = self.host == other.host or self.is_every or other.is_every
+        return same and self.port == other.port and (":" in self.host) == (":" in other.host)
+
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
@@ -73,6 +84,7 @@ def parse_endpoints(value: str | list[str]) -> tuple[Endpoint, ...]:
             f"{value!r}: write {OFF!r} alone for no TCP, or the addresses to listen on"
         )
     found = tuple(map(Endpoint.parse, texts))
-    if len(set(found)) < len(found):
+    places = [Endpoint(host, each.port) for each in found for host in each.addresses]
+    if any(one.takes(other) for one, other in itertools.combinations(places, 2)):
         raise ValueError(f"{value!r} has an address twice")
     return found

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from coild.config import NOWHERE
 from coild.endpoint import Endpoint
-from coild.settings import ConfigError
+from coild.settings import ConfigError, StartError
 from coild.systemd import Descriptor, take_descriptors
 from coild.tcp import BACKLOG, bind_all, endpoint_of
 
@@ -125,7 +125,7 @@ def listen(
 ) -> Iterator[list[socket.socket]]:
     """Sockets that listen, those of TCP first: the inherited ones, or else those configured.
 
-    Raises ConfigError, also if there is none.
+    Raises StartError, and ConfigError, also if there is none.
     """
     with contextlib.ExitStack() as stack:
         sockets = list(filter(None, inherited))
@@ -149,7 +149,10 @@ def listen(
         for sock in sockets:
             stack.callback(sock.close)
         if path is not None:
-            unix = UnixSocket(path)
+            try:
+                unix = UnixSocket(path)
+            except OSError as error:
+                raise StartError("socket", f"cannot use {path}: {error.strerror}") from None
             stack.callback(unix.close)
             sockets.append(unix.socket)
         yield sockets
@@ -183,24 +186,24 @@ def _leads_to(path: str, descriptor: int) -> bool:
 
 
 def _take_lock(path: Path) -> int:
-    """The locked file beside a socket; it had its name when it was locked. Raises ConfigError."""
+    """The locked file beside a socket; it had its name when it was locked. Raises StartError."""
     name = f"{path}.lock"
     for _ in range(_LOCK_TRIES):
         try:
             lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
             reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
-            raise ConfigError("socket", f"cannot create {name}: {reason}") from None
+            raise StartError("socket", f"cannot create {name}: {reason}") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
-            raise ConfigError("socket", f"{path} is in use by another coild") from None
+            raise StartError("socket", f"{path} is in use by another coild") from None
         # Between opening and locking, it may have been removed, and another made.
         if _leads_to(name, lock):
             return lock
         os.close(lock)
-    raise ConfigError("socket", f"{name} is replaced again and again; see who does that")
+    raise StartError("socket", f"{name} is replaced again and again; see who does that")
 
 
 class UnixSocket:
@@ -211,7 +214,7 @@ class UnixSocket:
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises ConfigError if the path is in use or cannot be used."""
+        """Raises StartError if the path is in use or cannot be used."""
         self.path = path
         self._lock = _take_lock(path)
         try:
@@ -236,9 +239,9 @@ class UnixSocket:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise ConfigError("socket", f"cannot use {self.path}: {error.strerror}") from None
+            raise StartError("socket", f"cannot use {self.path}: {error.strerror}") from None
         if not stat.S_ISSOCK(mode):
-            raise ConfigError("socket", f"{self.path} is there and is no socket; it was left alone")
+            raise StartError("socket", f"{self.path} is there and is no socket; it was left alone")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(1)
             try:
@@ -247,8 +250,8 @@ class UnixSocket:
                 self.path.unlink()
                 return
             except OSError as error:
-                raise ConfigError("socket", f"cannot use {self.path}: {error.strerror}") from None
-        raise ConfigError("socket", f"{self.path} is in use by another process")
+                raise StartError("socket", f"cannot use {self.path}: {error.strerror}") from None
+        raise StartError("socket", f"{self.path} is in use by another process")
 
     def _bind(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -260,7 +263,7 @@ class UnixSocket:
             sock.listen(BACKLOG)
         except OSError as error:
             sock.close()
-            raise ConfigError("socket", f"cannot bind {self.path}: {error.strerror}") from None
+            raise StartError("socket", f"cannot bind {self.path}: {error.strerror}") from None
         finally:
             os.umask(umask)
         return sock

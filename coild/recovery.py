@@ -15,7 +15,7 @@ from coild.config import Config
 from coild.events import SCHEMA, Folded
 from coild.holding import InconsistentEventError
 from coild.replay import State, record_of
-from coild.settings import ConfigError
+from coild.settings import StartError
 from coild.systemd import Notifier
 from journal import Journal, JournalError, OsFileSystem, UnrecordedSnapshot
 
@@ -31,10 +31,10 @@ _PROGRESS_AFTER_SECONDS = 1.0
 def make_data_dir(path: Path) -> list[Path]:
     """Make the directory and its parents; those that were made, the innermost first.
 
-    On return their names are durable. Raises ConfigError.
+    On return their names are durable. Raises StartError.
     """
-    missing = [part for part in (path, *path.parents) if not part.exists()]
     try:
+        missing = [part for part in (path, *path.parents) if not part.exists()]
         for part in reversed(missing):
             part.mkdir(mode=0o700, exist_ok=True)
             OsFileSystem().sync_directory(part.parent)
@@ -45,7 +45,7 @@ def make_data_dir(path: Path) -> list[Path]:
             with contextlib.suppress(PermissionError):
                 path.chmod(0o700)
     except OSError as error:
-        raise ConfigError("data-dir", f"cannot use {path}: {error.strerror}") from None
+        raise StartError("data-dir", f"cannot use {path}: {error.strerror}") from None
     return missing
 
 

@@ -7,6 +7,7 @@ so that an error names the place to change.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,12 +19,20 @@ DEFAULT_BLOCK_SIZE = 5
 _T = TypeVar("_T")
 
 
-class ConfigError(Exception):
-    """One line that names the key and what is allowed."""
+class SettingError(Exception):
+    """One line that names the key and the reason."""
 
     def __init__(self, key: str, reason: str) -> None:
         # A key or a value of the file may hold a line break.
         super().__init__(" ".join(f"{key}: {reason}".splitlines()))
+
+
+class ConfigError(SettingError):
+    """The value is of the wrong form: it fails at each start, until somebody changes it."""
+
+
+class StartError(SettingError):
+    """What the value names cannot be had now: another start may find it, with the same value."""
 
 
 class PoolSettings(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
@@ -85,7 +94,7 @@ class Layers:
         return kebab(field), None
 
     def get(self, field: str, default: _T, parse: Callable[[Any], _T]) -> _T:
-        """The strongest value of a field, parsed. Raises ConfigError."""
+        """The strongest value of a field, parsed. Raises ConfigError and StartError."""
         key, value = self.find(field)
         if value is None:
             return default
@@ -93,6 +102,9 @@ class Layers:
             return parse(value)
         except ValueError as error:
             raise ConfigError(key, str(error)) from None
+        except OSError as error:
+            # A relative path, and the working directory is gone.
+            raise StartError(key, f"cannot use {value!r}: {error.strerror}") from None
 
 
 def kebab(field: str) -> str:
@@ -133,7 +145,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
 
 
 def from_file(file: Path | None) -> FileSettings:
-    """Read the TOML file. Raises ConfigError."""
+    """Read the TOML file. Raises ConfigError, and StartError if it cannot be read now."""
     if file is None:
         return FileSettings()
     try:
@@ -141,7 +153,9 @@ def from_file(file: Path | None) -> FileSettings:
     except RecursionError:
         raise ConfigError(str(file), "it is nested too deeply") from None
     except OSError as error:
-        raise ConfigError("--config", f"cannot read {file}: {error.strerror}") from None
+        # What is not there yet, or not mounted, may come; a name that is too long never does.
+        kind = ConfigError if error.errno == errno.ENAMETOOLONG else StartError
+        raise kind("--config", f"cannot read {file}: {error.strerror}") from None
     except ValueError as error:
         text, _, path = str(error).partition(" - at `$")
         key = path.rstrip("`").lstrip(".").replace("[...]", "")

@@ -7,7 +7,7 @@ import errno
 import socket
 
 from coild.endpoint import Endpoint
-from coild.settings import ConfigError
+from coild.settings import ConfigError, StartError
 
 #: Connections that wait to be accepted: a node's containers may all start at once.
 BACKLOG = 1024
@@ -15,7 +15,7 @@ BACKLOG = 1024
 _FREE_PORT_TRIES = 10
 
 
-class _TakenError(ConfigError):
+class _TakenError(StartError):
     """The port is another's."""
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -27,7 +27,7 @@ class _TakenError(ConfigError):
         )
 
 
-class _UnavailableError(ConfigError):
+class _UnavailableError(StartError):
     """This machine has no such address."""
 
 
@@ -38,7 +38,7 @@ def endpoint_of(sock: socket.socket) -> Endpoint:
 
 
 def bind_all(endpoints: tuple[Endpoint, ...]) -> list[socket.socket]:
-    """TCP sockets that listen. All whose port is 0 get the same free one. Raises ConfigError."""
+    """TCP sockets that listen. All whose port is 0 get the same free one. Raises StartError."""
     for attempt in range(_FREE_PORT_TRIES):
         with contextlib.ExitStack() as stack:
             sockets: list[socket.socket] = []
@@ -63,9 +63,9 @@ def bind_all(endpoints: tuple[Endpoint, ...]) -> list[socket.socket]:
 
 
 def _bind_endpoint(endpoint: Endpoint, port: int) -> list[socket.socket]:
-    """A socket for each address of the endpoint that this machine has. Raises ConfigError."""
+    """A socket for each address of the endpoint that this machine has. Raises StartError."""
     sockets: list[socket.socket] = []
-    missing: ConfigError | None = None
+    missing: StartError | None = None
     try:
         for host in endpoint.addresses:
             try:
@@ -84,7 +84,7 @@ def _bind_endpoint(endpoint: Endpoint, port: int) -> list[socket.socket]:
 
 
 def bind_tcp(endpoint: Endpoint) -> socket.socket:
-    """A TCP socket that listens. Raises ConfigError."""
+    """A TCP socket that listens. Raises StartError, or ConfigError if it never will."""
     family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
     try:
         sock = socket.socket(family, socket.SOCK_STREAM)
@@ -104,7 +104,9 @@ def bind_tcp(endpoint: Endpoint) -> socket.socket:
         sock.close()
         if error.errno == errno.EADDRINUSE:
             raise _TakenError(endpoint) from None
-        unavailable = error.errno == errno.EADDRNOTAVAIL
-        kind = _UnavailableError if unavailable else ConfigError
+        # EINVAL: nobody can listen on such an address, like one of a link without the link.
+        kind = {errno.EADDRNOTAVAIL: _UnavailableError, errno.EINVAL: ConfigError}.get(
+            error.errno or 0, StartError
+        )
         raise kind("http", f"cannot listen on {endpoint}: {error.strerror}") from None
     return sock

@@ -411,8 +411,6 @@ MISTAKES = {
     "flag without value": Mistake("--http", "expected one argument", ("--http",)),
     "argument": Mistake("start", "coild --help", ("start",)),
     # The file itself.
-    "no file": Mistake("--config: ", "cannot read", ("--config", "/nowhere/coild.toml")),
-    "directory": Mistake("--config: ", "cannot read", ("--config", "/")),
     "no TOML": Mistake("coild.toml: ", "line 1", toml="http: 1"),
     "wrong type": Mistake(f"{IN_FILE}http: ", "str", toml="http = 9383"),
     "wrong type of a list": Mistake(f"{IN_FILE}allowed-hosts", "str", toml="allowed-hosts = [1]"),
@@ -423,6 +421,10 @@ MISTAKES = {
     "no brackets": Mistake("--http: ", "in brackets, like [::1]:9383", ("--http", "::1")),
     "off and on": Mistake("--http: ", "write 'off' alone", ("--http", "off,127.0.0.1")),
     "twice": Mistake("--http: ", "twice", ("--http", "[::1]:9383,[::1]")),
+    "twice by name": Mistake("--http: ", "twice", ("--http", "localhost,127.0.0.1")),
+    "twice as all": Mistake(
+        "--http: ", "twice", ("--http", "127.0.0.1:80,0.0.0.0:80", "--allow-remote")
+    ),
     "one of two remote": Mistake(
         f"{IN_FILE}http: ", "loopback", toml='http = ["127.0.0.1:80", "192.0.2.1:80"]'
     ),
@@ -595,13 +597,13 @@ def test_a_real_process_says_so_too(tmp_path: Path) -> None:
 
 
 def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
-    """A port of another process ends coild with status 2, and the last line names the key."""
+    """A port of another process ends coild with status 1, and the last line names the key."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = "{}:{}".format(*taken.getsockname())
         result = daemon_kit.run("--data-dir", str(tmp_path / "data"), "--http", address)
     lines = [line for line in result.stderr.splitlines() if line.startswith("coild: ")]
 
-    assert (2, "") == (result.returncode, result.stdout)
+    assert (1, "") == (result.returncode, result.stdout)
     assert (
         f"coild: http: {address} is taken by another process; choose another with --http HOST:PORT "
         "(port 0 picks a free one)"

@@ -13,7 +13,7 @@ import pytest
 from coild import daemon
 from coild.config import load
 from coild.events import SCHEMA, DaemonStarted, Folded
-from coild.settings import ConfigError, Settings
+from coild.settings import Settings, StartError
 from journal import Journal
 from journal.custody import acquire_lock
 from journal.errors import JournalDisplacedError, JournalLockedError
@@ -62,7 +62,7 @@ def failed_start(scratch: Path) -> str:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         variables = {"COILD_DATA_DIR": str(scratch), "COILD_HTTP": address}
         try:
-            with pytest.raises(ConfigError, match="is taken"):
+            with pytest.raises(StartError, match="is taken"):
                 daemon.run(load(Settings(), None, variables))
         finally:
             gc.enable()

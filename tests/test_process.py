@@ -233,7 +233,7 @@ def test_a_repair_waits_for_a_start_that_has_its_port(tmp_path: Path, taken_port
         (kept,) = segment.parent.glob("*.torn-*")
         repairs = [event for _, event in daemon.events() if isinstance(event, JournalRepaired)]
 
-    assert completed.returncode == 2
+    assert completed.returncode == 1
     assert before == after
     assert [(segment.name, frames[-1].end, 4, kept.name)] == [
         (repair.segment, repair.offset, repair.size, repair.kept) for repair in repairs
@@ -242,12 +242,12 @@ def test_a_repair_waits_for_a_start_that_has_its_port(tmp_path: Path, taken_port
 
 
 def test_a_taken_port_is_named(tmp_path: Path, taken_port: int) -> None:
-    """A port that is taken ends the start with status 2, the key and the address, no event."""
+    """A port that is taken ends the start with status 1, the key and the address, no event."""
     data_dir = tmp_path / "data"
     completed = run("--data-dir", str(data_dir), "--http", f"127.0.0.1:{taken_port}")
     line = complaints(completed)
 
-    assert completed.returncode == 2
+    assert completed.returncode == 1
     assert "http" in line.partition("127")[0]
     assert f"127.0.0.1:{taken_port}" in line
     assert not (data_dir / "http").exists()
@@ -266,11 +266,11 @@ def test_an_address_that_is_not_loopback_is_refused(tmp_path: Path, http: str) -
 
 
 def test_an_address_that_is_not_the_machines_is_named(tmp_path: Path) -> None:
-    """An address that the machine does not have is status 2 and named."""
+    """An address that the machine does not have is status 1 and named."""
     # 192.0.2.0/24 is for documentation (RFC 5737): no machine has it.
     completed = run("--data-dir", str(tmp_path / "data"), "--http", "192.0.2.1:0", "--allow-remote")
 
-    assert completed.returncode == 2
+    assert completed.returncode == 1
     assert "192.0.2.1" in complaints(completed)
 
 
@@ -326,12 +326,12 @@ def test_all_is_the_owners_alone(tmp_path: Path) -> None:
 
 
 def test_a_data_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    """A data directory below a file is status 2 and named."""
+    """A data directory below a file is status 1 and named."""
     (tmp_path / "file").touch()
     completed = run("--data-dir", str(tmp_path / "file" / "data"), "--http", "127.0.0.1:0")
     line = complaints(completed)
 
-    assert completed.returncode == 2
+    assert completed.returncode == 1
     assert "data-dir" in line
     assert str(tmp_path / "file" / "data") in line
 
@@ -412,13 +412,13 @@ def test_idle_connections_of_a_unix_socket_do_not_hold_a_stop(
 
 
 def test_a_live_socket_is_not_replaced(tmp_path: Path, socket_path: Path) -> None:
-    """A socket that another coild serves ends the start with status 2, and goes on being served."""
+    """A socket that another coild serves ends the start with status 1, and goes on being served."""
     with Daemon(tmp_path / "one", "--socket", str(socket_path)):
         inode = socket_path.stat().st_ino
         arguments = ("--data-dir", str(tmp_path / "two"), "--http", "127.0.0.1:0")
         completed = run(*arguments, "--socket", str(socket_path))
 
-        assert completed.returncode == 2
+        assert completed.returncode == 1
         assert str(socket_path) in complaints(completed)
         assert inode == socket_path.stat().st_ino
         assert len(exchange(socket_path, STATUS)) == 1
@@ -427,7 +427,7 @@ def test_a_live_socket_is_not_replaced(tmp_path: Path, socket_path: Path) -> Non
 def test_a_live_socket_of_another_program_is_not_replaced(
     tmp_path: Path, socket_path: Path
 ) -> None:
-    """A socket that any program listens on ends the start with status 2, and is left alone."""
+    """A socket that any program listens on ends the start with status 1, and is left alone."""
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(socket_path))
         other.listen()
@@ -435,7 +435,7 @@ def test_a_live_socket_of_another_program_is_not_replaced(
         arguments = ("--data-dir", str(tmp_path / "data"), "--http", "127.0.0.1:0")
         completed = run(*arguments, "--socket", str(socket_path))
 
-        assert completed.returncode == 2
+        assert completed.returncode == 1
         assert str(socket_path) in complaints(completed)
         assert inode == socket_path.stat().st_ino
 
@@ -451,28 +451,30 @@ def test_a_dead_socket_is_replaced(tmp_path: Path, socket_path: Path) -> None:
 
 
 def test_what_is_no_socket_is_left_alone(tmp_path: Path, socket_path: Path) -> None:
-    """A file at the socket's path ends the start with status 2, and keeps its content."""
+    """A file at the socket's path ends the start with status 1, and keeps its content."""
     socket_path.write_text("precious")
     arguments = ("--data-dir", str(tmp_path / "data"), "--http", "127.0.0.1:0")
     completed = run(*arguments, "--socket", str(socket_path))
 
-    assert completed.returncode == 2
+    assert completed.returncode == 1
     assert str(socket_path) in complaints(completed)
     assert socket_path.read_text() == "precious"
 
 
 @pytest.mark.parametrize(
-    ("name", "word"), [("a" * 120, "107"), ("missing/socket", "No such file")], ids=["long", "lost"]
+    ("name", "word", "status"),
+    [("a" * 120, "107", 2), ("missing/socket", "No such file", 1)],
+    ids=["long", "lost"],
 )
 def test_a_socket_path_that_cannot_be_is_named(
-    tmp_path: Path, socket_path: Path, name: str, word: str
+    tmp_path: Path, socket_path: Path, name: str, word: str, status: int
 ) -> None:
-    """A path that is too long, or in no directory, ends the start with status 2 and says why."""
+    """A path that is too long is status 2, one in no directory 1; either says why."""
     arguments = ("--data-dir", str(tmp_path / "data"), "--http", "127.0.0.1:0")
     completed = run(*arguments, "--socket", str(socket_path.parent / name))
     line = complaints(completed)
 
-    assert completed.returncode == 2
+    assert completed.returncode == status
     assert "socket" in line
     assert word in line
 

@@ -81,7 +81,7 @@ def set_lo(netlink: Any, state: str) -> None:
 def test_routes_that_are_asked_for_need_the_right(
     netlink: Any, tmp_path: Path, arguments: tuple[str, ...], table: int
 ) -> None:
-    """Asked for routes without the capability, coild exits 2 with one line that says what to do."""
+    """Asked for routes without the capability, coild exits 1 with one line that says what to do."""
     variables = environment()
     del variables["COILD_EXPORT_ROUTES"]
     done = subprocess.run(
@@ -97,7 +97,7 @@ def test_routes_that_are_asked_for_need_the_right(
     )
 
     last = done.stderr.splitlines()[-1]
-    assert 2 == done.returncode
+    assert 1 == done.returncode
     assert (
         f"coild: export-routes: cannot export routes to table {table}: this process has not the "
         "capability CAP_NET_ADMIN; give coild CAP_NET_ADMIN, or start it with --no-export-routes"

@@ -193,7 +193,7 @@ def test_it_does_not_say_ready_for_a_start_that_fails(tmp_path: Path, tcp: socke
     with Manager(tmp_path, "--http", f"{host}:{port}") as manager:
         status = manager.process.wait(PATIENCE_SECONDS)
 
-        assert status == 2
+        assert status == 1
         assert not manager.hears("READY=1")
 
 
