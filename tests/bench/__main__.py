@@ -25,7 +25,7 @@ from tests.bench.table import Row, show
 from tests.daemon_kit import ROOT, environment
 
 #: Parts that wait for the disk.
-_WAITING = {"test_journal_appends", "test_sqlite_commits"}
+_WAITING = {"test_journal_appends", "test_sqlite_commits", "test_flush"}
 
 
 def _parts(scratch: Path) -> dict[str, float]:
@@ -69,6 +69,14 @@ def _part_rows(rates: dict[str, float]) -> Iterator[Row]:
         ours / sqlite,
         1.0,
         note=f"{ours:,.0f} / {sqlite:,.0f} a second",
+    )
+    look, flush = (1e6 / rates[name] for name in ("test_look", "test_flush"))
+    yield Row(
+        "the look / a write and its flush",
+        look / flush,
+        0.2,
+        at_most=True,
+        note=f"{look:.1f} / {flush:.0f} µs",
     )
     few, many = rates["test_choose[100]"], rates["test_choose[1000000]"]
     yield Row(
