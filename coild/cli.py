@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -121,11 +122,40 @@ _FLAGS = (
 )
 
 
+#: Flags of Coil v1 by another name, and what was said of where there is none.
+_RENAMED = {"loglevel": "--log-level", "logformat": "--log-format"}
+_GONE = {
+    "etcd-": "coild keeps its own journal and needs no etcd: leave it out",
+    "logfile": "coild logs to stderr: leave it out",
+}
+
+
 class _Parser(argparse.ArgumentParser):
-    """Errors are one line."""
+    """Errors are one line, which knows how Coil v1 wrote its flags."""
+
+    _words: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._words = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
+        message = next(filter(None, map(self._hint, self._words)), message)
         self.exit(EXIT_USAGE, f"coild: {printable(message)}; see coild --help\n")
+
+    def _hint(self, word: str) -> str:
+        """What to write instead of a flag of Coil v1; empty if it is none."""
+        found = re.fullmatch("(--?)([a-z][a-z-]+)(?:=.*)?", word, re.DOTALL)
+        if found is None or found[0] in self._option_string_actions:
+            return ""
+        dashes, name = found.groups()
+        for start, advice in _GONE.items():
+            if name.startswith(start):
+                return f"there is no {dashes}{name}: {advice}"
+        flag = _RENAMED.get(name, f"--{name}")
+        if flag == f"{dashes}{name}" or flag not in self._option_string_actions:
+            return ""
+        return f"there is no {dashes}{name}: write {flag}"
 
 
 def _parser() -> argparse.ArgumentParser:

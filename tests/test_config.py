@@ -408,6 +408,20 @@ MISTAKES = {
     "key with a line break": Mistake("a b: ", "known are", toml='"a\\nb" = 1'),
     "unknown flag": Mistake("--colour", "coild --help", ("--colour", "red")),
     "abbreviated flag": Mistake("--node", "coild --help", ("--node", "x")),
+    "Coil v1's dash": Mistake("-http: ", "write --http;", ("-http", "127.0.0.1:9383")),
+    "Coil v1's dash and =": Mistake("-table-id: ", "write --table-id;", ("-table-id=119",)),
+    "Go's way to ask for help": Mistake("-help: ", "write --help;", ("-help",)),
+    "one dash after good flags": Mistake(
+        "no -scan-interval: ", "write --scan-interval;", ("--http", "off", "-scan-interval", "10m")
+    ),
+    "Coil v1's log level": Mistake("-loglevel: ", "write --log-level;", ("-loglevel", "debug")),
+    "Coil v1's log format": Mistake("no --logformat: ", "--log-format;", ("--logformat=json",)),
+    "Coil v1's log file": Mistake("-logfile: ", "stderr", ("-logfile", "/var/log/coild")),
+    "Coil v1's etcd": Mistake("no -etcd-endpoints: ", "no etcd", ("-etcd-endpoints", "@etcd")),
+    "Coil v1's etcd in Go's way": Mistake(
+        "no --etcd-password: ", "no etcd", ("--etcd-password=x",)
+    ),
+    "one dash and no flag": Mistake("-colour", "unrecognized arguments", ("-colour",)),
     "flag without value": Mistake("--http", "expected one argument", ("--http",)),
     "argument": Mistake("start", "coild --help", ("start",)),
     # The file itself.
