@@ -126,7 +126,7 @@ class PlacedAnswer(AddressAnswer, frozen=True, kw_only=True):
 
 
 #: The fields of an answer that are there for who asks for them.
-ON_REQUEST = frozenset({"gateway", "pool", "subnet", "unknown"})
+ON_REQUEST = frozenset({"dry-run", "gateway", "pool", "subnet", "unknown"})
 
 
 class ReleaseAnswer(msgspec.Struct, frozen=True):

@@ -246,9 +246,14 @@ class _Handlers:
     async def _collect(self, body: bytearray, until: Deadline | None) -> Answer:
         wanted = decode_collect(body)
         released = await self._service.collect(
-            wanted.network, frozenset(wanted.valid), int(wanted.sequence), until
+            wanted.network,
+            frozenset(wanted.valid),
+            int(wanted.sequence),
+            until,
+            dry_run=wanted.dry_run,
         )
-        return collection_answer(released, self._service.unknown(wanted.valid, _UNKNOWN_MAX))
+        unknown = self._service.unknown(wanted.valid, _UNKNOWN_MAX)
+        return collection_answer(released, unknown, dry_run=wanted.dry_run)
 
     async def _get_health(self, request: Request) -> Answer:
         self._guard.check(request)

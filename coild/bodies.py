@@ -72,15 +72,17 @@ class ReleaseRequest(msgspec.Struct, rename="kebab", frozen=True):
     journal: Annotated[str, msgspec.Meta(pattern=JOURNAL_PATTERN)] = ""
 
 
-class CollectRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CollectRequest(msgspec.Struct, rename="kebab", frozen=True, forbid_unknown_fields=True):
     """The body of POST /gc: all containers of a network that there were at a sequence.
 
-    `network` is empty for addresses that were allocated without one.
+    `network` is empty for addresses that were allocated without one. With `dry_run`, it is only
+    asked what would be released.
     """
 
     sequence: _WholeNumber
     valid: list[_ContainerId]
     network: _Network = ""
+    dry_run: bool = False
 
 
 class CompactRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

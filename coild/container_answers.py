@@ -38,11 +38,15 @@ class ReleasesAnswer(msgspec.Struct, frozen=True):
     status: Literal[200] = 200
 
 
-class CollectionAnswer(msgspec.Struct, frozen=True):
-    """What a garbage collection released, and which valid containers hold nothing, if any."""
+class CollectionAnswer(msgspec.Struct, rename="kebab", frozen=True):
+    """What a garbage collection released, and which valid containers hold nothing, if any.
+
+    With `dry_run`, nothing was released: `released` is what would be.
+    """
 
     released: list[Released]
     unknown: list[str] | msgspec.UnsetType = msgspec.UNSET
+    dry_run: bool | msgspec.UnsetType = msgspec.UNSET
     status: Literal[200] = 200
 
 
@@ -57,9 +61,13 @@ def container_answer(container_id: str, held: Holding) -> Answer:
     return Answer(msgspec.json.encode(ContainerAnswer(held.address, container_id, *names)))
 
 
-def collection_answer(released: Iterable[tuple[str, Holding]], unknown: list[str]) -> Answer:
+def collection_answer(
+    released: Iterable[tuple[str, Holding]], unknown: list[str], *, dry_run: bool
+) -> Answer:
     """200 with the containers and what they held, and those that should hold something."""
-    answer = CollectionAnswer(_released(released), unknown or msgspec.UNSET)
+    answer = CollectionAnswer(
+        _released(released), unknown or msgspec.UNSET, dry_run or msgspec.UNSET
+    )
     return Answer(msgspec.json.encode(answer))
 
 

@@ -271,7 +271,8 @@ OPERATIONS = (
         COLLECT,
         "collectGarbage",
         "Release the addresses of a network whose containers are not in the list, but for those "
-        "allocated after `sequence`: take it from /health before you list what is valid.",
+        "allocated after `sequence`: take it from /health before you list what is valid. With "
+        "`dry-run`, say what would be released, and release nothing.",
         CollectionAnswer,
         CollectionAnswer([Released("10.64.0.0", "c1", "web-0", "default")]),
         (BadRequestError, StaleListError, DeadlineError, JournalFullError, JournalError),

@@ -232,13 +232,20 @@ class Service(ByContainer):
         return released
 
     async def collect(
-        self, network: str, valid: frozenset[str], sequence: int, until: Deadline | None = None
+        self,
+        network: str,
+        valid: frozenset[str],
+        sequence: int,
+        until: Deadline | None = None,
+        *,
+        dry_run: bool = False,
     ) -> list[tuple[str, Holding]]:
         """Release what the network's runtime does not know of any more; what that was.
 
         That is every address of exactly this network, of a container that is not in `valid`, and
         allocated by the event `sequence` or before: what came later was not in the runtime's list
-        because the list is older. Durable on return. Raises StaleListError, the journal's errors.
+        because the list is older. Durable on return. With `dry_run`, it is what would be released,
+        and nothing is. Raises StaleListError, the journal's errors.
         """
         if sequence > (last := self._journal.last_sequence):
             raise StaleListError(
@@ -253,7 +260,7 @@ class Service(ByContainer):
             for container_id, held in self._state.holdings.items()
             if held.network == network and container_id not in valid and container_id not in later
         ]
-        return await self.release_all(forgotten, COLLECTED)
+        return forgotten if dry_run else await self.release_all(forgotten, COLLECTED)
 
     async def status(self) -> Status:
         """All blocks and addresses as of the last durable event."""

@@ -188,9 +188,25 @@ def test_the_answer_says_what_was_released(daemon: Daemon) -> None:
     assert ["stays"] == list(daemon.status()["pods"])
 
 
+def test_a_dry_run_says_what_would_be_released(daemon: Daemon) -> None:
+    """It is just what the same request releases without that key; nothing is journalled."""
+    for container in ("gone", "stays", "other"):
+        daemon.allocate(container, network="pods" if container != "other" else "others")
+    wanted = {"sequence": sequence_of(daemon), "valid": ["stays"], "network": "pods"}
+    before = daemon.events()
+    asked = post(daemon, wanted | {"dry-run": True}).json()
+    after = daemon.events()
+    done = post(daemon, wanted).json()
+
+    assert before == after
+    assert done | {"dry-run": True} == asked
+    assert ["gone"] == [each["container-id"] for each in done["released"]]
+
+
 @pytest.mark.parametrize(
     ("body", "told"),
     [
+        ({"sequence": 1, "valid": [], "dry-run": "yes"}, "dry-run"),
         ({}, "sequence"),
         ({"sequence": 1}, "valid"),
         ({"sequence": -1, "valid": []}, "sequence"),
@@ -216,8 +232,10 @@ def test_a_wrong_body_releases_nothing(shared_daemon: Daemon, body: Any, told: s
     assert "kept" in shared_daemon.status()["pods"]
 
 
-@pytest.mark.parametrize("key", ["dry-run", "dry_run", "Valid"])
-@pytest.mark.parametrize("path", ["/gc", "/compact"])
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [("/gc", "dry_run"), ("/gc", "Valid"), ("/compact", "dry-run"), ("/compact", "Order")],
+)
 def test_a_key_that_is_not_known_does_nothing(daemon: Daemon, path: str, key: str) -> None:
     """What is asked for in vain is refused by name: nothing is released or written."""
     daemon.allocate("c1", network="pods")
