@@ -5,22 +5,31 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
 
 class AddressFile:
-    """A convenience: a disk that has no room for it is no reason not to serve."""
+    """A convenience: a disk that has no room for it is no reason not to serve.
+
+    Its methods may block as the disk does, and may be called in any thread: one at a time works.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._wanted = ""
+        self._lock = threading.Lock()
         # A crash may have left it, and a script must not read where coild was last time.
         self._remove()
 
     def publish(self, address: str) -> None:
         """Write the address, at once for every reader; what fails is tried again by `retry`."""
+        with self._lock:
+            self._publish(address)
+
+    def _publish(self, address: str) -> None:
         self._wanted = address
         temporary = self._path.with_name(f"{self._path.name}.tmp")
         try:
@@ -41,13 +50,15 @@ class AddressFile:
 
     def retry(self) -> None:
         """Write what could not be written before."""
-        if self._wanted:
-            self.publish(self._wanted)
+        with self._lock:
+            if self._wanted:
+                self._publish(self._wanted)
 
     def remove(self) -> None:
-        """The daemon does not listen any more."""
-        self._wanted = ""
-        self._remove()
+        """The daemon does not listen any more. A `retry` that comes later writes nothing."""
+        with self._lock:
+            self._wanted = ""
+            self._remove()
 
     def _remove(self) -> None:
         try:

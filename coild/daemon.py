@@ -136,8 +136,8 @@ async def _serve(  # noqa: PLR0915 - one life, told in order
         stack.push_async_callback(service.close)
         await beginning.all()
         await server.start(sockets)
-        address_file.publish(address_of(sockets[0]))
-        stack.callback(address_file.remove)
+        stack.push_async_callback(asyncio.to_thread, address_file.remove)
+        await asyncio.to_thread(address_file.publish, address_of(sockets[0]))
         places = [place_of(sock) for sock in sockets]
         _announce(config, journal, places)
         notifier.ready(f"listening on {' and '.join(places)}")
@@ -236,7 +236,7 @@ async def _scan(
     """Give back blocks that stay empty, for as long as the daemon runs."""
     while True:
         await asyncio.sleep(interval / 1e9)
-        address_file.retry()
+        await asyncio.to_thread(address_file.retry)
         await beginning.recorded()
         try:
             for block in await service.release_idle_blocks(interval):

@@ -182,7 +182,9 @@ async def apply_spool(directory: Path, service: Service, notifier: Notifier) -> 
     applied = freed = 0
     troubles: list[spool.SpoolError] = []
     try:
-        for entries in spool.batches(path, _SPOOL_BATCH, _tell_rejected):
+        # In a thread, as all that touches these files: a start that waits for room answers already.
+        batches = spool.batches(path, _SPOOL_BATCH, _tell_rejected)
+        while (entries := await asyncio.to_thread(next, batches, None)) is not None:
             # What one flush makes durable, one removal takes away: there may be thousands.
             answers = await asyncio.gather(
                 *(_apply(entry, service) for entry in entries), return_exceptions=True
@@ -199,10 +201,7 @@ async def apply_spool(directory: Path, service: Service, notifier: Notifier) -> 
                 for entry, count in released.items()
             }
             try:
-                spool.done([entry for entry, marks in left.items() if not marks])
-                for entry, marks in left.items():
-                    if marks:
-                        entry.applied(marks)
+                await asyncio.to_thread(_mark_applied, left)
             except spool.SpoolError as error:
                 troubles.append(error)
             for answer in answers:
@@ -216,6 +215,14 @@ async def apply_spool(directory: Path, service: Service, notifier: Notifier) -> 
         logger.warning("%s; what is left there, the plugin's next run applies", troubles[0])
     if applied:
         logger.info("applied %d releases of the spool %s, %d addresses", applied, path, freed)
+
+
+def _mark_applied(left: dict[spool.Claim, list[str]]) -> None:
+    """Take away what is done, and note what is left of the others. Raises SpoolError."""
+    spool.done([entry for entry, marks in left.items() if not marks])
+    for entry, marks in left.items():
+        if marks:
+            entry.applied(marks)
 
 
 async def _apply(entry: spool.Claim, service: Service) -> int | None:

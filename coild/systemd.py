@@ -12,8 +12,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import socket
 import struct
+import threading
 import time
 from collections.abc import MutableMapping
 from typing import NamedTuple
@@ -24,7 +26,7 @@ logger = logging.getLogger(__name__)
 _FIRST_DESCRIPTOR = 3
 #: How much longer a start that goes on may take; told anew each second.
 _EXTENSION_SECONDS = 60
-#: `struct timeval`: a service manager that reads nothing for 1 s is not waited for any longer.
+#: `struct timeval`: after 1 s a thread looks whether there is still something to tell.
 _SEND_TIMEOUT = struct.pack("@ll", 1, 0)
 
 
@@ -73,6 +75,9 @@ class Notifier:
         #: How often `alive` must be called at least, in seconds; None: never.
         self.watchdog_seconds = _watchdog(interval, process)
         self._sock: socket.socket | None = None
+        # What a service manager that reads nothing has to be told all the same, for a thread.
+        self._waiting: queue.SimpleQueue[bytes] | None = None
+        self._closed = False
         self._extended = float("-inf")
         if self._address[:1] in {"/", "@"}:
             # Made now: later there may be no descriptor left.
@@ -97,8 +102,8 @@ class Notifier:
             )
 
     def ready(self, status: str) -> None:
-        """The service serves."""
-        self._send("READY=1", f"STATUS={status}")
+        """The service serves. Returns at once; it is told as soon as the service manager reads."""
+        self._send_surely("READY=1", f"STATUS={status}")
 
     def alive(self) -> None:
         """The service is not stuck."""
@@ -106,20 +111,58 @@ class Notifier:
         self._send("WATCHDOG=1", flags=socket.MSG_DONTWAIT)
 
     def stopping(self, status: str) -> None:
-        """The service ends."""
-        self._send("STOPPING=1", f"STATUS={status}")
+        """The service ends. Returns at once, as `ready`."""
+        self._send_surely("STOPPING=1", f"STATUS={status}")
 
     def close(self) -> None:
         """Tell nothing more."""
-        if self._sock is not None:
+        self._closed = True
+        if self._waiting is not None:
+            # The thread may be sending: it closes the socket.
+            self._waiting.put(b"")
+        elif self._sock is not None:
             self._sock.close()
-            self._sock = None
+        self._sock = None
 
-    def _send(self, *assignments: str, flags: int = 0) -> None:
+    def _send(self, *assignments: str, flags: int) -> None:
         """One datagram. Whether anyone reads it is the service manager's business."""
         if self._sock is not None:
             with contextlib.suppress(OSError):
                 self._sock.sendto("\n".join(assignments).encode(), flags, self._address)
+
+    def _send_surely(self, *assignments: str) -> None:
+        """One datagram that must arrive; behind others like it."""
+        if self._sock is None:
+            return
+        datagram = "\n".join(assignments).encode()
+        if self._waiting is None:
+            try:
+                self._sock.sendto(datagram, socket.MSG_DONTWAIT, self._address)
+            except BlockingIOError:
+                self._waiting = queue.SimpleQueue()
+                threading.Thread(
+                    target=self._send_waiting,
+                    args=(self._sock, self._waiting),
+                    name="notify",
+                    daemon=True,
+                ).start()
+            except OSError:
+                return
+            else:
+                return
+        self._waiting.put(datagram)
+
+    def _send_waiting(self, sock: socket.socket, waiting: queue.SimpleQueue[bytes]) -> None:
+        with sock:
+            while datagram := waiting.get():
+                while not self._closed:
+                    try:
+                        sock.sendto(datagram, self._address)
+                    except BlockingIOError:
+                        continue  # it still reads nothing
+                    except OSError:
+                        pass
+                    break
 
 
 def _watchdog(interval: str, process: str) -> float | None:

@@ -287,6 +287,30 @@ def test_a_manager_that_does_not_read_is_not_waited_for() -> None:
     assert b"WATCHDOG=1" == second
 
 
+def test_ready_arrives_at_a_manager_that_reads_later_and_nobody_waits_for_it() -> None:
+    """With an inbox that is full, READY and STOPPING come in order as soon as there is room."""
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as inbox,
+    ):
+        inbox.bind(f"{directory}/notify")
+        inbox.setblocking(False)
+        notifier = Notifier({"NOTIFY_SOCKET": f"{directory}/notify"})
+        for _ in range(1000):
+            notifier.alive()
+        # Nothing is read before they returned: whoever waits for room would wait in vain.
+        notifier.ready("here")
+        notifier.stopping("going")
+        inbox.settimeout(PATIENCE_SECONDS)
+        received = [inbox.recv(4096)]
+        while not received[-1].startswith(b"STOPPING"):
+            received.append(inbox.recv(4096))
+        notifier.close()
+
+    assert [b"READY=1\nSTATUS=here", b"STOPPING=1\nSTATUS=going"] == received[-2:]
+    assert {b"WATCHDOG=1"} == set(received[:-2])
+
+
 def test_children_are_told_nothing() -> None:
     """What a service manager said is taken out of the environment, whoever it was meant for."""
     names = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
