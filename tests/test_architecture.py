@@ -79,7 +79,7 @@ FLOORS = (
         "coild.units",
         "coild.worker_thread",
     },
-    {"coild.addresses"},
+    {"coild.addresses", "coild.probe"},
     {"coild.ranges", "coild.printable"},
     {"coild"},
 )

@@ -15,15 +15,17 @@ import pytest
 import yaml
 
 from coild import __version__, routes
-from coild.config import DEFAULT_HTTP
-from coild.guard import Guard
+from coild.probe import TIMEOUT_SECONDS as PROBE_SECONDS
 from tests.daemon_kit import ROOT, run
 from tests.systemd_kit import SERVICE, SOCKET
+from tools.cni.config import DEFAULT
 
 MANIFEST = ROOT / "tools" / "kubernetes" / "daemonset.yaml"
 PAGE = ROOT / "tools" / "INSTALL.md"
 #: The oldest and the newest whose schema there is.
 VERSIONS = ("1.27", "1.37")
+#: Where the plugin looks for coild.
+DEFAULT_SOCKET = DEFAULT.removeprefix("unix:")
 
 
 def manifest() -> dict[str, Any]:
@@ -39,9 +41,19 @@ def pod() -> dict[str, Any]:
 
 def daemon() -> dict[str, Any]:
     """The container that coild runs in."""
-    (container,) = pod()["containers"]
-    assert isinstance(container, dict)
-    return container
+    return container("coild")
+
+
+def container(name: str) -> dict[str, Any]:
+    """The container of that name, which is none of the first to run."""
+    (found,) = [each for each in pod()["containers"] if each["name"] == name]
+    assert isinstance(found, dict)
+    return found
+
+
+def containers() -> list[dict[str, Any]]:
+    """All containers, those that run first before the others."""
+    return [*pod()["initContainers"], *pod()["containers"]]
 
 
 def configurations() -> dict[str, str]:
@@ -64,7 +76,7 @@ def test_the_schema_knows_a_wrong_key(where: str) -> None:
     spec = changed["spec"]["template"]["spec"]
     place = {
         "container": spec["containers"][0],
-        "probe": spec["containers"][0]["livenessProbe"]["httpGet"],
+        "probe": spec["containers"][0]["livenessProbe"]["exec"],
         "volume": spec["volumes"][1]["hostPath"],
     }[where]
     place["unknown"] = True
@@ -73,26 +85,30 @@ def test_the_schema_knows_a_wrong_key(where: str) -> None:
         kubernetes_validate.validate(changed, VERSIONS[-1], strict=True)
 
 
-@pytest.mark.parametrize("name", ["startupProbe", "readinessProbe", "livenessProbe"])
-def test_the_probes_ask_what_coild_answers(name: str) -> None:
-    """Each probe asks GET of a path of the API, on the address of the configuration."""
-    asked = daemon()[name]["httpGet"]
-    (header,) = asked["httpHeaders"]
+@pytest.mark.parametrize(
+    ("name", "question"),
+    [("startupProbe", "livez"), ("readinessProbe", "readyz"), ("livenessProbe", "livez")],
+)
+def test_the_probes_ask_what_coild_answers(name: str, question: str) -> None:
+    """Each probe asks GET of a path of the API, over the socket, and has time to say its reason."""
+    probe = daemon()[name]
+    program = ["python3", "-m", "coild.probe", question]
 
-    assert "GET" in routes.METHODS[asked["path"]]
-    assert f"{asked['host']}:{asked['port']}" == DEFAULT_HTTP
-    assert header["name"] == "Host"
-    assert Guard((), remote=False)._is_allowed(header["value"])
+    assert [*program, "--socket", DEFAULT_SOCKET] == probe["exec"]["command"]
+    assert "GET" in routes.METHODS[f"/{question}"]
+    assert PROBE_SECONDS < probe["timeoutSeconds"]
+    assert "httpGet" not in probe
 
 
 @pytest.mark.parametrize("node", configurations())
 def test_each_node_has_a_configuration_that_coild_takes(node: str, tmp_path: Path) -> None:
-    """`coild --check-config` accepts the file of each node, with the address that is probed."""
+    """`coild --check-config` accepts the file of each node: no TCP, the socket that is probed."""
     (tmp_path / node).write_text(configurations()[node])
     checked = run("--config", str(tmp_path / node), "--check-config")
 
     assert checked.returncode == 0, checked.stderr
-    assert f'http = "{DEFAULT_HTTP}"' in checked.stdout
+    assert 'http = "off"\n' in checked.stdout
+    assert f'socket = "{DEFAULT_SOCKET}"\n' in checked.stdout
     assert 'after-reboot = "release"' in checked.stdout
 
 
@@ -123,26 +139,25 @@ def test_the_paths_are_those_of_the_service() -> None:
     paths = {v["name"]: v["hostPath"]["path"] for v in pod()["volumes"] if "hostPath" in v}
 
     assert "StateDirectory=coild\n" in SERVICE.read_text()
-    assert ["/run/coild/coild.sock"] == re.findall("ListenStream=(.*)", SOCKET.read_text())
+    assert [DEFAULT_SOCKET] == re.findall("ListenStream=(.*)", SOCKET.read_text())
     assert paths == {
         "data": "/var/lib/coild",
         "cni-bin": "/opt/cni/bin",
         "cni-conf": "/etc/cni/net.d",
         "proc": "/proc",
+        "run": str(Path(DEFAULT_SOCKET).parent),
     }
-    for container in (*pod()["initContainers"], daemon()):
-        for mount in container["volumeMounts"]:
+    for each in containers():
+        for mount in each["volumeMounts"]:
             assert mount["name"] in {volume["name"] for volume in pod()["volumes"]}
 
 
 def test_the_pod_has_one_power() -> None:
     """No container may more than the service: all is dropped, and the daemon gets its routes."""
-    given = [
-        container["securityContext"]["capabilities"]
-        for container in (*pod()["initContainers"], daemon())
-    ]
+    given = {each["name"]: each["securityContext"]["capabilities"] for each in containers()}
 
-    assert [{"drop": ["ALL"]}] * 2 + [{"drop": ["ALL"], "add": ["NET_ADMIN"]}] == given
+    assert {"drop": ["ALL"], "add": ["NET_ADMIN"]} == given.pop("coild")
+    assert {"plugin": {"drop": ["ALL"]}, "network": {"drop": ["ALL"]}} == given
     assert "CapabilityBoundingSet=CAP_NET_ADMIN\n" in SERVICE.read_text()
 
 
@@ -155,18 +170,18 @@ def test_the_pod_needs_no_pod_network() -> None:
 
 def test_the_image_is_this_version() -> None:
     """Every container runs the image that the page says to build, of this version of coild."""
-    images = {c["image"] for c in (*pod()["initContainers"], daemon())}
+    images = {each["image"] for each in containers()}
 
     assert images == {f"coild:{__version__}"}
     assert f"coild:{__version__} " in MANIFEST.with_name("Containerfile").read_text()
 
 
 def test_the_network_configuration_asks_this_daemon() -> None:
-    """The conflist is JSON with our plugin in it, and the address that coild listens on."""
+    """The conflist is JSON with our plugin in it, and the socket that coild listens on."""
     found = json.loads(manifest()["ConfigMap"]["data"]["10-coild.conflist"])
     ipam = found["plugins"][0]["ipam"]
 
-    assert ("coild-ipam", f"http://{DEFAULT_HTTP}") == (ipam["type"], ipam["coild"])
+    assert ("coild-ipam", f"unix:{DEFAULT_SOCKET}") == (ipam["type"], ipam["coild"])
 
 
 def test_the_page_knows_the_daemons_options() -> None:

@@ -34,7 +34,7 @@ _ARGUMENT_KEYS = ("ips",)
 NO_CHOICE = "coild chooses the address: take this out of the configuration or of the pod"
 
 #: Root's own: over TCP, any local user could answer in the place of a coild that is down.
-_WHERE = "unix:/run/coild/coild.sock"
+DEFAULT = "unix:/run/coild/coild.sock"
 #: As coild.spool has it, which is imported only if there is something in the spool.
 _SPOOL = "/var/lib/coild/spool"
 _NAME_LENGTH_MAX = 253
@@ -79,9 +79,9 @@ class Config:
         self.spool = ipam.get("spool", _SPOOL)
         if not isinstance(self.spool, str) or self.spool[:1] != "/" or not _is_path(self.spool):
             raise wrong(ipam, "spool", "the absolute path of a directory")
-        where = ipam.get("coild", _WHERE)
+        where = ipam.get("coild", DEFAULT)
         if not isinstance(where, str):
-            raise wrong(ipam, "coild", f"an address like {_WHERE} or http://127.0.0.1:9383")
+            raise wrong(ipam, "coild", f"an address like {DEFAULT} or http://127.0.0.1:9383")
         try:
             self.coild: Coild = locate(where, monotonic() + self.timeout)
         except ValueError as error:
