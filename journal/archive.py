@@ -39,7 +39,7 @@ from journal.codec import (
 )
 from journal.errors import JournalCorruptError, JournalUnsupportedError
 from journal.fs import FileSystem
-from journal.segments import SegmentFile, read_file
+from journal.segments import SegmentFile, check_size, read_file
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -57,6 +57,8 @@ _VERSION = 1
 _SKIPPABLE = struct.Struct("<II")
 _SKIPPABLE_MAGIC = 0x184D2A5E
 _FOOTER = struct.Struct("<8sIHHIIQ16s")
+#: Smaller ones were never written: the table would be as long as the segment.
+_CHUNK_BYTES_MIN = 1024
 _CRC_END = 12
 
 
@@ -105,6 +107,11 @@ def _encode_trailer(chunks: list[bytes], segment_bytes: int) -> bytes:
     return _SKIPPABLE.pack(_SKIPPABLE_MAGIC, len(table) + len(footer)) + table + footer
 
 
+def _compressed_bytes_max(segment_bytes: int, chunks: int) -> int:
+    """The most that Zstandard makes of bytes that do not compress, with room to spare."""
+    return segment_bytes + segment_bytes // 128 + 256 * chunks
+
+
 class _Read(Protocol):
     def __call__(self, size: int, at: int, /) -> bytes: ...
 
@@ -135,10 +142,17 @@ class _Layout:
             raise UnsupportedError(
                 f"the archive has version {version}, this program reads up to {_VERSION}"
             )
+        if (
+            chunk_bytes < _CHUNK_BYTES_MIN
+            or segment_bytes > SEGMENT_BYTES_MAX
+            or -(-segment_bytes // chunk_bytes) != chunks
+        ):
+            raise MalformedError("the archive's trailer does not match its checksum")
         prefix_bytes = _SKIPPABLE.size + 4 * chunks
         data_bytes = file_bytes - _FOOTER.size - prefix_bytes
         if data_bytes < 0:
             raise MalformedError("the archive file is cut short: its table does not fit")
+        check_size(data_bytes, _compressed_bytes_max(segment_bytes, chunks))
         prefix = read(prefix_bytes, data_bytes)
         table = prefix[_SKIPPABLE.size :]
         sizes = struct.unpack(f"<{chunks}I", table)
@@ -147,9 +161,6 @@ class _Layout:
             or zero
             or _SKIPPABLE.unpack_from(prefix) != (_SKIPPABLE_MAGIC, len(table) + _FOOTER.size)
             or sum(sizes) != data_bytes
-            or chunk_bytes < 1
-            or segment_bytes > SEGMENT_BYTES_MAX
-            or -(-segment_bytes // chunk_bytes) != chunks
         ):
             raise MalformedError("the archive's trailer does not match its checksum")
         return cls([0, *accumulate(sizes)], chunk_bytes, segment_bytes, digest)
@@ -248,8 +259,11 @@ def read_segment(fs: FileSystem, file: SegmentFile) -> bytes:
 
     Raises OSError, MalformedError, UnsupportedError.
     """
-    data = read_file(fs, file.path)
-    return decompress(data) if file.archived else data
+    if not file.archived:
+        return read_file(fs, file.path)
+    # Only a file whose trailer fits its length is read whole.
+    open_segment(fs, file).close()
+    return decompress(read_file(fs, file.path, _compressed_bytes_max(SEGMENT_BYTES_MAX, 1 << 20)))
 
 
 def read_header(fs: FileSystem, file: SegmentFile, schema: int) -> SegmentHeader:

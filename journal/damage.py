@@ -34,6 +34,7 @@ from journal.losses import Lost, lost_from
 from journal.scan import Deliver, Scan, list_decoder, scan
 from journal.segments import (
     SegmentFile,
+    TooLargeError,
     list_archive,
     list_history,
     read_if_file,
@@ -181,6 +182,10 @@ def _look(
         check_end(file, found, sealed=sealed)
     except UnsupportedError as error:
         raise JournalUnsupportedError(file.path, str(error)) from None
+    except TooLargeError as error:
+        # What is good in it was not read, so none of it may be cut off as lost.
+        reason = f"{error}, so no repair reads it: cut a copy of it back to the length it had"
+        raise JournalCorruptError(file.path, 0, position.sequence, reason) from None
     except MalformedError as error:
         return _Looked(data, header, found, str(error))
     except JournalCorruptError as error:

@@ -163,6 +163,7 @@ def opened_index(
             index = Index(
                 lambda size, offset: fs.read(fd, min(size, file_bytes), offset), header, keys
             )
+            index.check_length(file_bytes)
         except (MalformedError, OSError):
             index = None
         yield index

@@ -109,7 +109,11 @@ class Index:
         ) = _HEADER.unpack(data)
         if magic != _MAGIC or version != _VERSION or chunk_bytes != CHUNK_BYTES:
             raise MalformedError("this is no index of this version")
-        if self._bucket_bits > _BUCKET_BITS_MAX or chunks > header.segment_bytes:
+        if (
+            self._bucket_bits > _BUCKET_BITS_MAX
+            or chunks != max(1, -(-header.segment_bytes // CHUNK_BYTES))
+            or entries > _entries_max(header)
+        ):
             raise MalformedError("the index does not match its checksum")
         chunk_table_bytes = chunks * _CHUNK.size
         bucket_table_bytes = _BUCKET.size << self._bucket_bits
@@ -135,6 +139,13 @@ class Index:
     def file_bytes(self) -> int:
         """The length of the whole file."""
         return self._entries_offset + self._entries * _ENTRY_BYTES
+
+    def check_length(self, file_bytes: int) -> None:
+        """Raise MalformedError if the file has another length than the index says."""
+        if file_bytes != self.file_bytes:
+            raise MalformedError(
+                f"the index has {file_bytes} bytes, another length than it says: {self.file_bytes}"
+            )
 
     def find(self, key: bytes) -> list[int]:
         """The numbers of the chunks that may have events with `key`, in order.
@@ -162,6 +173,11 @@ class Index:
         if zlib.crc32(data) != crc or len(data) != (end - start) * _ENTRY_BYTES:
             raise MalformedError("a part of the index does not match its checksum")
         return _little_endian(array("I", data))
+
+
+def _entries_max(header: SegmentHeader) -> int:
+    """More entries than the events of a segment can make: each key has bytes of its own."""
+    return header.segment_bytes
 
 
 def build_index(

@@ -14,8 +14,8 @@ from pathlib import Path
 from journal.damage import Truncation
 from journal.fs import FileSystem
 from journal.recovery import copy_segment, give_back, replace_segment
-from journal.segments import SegmentFile, read_if_file, write_durably
-from journal.set_aside import SetAside, announce, fingerprint, unrecorded
+from journal.segments import SegmentFile, file_bytes, read_part, write_durably
+from journal.set_aside import SetAside, announce, fingerprint_of, unrecorded
 
 
 def truncate(
@@ -34,7 +34,7 @@ def truncate(
     copy: Path | None = None
     try:
         for lost in replaced:
-            data = read_if_file(fs, lost.path)[lost.offset :][: lost.size]
+            data = read_part(fs, lost.path, lost.offset, lost.size)
             copies.append(_kept(lost.path, now))
             write_durably(fs, copies[-1], data, len(data))
         if truncation.replacement is not None:
@@ -78,7 +78,7 @@ def _set_asides(fs: FileSystem, truncation: Truncation, now: int) -> list[SetAsi
         entries.append((lost.path, lost.offset, lost.size, reason))
         reason = f"it follows what was cut off at {truncation.lost[0].path.name}"
     entries += [
-        (path, 0, len(read_if_file(fs, path)), "a snapshot of events that were cut off")
+        (path, 0, file_bytes(fs, path), "a snapshot of events that were cut off")
         for path in truncation.snapshots
     ]
     found = [
@@ -88,7 +88,7 @@ def _set_asides(fs: FileSystem, truncation: Truncation, now: int) -> list[SetAsi
             size=size,
             kept=_kept(path, now).name,
             reason=reason,
-            before=fingerprint(read_if_file(fs, path)),
+            before=fingerprint_of(fs, path),
             ordered=True,
         )
         for path, offset, size, reason in entries

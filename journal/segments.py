@@ -24,7 +24,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from journal.codec import SegmentHeader, encode_header
+from journal.codec import SEGMENT_BYTES_MAX, MalformedError, SegmentHeader, encode_header
 from journal.errors import JournalCorruptError
 from journal.fs import FileSystem
 
@@ -112,21 +112,61 @@ def list_segments(fs: FileSystem, directory: Path) -> list[SegmentFile]:
     return found
 
 
-def read_file(fs: FileSystem, path: Path) -> bytes:
-    """All bytes of `path`."""
+class TooLargeError(MalformedError):
+    """A file has more bytes than its format allows; none of them was read."""
+
+
+def read_file(fs: FileSystem, path: Path, bytes_max: int = SEGMENT_BYTES_MAX) -> bytes:
+    """All bytes of `path`, which may be `bytes_max`; a segment's limit if nothing else is said.
+
+    The limit is what the format allows: a length that anybody can give a file is no reason to take
+    as much memory. Raises TooLargeError, OSError.
+    """
     fd = fs.open(path)
     try:
-        return fs.read(fd, fs.size(fd), 0)
+        size = fs.size(fd)
+        check_size(size, bytes_max)
+        return fs.read(fd, size, 0)
+    finally:
+        fs.close(fd)
+
+
+def check_size(size: int, bytes_max: int) -> None:
+    """Raise TooLargeError if a file of `size` bytes cannot be one of its kind."""
+    if size > bytes_max:
+        raise TooLargeError(f"the file has {size} bytes; one of its kind has {bytes_max} at most")
+
+
+def read_part(fs: FileSystem, path: Path, offset: int, size: int) -> bytes:
+    """Up to `size` bytes from `offset`; none if it is a directory, or a link to nowhere.
+
+    Raises OSError.
+    """
+    try:
+        fd = fs.open(path)
+    except (FileNotFoundError, IsADirectoryError):
+        return b""
+    try:
+        return fs.read(fd, min(size, max(0, fs.size(fd) - offset)), offset)
     finally:
         fs.close(fd)
 
 
 def read_if_file(fs: FileSystem, path: Path) -> bytes:
-    """All bytes of `path`; none if it is a directory, or a link to nowhere. Raises OSError."""
+    """The bytes of `path`, as many as a segment may have; see `read_part`. Raises OSError."""
+    return read_part(fs, path, 0, SEGMENT_BYTES_MAX)
+
+
+def file_bytes(fs: FileSystem, path: Path) -> int:
+    """The length of `path`; 0 if it is a directory, or a link to nowhere. Raises OSError."""
     try:
-        return read_file(fs, path)
+        fd = fs.open(path)
     except (FileNotFoundError, IsADirectoryError):
-        return b""
+        return 0
+    try:
+        return fs.size(fd)
+    finally:
+        fs.close(fd)
 
 
 def zero_fill(fs: FileSystem, fd: int, start: int, size: int) -> None:

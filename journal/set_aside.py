@@ -15,7 +15,11 @@ from typing import NamedTuple
 import msgspec
 
 from journal.fs import FileSystem
-from journal.segments import NOTE_NAME, NOTE_TEMPORARY_NAME, read_file, read_if_file, write_durably
+from journal.segments import NOTE_NAME, NOTE_TEMPORARY_NAME, read_file, write_durably
+
+#: More than the events that repairs of a whole segment would append again.
+NOTE_BYTES_MAX = 256 << 20
+_PIECE_BYTES = 1 << 20
 
 
 class SetAside(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True):
@@ -55,6 +59,21 @@ def fingerprint(data: bytes) -> str:
     return blake2b(data, digest_size=16).hexdigest()
 
 
+def fingerprint_of(fs: FileSystem, path: Path) -> str:
+    """The fingerprint of a file, read in pieces; of nothing if it is none. Raises OSError."""
+    digest = blake2b(digest_size=16)
+    try:
+        fd = fs.open(path)
+    except (FileNotFoundError, IsADirectoryError):
+        return digest.hexdigest()
+    try:
+        for offset in range(0, fs.size(fd), _PIECE_BYTES):
+            digest.update(fs.read(fd, _PIECE_BYTES, offset))
+    finally:
+        fs.close(fd)
+    return digest.hexdigest()
+
+
 def announce(
     fs: FileSystem,
     directory: Path,
@@ -83,14 +102,13 @@ def unrecorded(fs: FileSystem, directory: Path, last_sequence: int | None = None
     if NOTE_NAME not in names:
         return Unrecorded()
     try:
-        note = msgspec.json.decode(read_file(fs, directory / NOTE_NAME), type=_Note)
+        note = msgspec.json.decode(read_file(fs, directory / NOTE_NAME, NOTE_BYTES_MAX), type=_Note)
     except (ValueError, RecursionError):
         return Unrecorded()  # it was whole when it got its name: whoever changed it wants it gone
     done = [
         aside
         for aside in note.set_aside
-        if aside.file not in names
-        or fingerprint(read_if_file(fs, directory / aside.file)) != aside.before
+        if aside.file not in names or fingerprint_of(fs, directory / aside.file) != aside.before
     ]
     again = note.again if done else ()
     recorded = 0 if last_sequence is None else max(0, last_sequence - note.last_sequence)

@@ -29,7 +29,6 @@ import msgspec
 
 from journal.codec import DIGEST_BYTES, MalformedError, UnsupportedError
 from journal.fs import FileSystem
-from journal.segments import read_file
 
 _MAGIC = b"\x89JSNP\r\n\x1a"
 _VERSION = 1
@@ -38,6 +37,9 @@ _CRC_END = 12
 _SUFFIX = ".snap"
 _NAME = re.compile(r"[0-9]{20}\.snap")
 TEMPORARY_NAME = "snapshot.tmp"
+#: A longer state is not held before its digest is known to be right: its header may be forged.
+_HELD_UNCHECKED_MAX = 64 << 20
+_PIECE_BYTES = 1 << 20
 
 
 class SnapshotFile(NamedTuple):
@@ -84,7 +86,16 @@ def read_snapshot(fs: FileSystem, path: Path, schema: int) -> Snapshot:
 
     Raises MalformedError with the reason, UnsupportedError for what a newer version wrote, OSError.
     """
-    data = read_file(fs, path)
+    fd = fs.open(path)
+    try:
+        return _read(fs, fd, path, schema)
+    finally:
+        fs.close(fd)
+
+
+def _read(fs: FileSystem, fd: int, path: Path, schema: int) -> Snapshot:
+    """What the file `path`, open as `fd`, has; nothing but the header before that is checked."""
+    data = fs.read(fd, _HEADER.size, 0)
     if len(data) < _HEADER.size:
         raise MalformedError(f"the snapshot is cut short: it has {len(data)} bytes")
     (
@@ -121,9 +132,7 @@ def read_snapshot(fs: FileSystem, path: Path, schema: int) -> Snapshot:
             f"its state has schema {written_schema}, written by a newer version; "
             f"this program reads up to {schema}"
         )
-    state = data[_HEADER.size :]
-    if len(state) != size or state_digest(state) != digest:
-        raise MalformedError("the snapshot's state does not match its digest")
+    state = _read_state(fs, fd, size, digest)
     if path.name != f"{sequence:020d}{_SUFFIX}":
         raise MalformedError(f"the snapshot is of sequence {sequence}, its name says otherwise")
     return Snapshot(
@@ -135,6 +144,31 @@ def read_snapshot(fs: FileSystem, path: Path, schema: int) -> Snapshot:
         created=created,
         state=state,
     )
+
+
+def _read_state(fs: FileSystem, fd: int, size: int, digest: bytes) -> bytes:
+    """The state of a snapshot file whose header says that it has `size` bytes, and this digest."""
+    file_bytes = fs.size(fd)
+    if file_bytes != _HEADER.size + size:
+        raise MalformedError(
+            f"the snapshot has {file_bytes} bytes, and by its header {_HEADER.size + size}: "
+            "its state does not match its digest"
+        )
+    state = b""
+    if size <= _HELD_UNCHECKED_MAX or _digest_of(fs, fd, size) == digest:
+        state = fs.read(fd, size, _HEADER.size)
+    if len(state) != size or state_digest(state) != digest:
+        raise MalformedError("the snapshot's state does not match its digest")
+    return state
+
+
+def _digest_of(fs: FileSystem, fd: int, size: int) -> bytes:
+    """The digest of the state of a snapshot file, read in pieces."""
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    end = _HEADER.size + size
+    for offset in range(_HEADER.size, end, _PIECE_BYTES):
+        digest.update(fs.read(fd, min(_PIECE_BYTES, end - offset), offset))
+    return digest.digest()
 
 
 def encode_snapshot(snapshot: Snapshot) -> bytes:

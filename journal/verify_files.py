@@ -11,7 +11,7 @@ from journal.findings import BadIndex, Fault, Gap, Kind, Verified
 from journal.fs import FileSystem
 from journal.index import Index, Keys
 from journal.scan import Scan
-from journal.segments import SegmentFile, archive_path, list_archive, read_file, segment_path
+from journal.segments import SegmentFile, archive_path, list_archive, segment_path
 from journal.snapshot import Snapshot, SnapshotFile, list_snapshots, read_snapshot
 
 #: What says that no file is under a name, but something else: the bytes are gone for good.
@@ -65,29 +65,33 @@ def check_index(
     """
     path = file.index_path
     try:
-        data = read_file(fs, path)
+        fd = fs.open(path)
     except FileNotFoundError:
         return None
     except OSError as error:
         return BadIndex(path, why_unreadable(error))
     try:
-        index = Index(lambda size, at: data[at : at + size], header, keys)
+        index = Index(lambda size, at: fs.read(fd, size, at), header, keys)
+        index.check_length(fs.size(fd))
         index.check()
-        if len(data) != index.file_bytes:
-            raise MalformedError("the index has another length than it says")
         told = index.last_sequence, index.last_time, index.end, index.last_digest
         if told != (found.next_sequence - 1, found.time, found.offset, found.digest):
             raise MalformedError("the index tells of another end of the segment")
+        whole = expected()
+        if fs.read(fd, len(whole) + 1, 0) != whole:
+            return Fault(
+                Kind.INDEX,
+                path,
+                0,
+                found.next_sequence - 1,
+                "it does not list what its segment holds: it was altered",
+            )
     except MalformedError as error:
         return BadIndex(path, str(error))
-    if data != expected():
-        return Fault(
-            Kind.INDEX,
-            path,
-            0,
-            found.next_sequence - 1,
-            "it does not list what its segment holds: it was altered",
-        )
+    except OSError as error:
+        return BadIndex(path, why_unreadable(error))
+    finally:
+        fs.close(fd)
     return None
 
 
