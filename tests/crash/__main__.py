@@ -52,6 +52,7 @@ PARTS = (
     Part("power cuts under the daemon, and its faults", "tests/test_daemon_faults.py"),
     Part("histories", "tests/test_linearizability.py"),
     Part("decoder and recovery", "tests/test_fuzz_journal.py"),
+    Part("files displaced under load", "tests/test_displaced_schedules.py"),
     Part("errors of the disk", "tests/test_disk_errors.py tests/test_fs_contract.py"),
     Part(
         "faults of the journal",
