@@ -24,6 +24,7 @@ from coild.settings import (
     from_environment,
     from_file,
     kebab,
+    require_utf8,
     variable,
 )
 from coild.units import format_duration, format_size, parse_duration, parse_size
@@ -157,7 +158,7 @@ def load(flags: Settings, file: Path | None, environment: Mapping[str, str]) -> 
         data_dir=layers.get("data_dir", None, _directory) or default_data_dir(environment),
         segment_size=layers.get("segment_size", 16 << 20, _segment_size),
         compact_after=layers.get("compact_after", 64 << 20, lambda value: parse_size(str(value))),
-        node_name=layers.get("node_name", socket.gethostname(), _node_name),
+        node_name=layers.get("node_name", "", _node_name) or _host_name(),
         pools=pools,
         scan_interval=layers.get("scan_interval", parse_duration("10m"), _scan_interval),
         reuse_after=layers.get("reuse_after", parse_duration("30s"), parse_duration),
@@ -184,7 +185,11 @@ def default_data_dir(environment: Mapping[str, str]) -> Path:
     state = environment.get("XDG_STATE_HOME", "")
     # "All paths set in these environment variables must be absolute", says the XDG specification.
     try:
-        return (Path(state) if state.startswith("/") else Path.home() / ".local/state") / "coild"
+        home = Path(state) if state.startswith("/") else Path.home() / ".local/state"
+        require_utf8(home)
+        return home / "coild"
+    except ValueError as error:
+        raise ConfigError("data-dir", f"{error}; choose another with --data-dir DIR") from None
     except RuntimeError:
         raise ConfigError(
             "data-dir", "this user has no home directory; choose another with --data-dir DIR"
@@ -281,9 +286,12 @@ def _path(value: str) -> Path:
     if "\0" in value:
         raise ValueError(f"{value!r} is no path: it has a NUL character")
     try:
-        return Path(value).expanduser().absolute()
+        path = Path(value).expanduser().absolute()
     except RuntimeError:
         raise ValueError(f"{value!r} names a user without a home directory") from None
+    # The working directory and the home directory are the system's.
+    require_utf8(path)
+    return path
 
 
 def _socket_path(value: str) -> Path:
@@ -298,6 +306,18 @@ def _node_name(value: str) -> str:
     if not re.search(NAME_PATTERN, value):
         raise ValueError(f"{value!r} is no node name: it must be {NAME_RULE}")
     return value
+
+
+def _host_name() -> str:
+    """The node's name where none is given. Raises ConfigError."""
+    name = socket.gethostname()
+    try:
+        require_utf8(name)
+        return _node_name(name)
+    except ValueError as error:
+        raise ConfigError(
+            "node-name", f"none is given, and the host name will not do: {error}; give --node-name"
+        ) from None
 
 
 def _hosts(values: list[str]) -> tuple[str, ...]:

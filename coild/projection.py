@@ -100,6 +100,9 @@ class Projection:
         #: The time of the last allocation, or of the last start of a daemon; of a snapshot, its
         #: own. It is no part of the state: what was held then is older than any boot after it.
         self.last_active = 0
+        #: The node's name at the last start or stop of a daemon; empty if no event told since the
+        #: snapshot. It is no part of the state either.
+        self.node_name = ""
 
     def apply(self, event: Any) -> None:
         """Apply the next event. Raises InconsistentEventError; the state is of no use then."""
@@ -231,6 +234,7 @@ class Projection:
                 block.resume(apart, len(held_of.get(block.key, ())))
         self.boot_id, self.init_start = dump.boot_id, dump.init_start
         self.sequence, self.time, self.last_active = sequence, time, time
+        self.node_name = ""
 
     def clear(self) -> None:
         """Become the state before the first event."""
@@ -238,12 +242,13 @@ class Projection:
         self.blocks, self.holdings = {}, {}
         self.boot_id, self.init_start = "", None
         self.sequence = self.time = self.last_active = 0
+        self.node_name = ""
 
     def digest(self) -> str:
         """Names the whole state but for `sequence` and `time`: equal states, equal digests."""
         return hashlib.blake2b(self.dump(), digest_size=16).hexdigest()
 
-    def _apply_rare(self, event: Any) -> None:
+    def _apply_rare(self, event: Any) -> None:  # noqa: C901 - one case a kind
         """Apply what happens seldom enough to be written for reading."""
         match event:
             case PoolsChanged():
@@ -269,14 +274,10 @@ class Projection:
             case NodeBooted():
                 self.boot_id, self.init_start = event.boot_id, event.init_start
             case DaemonStarted():
-                self.last_active = event.time
-            case (
-                DaemonStopped()
-                | JournalRepaired()
-                | SnapshotTaken()
-                | JournalCompacted()
-                | HistoryPruned()
-            ):
+                self.last_active, self.node_name = event.time, event.node_name
+            case DaemonStopped():
+                self.node_name = event.node_name
+            case JournalRepaired() | SnapshotTaken() | JournalCompacted() | HistoryPruned():
                 pass  # facts about the daemon and its journal, not about addresses
             case _:
                 raise TypeError(f"{event!r} is not of the vocabulary")

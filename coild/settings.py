@@ -86,10 +86,18 @@ class Layers:
         self._layers = layers
 
     def find(self, field: str) -> tuple[str, Any]:
-        """The strongest value of a field, and its key as the user wrote it; None if nowhere."""
+        """The strongest value of a field, and its key as the user wrote it; None if nowhere.
+
+        Raises ConfigError if it is text that is not UTF-8.
+        """
         for label, settings in self._layers:
             value = getattr(settings, field, None)
             if value is not None:
+                try:
+                    for text in value if isinstance(value, list) else [value]:
+                        require_utf8(text)
+                except ValueError as error:
+                    raise ConfigError(label(field), str(error)) from None
                 return label(field), value
         return kebab(field), None
 
@@ -105,6 +113,15 @@ class Layers:
         except OSError as error:
             # A relative path, and the working directory is gone.
             raise StartError(key, f"cannot use {value!r}: {error.strerror}") from None
+
+
+def require_utf8(value: object) -> None:
+    """Raises ValueError if it is text with bytes that are not UTF-8, as the system gives them."""
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        text = str(value).encode(errors="surrogateescape").decode(errors="backslashreplace")
+        raise ValueError(f"'{text}' is not UTF-8") from None
 
 
 def kebab(field: str) -> str:
@@ -156,6 +173,9 @@ def from_file(file: Path | None) -> FileSettings:
         # What is not there yet, or not mounted, may come; a name that is too long never does.
         kind = ConfigError if error.errno == errno.ENAMETOOLONG else StartError
         raise kind("--config", f"cannot read {file}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        wrong = f"it is not UTF-8: byte {error.object[error.start]:#x} at offset {error.start}"
+        raise ConfigError(str(file), wrong) from None
     except ValueError as error:
         text, _, path = str(error).partition(" - at `$")
         key = path.rstrip("`").lstrip(".").replace("[...]", "")

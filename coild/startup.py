@@ -73,6 +73,7 @@ class Beginning(Gate):
         Raises JournalFailedError.
         """
         _tell_repairs(self._journal)
+        _tell_name(self._state.node_name, self._config.node_name)
         await self._try(len(self._steps) - 1)
 
     async def all(self) -> None:
@@ -151,6 +152,17 @@ def _tell_repairs(journal: Journal) -> None:
             aside.size,
             aside.reason,
             journal.path.with_name(aside.kept) if aside.kept else "no file: they were missing",
+        )
+
+
+def _tell_name(former: str, name: str) -> None:
+    if former and former != name:
+        logger.warning(
+            "this node is %s, at the last start with this journal it was %s: if the data directory "
+            "was copied from that node, stop coild and give each its own, or both hand out the "
+            "same addresses; if the node was renamed, all is well",
+            name,
+            former,
         )
 
 
