@@ -139,17 +139,26 @@ class Room:
         self.connections_max = connections_max
         self._log = log
         self._searched = -_SEARCH_SECONDS
+        # Connections by a listener that this one replaced.
+        self._former: list[set[Any]] = []
+
+    def inherit(self, connections: set[Any]) -> None:
+        """Count these, too, for as long as they last: the socket they came by was replaced."""
+        self._former = [each for each in (*self._former, connections) if each]
 
     def make(self, connections: set[Any]) -> bool:
         """Whether one more may come; for it, some that have been idle the longest may be closed."""
-        if len(connections) < self.connections_max:
+        if len(connections) + sum(map(len, self._former)) < self.connections_max:
             return True
         now = monotonic()
         # A search that found nothing is not repeated for each of those who storm the door.
         if now - self._searched < _SEARCH_SECONDS:
             self._tell_refused()
             return False
-        idle = sorted((c for c in connections if c.is_idle), key=attrgetter("last_used"))
+        groups = (connections, *self._former)
+        idle = sorted(
+            (c for group in groups for c in group if c.is_idle), key=attrgetter("last_used")
+        )
         if not idle:
             self._searched = now
             self._tell_refused()
@@ -157,7 +166,8 @@ class Room:
         # Several, so that there is no such search at the next one.
         for connection in idle[: self.connections_max // 16 or 1]:
             connection.close()
-            connections.discard(connection)
+            for group in groups:
+                group.discard(connection)
         self._log.log(
             "idle connections",
             logger,

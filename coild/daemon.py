@@ -8,7 +8,6 @@ import gc
 import logging
 import os
 import signal
-import socket
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -27,12 +26,13 @@ from coild.events import DaemonStopped
 from coild.exhaustion import exhausted
 from coild.exporter import Exporter
 from coild.guard import Guard
-from coild.listen import address_of, inherit, listen, place_of
+from coild.listen import Listeners, address_of, inherit, listen, place_of
 from coild.readiness import Readiness
 from coild.recovery import make_data_dir, recover
 from coild.replay import State
 from coild.server import Server
 from coild.service import Service
+from coild.socket_watch import SocketWatch
 from coild.startup import Beginning
 from coild.systemd import Notifier
 from coild.upkeep import UpkeepProcess
@@ -57,7 +57,7 @@ def run(config: Config) -> int:
             made = make_data_dir(config.data_dir)
             stack.callback(_remove_empty, made)
         # The addresses first: a start that does not get them has made and written nothing.
-        sockets = stack.enter_context(listen(config.http, config.socket, inherited))
+        listeners = stack.enter_context(listen(config.http, config.socket, inherited))
         make_data_dir(config.data_dir)
         state = State()
         # A replay makes no garbage in circles, and what it makes stays: no collection during it,
@@ -68,7 +68,7 @@ def run(config: Config) -> int:
         gc.freeze()
         gc.enable()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            status = runner.run(_serve(config, state, journal, sockets, notifier))
+            status = runner.run(_serve(config, state, journal, listeners, notifier))
     # The loop's end gave the signals back to the system, which would kill.
     for number in signals.STOPPING:
         signal.signal(number, signal.SIG_IGN)
@@ -77,7 +77,7 @@ def run(config: Config) -> int:
 
 
 async def _serve(  # noqa: PLR0915 - one life, told in order
-    config: Config, state: State, journal: Journal, sockets: list[socket.socket], notifier: Notifier
+    config: Config, state: State, journal: Journal, listeners: Listeners, notifier: Notifier
 ) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -126,6 +126,9 @@ async def _serve(  # noqa: PLR0915 - one life, told in order
     guard = Guard(config.allowed_hosts, remote=config.allow_remote)
     app = build_app(service, compactor, guard, health, beginning, readiness)
     server = Server(app, config.max_connections)
+    socket_watch = SocketWatch(listeners.unix, server.replace)
+    readiness.add("socket", lambda: socket_watch.unreachable, fails=len(listeners.sockets) == 1)
+    readiness.add("socket-lock", lambda: socket_watch.unlocked)
     address_file = AddressFile(config.data_dir / "http")
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(journal.close)
@@ -135,10 +138,10 @@ async def _serve(  # noqa: PLR0915 - one life, told in order
         await announce_blocks(config, state, exporter)
         stack.push_async_callback(service.close)
         await beginning.all()
-        await server.start(sockets)
+        await server.start(listeners.sockets)
         stack.push_async_callback(asyncio.to_thread, address_file.remove)
-        await asyncio.to_thread(address_file.publish, address_of(sockets[0]))
-        places = [place_of(sock) for sock in sockets]
+        await asyncio.to_thread(address_file.publish, address_of(listeners.sockets[0]))
+        places = [place_of(sock) for sock in listeners.sockets]
         _announce(config, journal, places)
         notifier.ready(f"listening on {' and '.join(places)}")
         tasks = [
@@ -148,6 +151,7 @@ async def _serve(  # noqa: PLR0915 - one life, told in order
             asyncio.create_task(_keep_up(beginning, compactor)),
             asyncio.create_task(exporter.run()),
             asyncio.create_task(_be_watched(notifier)),
+            asyncio.create_task(socket_watch.run()),
         ]
         for task in tasks:
             task.add_done_callback(_tell_of_bug)

@@ -6,13 +6,10 @@ Or by whoever started us, as systemd does for a socket unit.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import logging
 import os
 import resource
 import socket
-import stat
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import NamedTuple
@@ -22,13 +19,12 @@ from coild.endpoint import Endpoint
 from coild.settings import ConfigError, StartError
 from coild.systemd import Descriptor, take_descriptors
 from coild.tcp import BACKLOG, bind_all, endpoint_of
+from coild.unix_socket import PassedSocket, UnixSocket, passed
 
 logger = logging.getLogger(__name__)
 
 #: Files that are no connections: the journal's, those of a compaction, the loop's; some to spare.
 _OWN_FILES = 128
-#: How often a lock file is opened anew that was replaced while it was locked.
-_LOCK_TRIES = 10
 
 
 def descriptors_for(connections: int) -> int:
@@ -119,11 +115,20 @@ def _listener(descriptor: Descriptor) -> socket.socket:
     raise ConfigError(str(descriptor), reason)
 
 
+class Listeners(NamedTuple):
+    """What a daemon listens on."""
+
+    #: Those of TCP first.
+    sockets: list[socket.socket]
+    #: The unix socket among them, unless nobody can tell where its file is.
+    unix: UnixSocket | PassedSocket | None
+
+
 @contextlib.contextmanager
 def listen(
     endpoints: tuple[Endpoint, ...], path: Path | None, inherited: Inherited
-) -> Iterator[list[socket.socket]]:
-    """Sockets that listen, those of TCP first: the inherited ones, or else those configured.
+) -> Iterator[Listeners]:
+    """Sockets that listen: the inherited ones, or else those configured.
 
     Raises StartError, and ConfigError, also if there is none.
     """
@@ -141,13 +146,14 @@ def listen(
         if sockets:
             if path is not None:
                 logger.info("sockets were passed (LISTEN_FDS), so --http and --socket do not count")
-            yield sockets
+            yield Listeners(sockets, passed(inherited.unix) if inherited.unix else None)
             return
         if not endpoints and path is None:
             raise ConfigError("http", NOWHERE)
         sockets = bind_all(endpoints)
         for sock in sockets:
             stack.callback(sock.close)
+        unix = None
         if path is not None:
             try:
                 unix = UnixSocket(path)
@@ -155,7 +161,7 @@ def listen(
                 raise StartError("socket", f"cannot use {path}: {error.strerror}") from None
             stack.callback(unix.close)
             sockets.append(unix.socket)
-        yield sockets
+        yield Listeners(sockets, unix)
 
 
 def place_of(sock: socket.socket) -> str:
@@ -170,100 +176,3 @@ def address_of(sock: socket.socket) -> str:
         # An abstract name begins with a NUL.
         return f"unix:{os.fsdecode(sock.getsockname()).replace(chr(0), '@')}"
     return str(endpoint_of(sock))
-
-
-def _identity(found: os.stat_result) -> tuple[int, int]:
-    """Which file it is, whatever its name: device and inode."""
-    return found.st_dev, found.st_ino
-
-
-def _leads_to(path: str, descriptor: int) -> bool:
-    """Whether a name is that of an open file."""
-    try:
-        return _identity(os.lstat(path)) == _identity(os.fstat(descriptor))
-    except OSError:
-        return False
-
-
-def _take_lock(path: Path) -> int:
-    """The locked file beside a socket; it had its name when it was locked. Raises StartError."""
-    name = f"{path}.lock"
-    for _ in range(_LOCK_TRIES):
-        try:
-            lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
-            raise StartError("socket", f"cannot create {name}: {reason}") from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise StartError("socket", f"{path} is in use by another coild") from None
-        # Between opening and locking, it may have been removed, and another made.
-        if _leads_to(name, lock):
-            return lock
-        os.close(lock)
-    raise StartError("socket", f"{name} is replaced again and again; see who does that")
-
-
-class UnixSocket:
-    """A listening unix socket of mode 0660, and the lock that makes its path ours.
-
-    A socket file outlives its process, so its being there says nothing. The lock beside it does:
-    who holds it may replace the file. Connecting tells about programs that do not take the lock.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Raises StartError if the path is in use or cannot be used."""
-        self.path = path
-        self._lock = _take_lock(path)
-        try:
-            self._remove_dead()
-            self.socket = self._bind()
-        except BaseException:
-            os.close(self._lock)
-            raise
-        self._identity = _identity(path.lstat())
-
-    def close(self) -> None:
-        """Remove the socket file, if it is still this one."""
-        with contextlib.suppress(OSError):
-            if _identity(self.path.lstat()) == self._identity:
-                self.path.unlink()
-        self.socket.close()
-        os.close(self._lock)
-
-    def _remove_dead(self) -> None:
-        try:
-            mode = self.path.lstat().st_mode
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise StartError("socket", f"cannot use {self.path}: {error.strerror}") from None
-        if not stat.S_ISSOCK(mode):
-            raise StartError("socket", f"{self.path} is there and is no socket; it was left alone")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(1)
-            try:
-                probe.connect(os.fspath(self.path))
-            except ConnectionRefusedError:
-                self.path.unlink()
-                return
-            except OSError as error:
-                raise StartError("socket", f"cannot use {self.path}: {error.strerror}") from None
-        raise StartError("socket", f"{self.path} is in use by another process")
-
-    def _bind(self) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.setblocking(False)
-        # The mode must be right from the first moment; there is no call that binds with one.
-        umask = os.umask(0o117)
-        try:
-            sock.bind(os.fspath(self.path))
-            sock.listen(BACKLOG)
-        except OSError as error:
-            sock.close()
-            raise StartError("socket", f"cannot bind {self.path}: {error.strerror}") from None
-        finally:
-            os.umask(umask)
-        return sock

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from sanic import Sanic
 
@@ -22,6 +22,15 @@ GRACE_SECONDS = 5.0
 _POLL_SECONDS = 0.005
 
 
+class _Listener(NamedTuple):
+    """A socket that is served, or was and still has connections."""
+
+    socket: socket.socket
+    # Sanic's AsyncioServer; its methods have no types.
+    server: Any
+    room: Room
+
+
 class Server:
     """Serves one application on several sockets that listen already."""
 
@@ -29,8 +38,7 @@ class Server:
         """`connections_max` is for each socket; there are fewer if the system allows no more."""
         self._app = app
         self._connections_max = connections_max
-        # Sanic's AsyncioServer; its methods have no types.
-        self._servers: list[Any] = []
+        self._listeners: list[_Listener] = []
 
     async def start(self, sockets: list[socket.socket]) -> None:
         """Answer requests from here on."""
@@ -43,34 +51,54 @@ class Server:
             )
         log: LogLimit = self._app.ctx.log
         for index, sock in enumerate(sockets):
-            server: Any = await self._app.create_server(
-                sock=sock,
-                backlog=BACKLOG,
-                protocol=partial(Connection, room=Room(room, log)),  # type: ignore[arg-type]
-                return_asyncio_server=True,
-                asyncio_server_kwargs={"start_serving": False},
-            )
+            server = await self._create(sock, Room(room, log))
             if index == 0:
                 # Without these, Sanic skips its own optimisations and sends an empty header.
                 await server.startup()
                 await server.before_start()
-            self._servers.append(server)
-        for server in self._servers:
-            await server.start_serving()
-        if self._servers:
-            await self._servers[0].after_start()
+        for listener in self._listeners:
+            await listener.server.start_serving()
+        if self._listeners:
+            await self._listeners[0].server.after_start()
+
+    async def replace(self, old: socket.socket, new: socket.socket) -> None:
+        """Answer on `new` in place of `old`, whose connections go on and count as before."""
+        (former,) = (listener for listener in self._listeners if listener.socket is old)
+        server = await self._create(new, former.room)
+        await server.start_serving()
+        former.server.server.close()
+        former.room.inherit(former.server.connections)
+        # A stop waits for the requests of connections, whichever socket they came by.
+        self._listeners = [
+            listener
+            for listener in self._listeners
+            if listener.server.server.is_serving() or listener.server.connections
+        ]
+
+    async def _create(self, sock: socket.socket, room: Room) -> Any:
+        server: Any = await self._app.create_server(
+            sock=sock,
+            backlog=BACKLOG,
+            protocol=partial(Connection, room=room),  # type: ignore[arg-type]
+            return_asyncio_server=True,
+            asyncio_server_kwargs={"start_serving": False},
+        )
+        self._listeners.append(_Listener(sock, server, room))
+        return server
 
     async def stop(self) -> None:
         """Accept no more, finish what is in flight, close idle connections at once."""
-        for server in self._servers:
+        servers = [listener.server for listener in self._listeners]
+        for server in servers:
             server.server.close()
-        await self._finish()
+        await self._finish(servers)
         # Whatever clients did, they cannot do any more.
         self._app.ctx.log.flush()
 
-    async def _finish(self) -> None:
+    @staticmethod
+    async def _finish(servers: list[Any]) -> None:
         deadline = asyncio.get_running_loop().time() + GRACE_SECONDS
-        while connections := [c for server in self._servers for c in server.connections]:
+        while connections := [c for server in servers for c in server.connections]:
             if asyncio.get_running_loop().time() > deadline:
                 for connection in connections:
                     connection.abort()

@@ -23,8 +23,15 @@ FLOORS = (
     {"coild.about", "coild.openapi", "coild.connections"},
     {"coild.operations"},
     {"coild.container_answers"},
-    {"coild.answers", "coild.listen", "coild.status"},
-    {"coild.compactor", "coild.exporter", "coild.node_addresses", "coild.kernel", "coild.upkeep"},
+    {"coild.answers", "coild.listen", "coild.socket_watch", "coild.status"},
+    {
+        "coild.compactor",
+        "coild.exporter",
+        "coild.kernel",
+        "coild.node_addresses",
+        "coild.unix_socket",
+        "coild.upkeep",
+    },
     {
         "coild.service",
         "coild.config",

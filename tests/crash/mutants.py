@@ -212,7 +212,7 @@ OF_CUSTODY: dict[str, tuple[Edit, ...]] = {
     "a mark is written by a start that failed": (
         Edit(
             daemon.run,
-            "sockets = stack.enter_context(listen(config.http, config.socket, inherited))",
+            "listeners = stack.enter_context(listen(config.http, config.socket, inherited))",
             "pass",
         ),
         Edit(
@@ -220,7 +220,7 @@ OF_CUSTODY: dict[str, tuple[Edit, ...]] = {
             "journal = recover(config, state, notifier)",
             "journal = recover(config, state, notifier)\n"
             "        journal._log.mark()\n"
-            "        sockets = stack.enter_context(\n"
+            "        listeners = stack.enter_context(\n"
             "            listen(config.http, config.socket, inherited)\n"
             "        )",
         ),
