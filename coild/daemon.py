@@ -90,8 +90,7 @@ async def _serve(  # noqa: PLR0915 - one life, told in order
         readiness.failure = f"the daemon ends: {failure}"
         stop.set()
 
-    for number in signals.STOPPING:
-        loop.add_signal_handler(number, stop.set)
+    signals.serve(loop, stop.set)
     clock = Clock(state.time)
     exporter = exporter_of(config)
     blocks = StaticBlocks(state.pools, [block.subnet for block in state.blocks.values()])

@@ -10,7 +10,7 @@ import select
 import sys
 import threading
 from datetime import UTC, datetime
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from time import monotonic
 from typing import Any
 
@@ -69,10 +69,9 @@ class Writer(logging.Handler):
     def __init__(self, descriptor: int) -> None:
         super().__init__()
         self._descriptor = descriptor
-        # Its `put` may be interrupted by a signal's handler that logs as well.
-        self._lines: SimpleQueue[str] = SimpleQueue()
-        self._idle = threading.Event()
-        self._idle.set()
+        # A signal's handler that logs as well may interrupt its `put`, which no other lock allows.
+        # An event in it is set when all before it is written.
+        self._lines: SimpleQueue[str | threading.Event] = SimpleQueue()
         #: How many lines were dropped so far, and of how many of them nobody was told.
         self.dropped = self._untold = 0
         threading.Thread(target=self._run, name="log", daemon=True).start()
@@ -88,34 +87,35 @@ class Writer(logging.Handler):
         except Exception:  # noqa: BLE001 - as logging has it
             self.handleError(record)
             return
-        self._idle.clear()
         self._lines.put(line)
 
     def drain(self, seconds: float) -> None:
         """Wait until all is written, but no longer than that."""
-        self._idle.wait(seconds)
+        written = threading.Event()
+        self._lines.put(written)
+        written.wait(seconds)
 
     def _run(self) -> None:
         while True:
-            try:
-                line = self._lines.get_nowait()
-            except Empty:
-                if self._untold:
-                    # What was dropped came after all that was queued.
-                    line = self._tell_dropped()
-                else:
-                    self._idle.set()
-                    line = self._lines.get()
-                    self._idle.clear()
-            # The reader is gone, or the disk is full: the next line may be taken.
-            with contextlib.suppress(OSError):
-                self._write(line.encode(errors="backslashreplace") + b"\n")
+            line = self._lines.get()
+            if not isinstance(line, threading.Event):
+                self._write_line(line)
+            # What was dropped came after all that was queued.
+            if self._untold and (self._lines.empty() or isinstance(line, threading.Event)):
+                self._write_line(self._tell_dropped())
+            if isinstance(line, threading.Event):
+                line.set()
 
     def _tell_dropped(self) -> str:
         count, self._untold = self._untold, 0
         text = "%d lines of the log were dropped, for nobody read them"
         record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (count,), None)
         return self.format(record)
+
+    def _write_line(self, line: str) -> None:
+        # The reader is gone, or the disk is full: the next line may be taken.
+        with contextlib.suppress(OSError):
+            self._write(line.encode(errors="backslashreplace") + b"\n")
 
     def _write(self, data: bytes) -> None:
         while data:

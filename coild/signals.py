@@ -5,9 +5,11 @@ But for those that cannot be had (KILL, STOP), and those that a fault of the pro
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import sys
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 logger = logging.getLogger(__name__)
@@ -23,18 +25,33 @@ _HARMLESS = (
 
 def configure() -> None:
     """From here on, signals do what they do in a daemon; until it serves, a stop is at once."""
-    for number in STOPPING:
+    for stopping in STOPPING:
         # It may end it anywhere, as a crash may.
-        signal.signal(number, lambda *_: sys.exit(0))
+        signal.signal(stopping, lambda *_: sys.exit(0))
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, _tell)
-    for name in _HARMLESS:
-        signal.signal(getattr(signal, name), _tell)
-    for real_time in range(signal.SIGRTMIN, signal.SIGRTMAX + 1):
-        signal.signal(real_time, _tell)
+    for number in _told():
+        signal.signal(number, _tell)
 
 
-def _tell(number: int, _frame: FrameType | None) -> None:
+def serve(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
+    """From here on the loop deals with them: `stop` is called, or a line is logged, in its turn.
+
+    A handler that the interpreter calls is interrupted by the next signal, and so on: a flood of
+    them would exhaust the stack.
+    """
+    for stopping in STOPPING:
+        loop.add_signal_handler(stopping, stop)
+    for number in _told():
+        loop.add_signal_handler(number, _tell, number)
+
+
+def _told() -> Iterator[int]:
+    yield signal.SIGHUP
+    yield from (getattr(signal, name) for name in _HARMLESS)
+    yield from range(signal.SIGRTMIN, signal.SIGRTMAX + 1)
+
+
+def _tell(number: int, _frame: FrameType | None = None) -> None:
     if number == signal.SIGHUP:
         logger.warning("SIGHUP: there is nothing to reload yet; a restart reads the configuration")
     else:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain, combinations
 from pathlib import Path
 
 import httpx
 import pytest
 
+from coild import logs
 from tests.daemon_kit import PATIENCE_SECONDS, Daemon, command, environment, wait_for
 
 SUBSETS = list(chain.from_iterable(combinations("012", size) for size in (1, 2, 3)))
@@ -66,26 +68,70 @@ def test_every_entry_point_opens_its_streams(module: str) -> None:
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize("nonblocking", [False, True])
-def test_an_unread_log_holds_nothing_up(tmp_path: Path, *, nonblocking: bool) -> None:
-    """A full stderr holds up no answer and no stop; what did not fit is counted in /readyz."""
+@contextmanager
+def full_pipe(*, blocking: bool) -> Iterator[tuple[int, int]]:
+    """A pipe into which nothing more fits: the end to read, and the one to write."""
     reader, writer = os.pipe()
-    os.set_blocking(writer, not nonblocking)
     try:
-        with started(tmp_path / "data", "", writer) as told:
-            base = f"http://{told.split()[1]}"
-            with httpx.Client(base_url=base, timeout=PATIENCE_SECONDS) as client:
-                long = "x" * 4000
-                while not any(
-                    check["name"] == "log" and not check["ok"]
-                    for check in client.get("/readyz").json()["checks"]
-                ):
-                    for _ in range(1000):
-                        client.get("/health", headers={"Host": f"{long}.example"})
-                assert client.get("/livez").status_code == 200
+        os.set_blocking(writer, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(writer, b"." * 4096)
+        os.set_blocking(writer, blocking)
+        yield reader, writer
     finally:
         os.close(reader)
         os.close(writer)
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_an_unread_log_holds_nothing_up(tmp_path: Path, *, blocking: bool) -> None:
+    """A stderr that takes not one line holds up no start, no answer and no stop."""
+    with (
+        full_pipe(blocking=blocking) as (_, writer),
+        started(tmp_path / "data", "", writer) as told,
+        httpx.Client(base_url=f"http://{told.split()[1]}", timeout=PATIENCE_SECONDS) as client,
+    ):
+        body = {"pod-namespace": "default", "pod-name": "web-0", "container-id": "c1"}
+        statuses = [client.post("/ip", json=body).status_code for _ in range(2)]
+
+        assert statuses == [200, 409]
+        assert client.get("/livez").status_code == 200
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_lines_that_do_not_fit_are_counted_and_told(
+    monkeypatch: pytest.MonkeyPatch, *, blocking: bool
+) -> None:
+    """When they are taken again: those that were kept, in order, then how many were not."""
+    monkeypatch.setattr(logs, "_LINES_MAX", 5)
+    with full_pipe(blocking=blocking) as (reader, writer):
+        handler = logs.Writer(writer)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        for number in range(20):
+            handler.emit(logging.LogRecord("x", logging.INFO, "", 0, f"line {number}", (), None))
+        dropped = handler.dropped
+        handler.drain(0.01)
+        read = bytearray()
+        while not read.endswith(b"nobody read them\n"):
+            read += os.read(reader, 4096)
+        handler.drain(PATIENCE_SECONDS)
+    lines = read.lstrip(b".").decode().splitlines()
+
+    assert dropped in {14, 15}
+    assert lines[:-1] == [f"line {number}" for number in range(20 - dropped)]
+    assert lines[-1].startswith(f"{dropped} lines of the log were dropped")
+
+
+def test_a_flood_of_signals_changes_nothing(daemon: Daemon) -> None:
+    """However many come while others are being told of."""
+    for _ in range(5000):
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGRTMIN):
+            daemon.process.send_signal(number)
+
+    assert daemon.allocate("c1").status_code == 200
+    assert daemon.stop() == 0
+    assert "Traceback" not in daemon.log
 
 
 @pytest.mark.parametrize("name", SILENT)
