@@ -21,7 +21,7 @@ _HOW = (
 )
 _ABSOLUTE = re.compile(
     r"(?:(?P<date>\d{4}-\d\d-\d\d)(?:T(?=\d)| |$))?"
-    r"(?:(?P<clock>\d\d?:\d\d(?::\d\d)?)(?:\.(?P<fraction>\d{1,9}))?)?"
+    r"(?:(?P<clock>\d\d?:\d\d(?::\d\d)?)(?:[.,](?P<fraction>\d{1,9}))?)?"
     r" ?(?P<zone>UTC|Z|[+-]\d\d:?\d\d)?",
     re.IGNORECASE | re.ASCII,
 )

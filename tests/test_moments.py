@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coild.moments import format_local, format_utc, parse_age, parse_moment, parse_span
+from tests.daemon_kit import environment
 
 S = 10**9
 HOUR = 3600 * S
@@ -17,6 +21,16 @@ DAY = 24 * HOUR
 #: 2026-11-22T13:30:00Z.
 NOW = 1795354200 * S
 MIDNIGHT_UTC = 1795305600 * S
+#: Logs one line of that moment and an eighth of a second, as coild does.
+_LOGS = f"""
+import logging, sys
+from coild.logs import configure
+configure("info", sys.argv[1])
+times = {{"created": {NOW / S + 0.125}, "msecs": 125}}
+logging.getLogger().handle(
+    logging.makeLogRecord({{**times, "msg": "stopped", "levelno": 20, "levelname": "INFO"}})
+)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +61,8 @@ def _berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("2026-11-22", MIDNIGHT_UTC - HOUR),
         ("2026-11-22 UTC", MIDNIGHT_UTC),
         ("2026-11-22 14:03", 1795356180 * S - HOUR),
+        ("2026-11-22 14:03:07,5", 1795356187 * S - HOUR + S // 2),
+        ("14:03:00,000000001 UTC", 1795356180 * S + 1),
         ("2026-11-22  14:03:07.5", 1795356187 * S - HOUR + S // 2),
         ("2026-11-22 14:03 UTC", 1795356180 * S),
         ("2026-11-22T14:03:00Z", 1795356180 * S),
@@ -70,6 +86,7 @@ def test_every_form_has_its_meaning(text: str, moment: int) -> None:
         *("", " ", "x", "2h", "-", "+", "ago", "-2", "-2x", "@", "@x", "25:00", "14:60", "14"),
         *("2026-02-30", "2026-11-2214:03", "2026-11-22T", "2026-11-22 14:03 MEZ", "Z", "-0x2h"),
         *("14:03:00+99:00", "14:03:00+01:60", "@999999999999", "-99999999w", "٢٠٢٦-11-22", "\0"),
+        *("14:03,", ",5", "14:03.,5", "14:03,5,5", "2026-11-22,5"),
         *("@\uff14", "-\uff14h", "\uff14 h ago", "1\uff14:03", "14:0\uff13"),
     ],
 )
@@ -109,6 +126,28 @@ def test_shown_forms() -> None:
     """UTC to the ns for scripts, local time to the second for tables."""
     assert format_utc(NOW + 1) == "2026-11-22T13:30:00.000000001Z"
     assert format_local(NOW + 1) == "2026-11-22 14:30:00"
+
+
+@pytest.mark.parametrize("zone", ["CET-1CEST,M3.5.0,M10.5.0/3", "NPT-5:45", "HST10", "UTC0"])
+def test_the_times_of_the_log_are_times(monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
+    """What coild writes before a line, plain or as JSON, is taken for just that moment."""
+    lines = {
+        style: subprocess.run(
+            [sys.executable, "-c", _LOGS, style],
+            env=environment(TZ=zone),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stderr
+        for style in ("plain", "json")
+    }
+    plain, _, _ = lines["plain"].partition(" INFO ")
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+
+    assert "," in plain
+    assert NOW + S // 8 == parse_moment(plain, 0)
+    assert NOW + S // 8 == parse_moment(msgspec.json.decode(lines["json"])["time"], 0)
 
 
 @pytest.mark.parametrize("zone", ["UTC+25", "UTC-24:30"])

@@ -197,12 +197,12 @@ def test_the_head_of_a_live_journal_is_an_anchor_from_then_on(
     daemon.allocate("c1")
     journal = str(daemon.data_dir / "journal")
     status = main(["--journal", journal, "--head"])
-    line = capsys.readouterr().out
+    head = capsys.readouterr().out.strip()
     daemon.allocate("c2")
 
     assert status == 0
-    assert line.startswith(f"head {len(daemon.events()) - 1}:")
-    assert main(["--journal", journal, "--anchor", line.split()[-1]]) == 0
+    assert head.startswith(f"{len(daemon.events()) - 1}:")
+    assert main(["--journal", journal, "--anchor", head]) == 0
 
 
 def test_the_header_page_is_checked(directory: Path) -> None:

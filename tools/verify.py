@@ -114,7 +114,8 @@ def _head(directory: Path, *, as_json: bool) -> int:
     if as_json:
         common.emit({"record": "head", "head": head})
     else:
-        sys.stdout.write(f"head {head}\n")
+        # Bare, so that --anchor takes it as it is.
+        sys.stdout.write(f"{head}\n")
     if found.end is End.TORN:
         return common.fail(
             _PROG, EXIT_TORN, f"torn tail: {file.path} at offset {found.offset}: {found.reason}"
