@@ -69,6 +69,9 @@ class Cursor(msgspec.Struct):
     time: int
     #: Whether the last frame is a mark, or there is no frame that would need one.
     marked: bool
+    #: How many events the last frame has, and the chain's digest before it.
+    last_count: int
+    digest_before: bytes
 
     @classmethod
     def at_start(cls, header: SegmentHeader) -> Self:
@@ -79,6 +82,8 @@ class Cursor(msgspec.Struct):
             digest=header.previous_digest,
             time=header.created,
             marked=True,
+            last_count=0,
+            digest_before=header.previous_digest,
         )
 
 
@@ -90,6 +95,17 @@ class Scan(Cursor):
     reason: str = ""
     #: One past the last byte that is not zero, if torn or corrupt.
     data_end: int = 0
+
+    @property
+    def vouched(self) -> tuple[int, bytes]:
+        """The last sequence that what follows it vouches for, and the chain's digest there.
+
+        Of the segment that is being written: a frame is begun only when the one before it is
+        durable. So the last one need not be, unless something was begun behind it.
+        """
+        if self.end is End.CLEAN:
+            return self.next_sequence - 1 - self.last_count, self.digest_before
+        return self.next_sequence - 1, self.digest
 
 
 def scan(
@@ -134,7 +150,7 @@ def advance(
     size = len(segment)
     limit = min(size - FRAME_HEADER_BYTES, before - 1)
     length_max = header.frame_bytes_max - FRAME_HEADER_BYTES
-    start = offset = last = cursor.offset
+    start = offset = last = previous = cursor.offset
     sequence = cursor.next_sequence
     digest = cursor.digest
     parts: list[bytes] = []
@@ -167,13 +183,18 @@ def advance(
                     deliver(_decode(decoder, parts, pending))
                     parts.clear()
                     pending = 0
-        last = offset
+        previous, last = last, offset
         offset = end
     if pending and deliver is not None:
         deliver(_decode(decoder, parts, pending))
     cursor.offset, cursor.next_sequence = offset, sequence
     if offset > start:
         frame = decode_frame(view, last, header)
+        cursor.last_count = frame.count
+        # Of one frame alone, what was read before has it.
+        cursor.digest_before = (
+            decode_frame(view, previous, header).digest if last > start else cursor.digest
+        )
         cursor.digest, cursor.time, cursor.marked = frame.digest, frame.time, frame.kind == MARK
 
 

@@ -14,6 +14,7 @@ from journal.findings import Anchor, Fault, Kind, Verified
 from journal.head import read_head
 from journal.scan import End
 from tools import common
+from tools.tail import wait_vouched
 from tools.verify_advice import (
     EXIT_CORRUPT,
     EXIT_GOOD,
@@ -60,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--deep", action="store_true", help="also replay, and check the invariants")
-    what.add_argument("--head", action="store_true", help="only print the head, without checking")
+    what.add_argument(
+        "--head", action="store_true", help="only print the head, which no power cut takes back"
+    )
     parser.add_argument(
         "--anchor",
         metavar="SEQ:DIGEST",
@@ -77,6 +80,7 @@ def _run(arguments: argparse.Namespace) -> int:
     directory = common.journal_directory(arguments)
     as_json = arguments.output == "json"
     if arguments.head:
+        wait_vouched(_PROG, directory)
         return _head(directory, as_json=as_json)
     fs = OsFileSystem()
     verified, faults = check(fs, directory, anchor=anchor, deep=arguments.deep)
@@ -110,7 +114,8 @@ def _head(directory: Path, *, as_json: bool) -> int:
         return common.fail(
             _PROG, EXIT_CORRUPT, f"{error}; run: coild-verify {common.journal_option(directory)}"
         )
-    head = f"{found.next_sequence - 1}:{found.digest.hex()}"
+    sequence, digest = found.vouched
+    head = f"{sequence}:{digest.hex()}"
     if as_json:
         common.emit({"record": "head", "head": head})
     else:
