@@ -225,11 +225,54 @@ def without_coild(plugin: Plugin) -> dict[str, Any]:
     return config
 
 
-def test_over_localhost(plugin: Plugin) -> None:
-    """The name is 127.0.0.1, and goes into the Host header."""
-    where = plugin.where.replace("127.0.0.1", "localhost")
+@pytest.mark.parametrize("listening", ["127.0.0.1:0", "[::1]:0", "localhost:0"])
+def test_over_localhost(executable: Path, tmp_path: Path, listening: str) -> None:
+    """The name is whichever of both families coild listens on, as for coild itself."""
+    with Daemon(tmp_path / "data", "--http", listening) as daemon:
+        where = f"http://localhost:{daemon.port}"
+        plugin = Plugin(executable, where, tmp_path / "spool")
+        container = new_id()
+        added = plugin.run("ADD", container, address_type="dual")
+        mine = held(daemon)
+        collected = collect(plugin, container)
+        deleted = plugin.run("DEL", container)
 
-    assert plugin.run("ADD", new_id(), coild=where).status == 0
+        assert added.addresses == [mine[container], mine[f"{container}/eth0/ipv6"]]
+        assert [(0, ""), (0, "")] == [(each.status, each.stderr) for each in (collected, deleted)]
+        assert {} == held(daemon)
+
+
+def test_a_spool_over_localhost(executable: Path, tmp_path: Path) -> None:
+    """A release that nobody could be told of waits for a coild that listens on IPv6 alone."""
+    with Daemon(tmp_path / "data", "--http", "[::1]:0") as daemon:
+        plugin = Plugin(executable, f"http://localhost:{daemon.port}", tmp_path / "spool")
+        container, port = new_id(), daemon.port
+        plugin.run("ADD", container)
+        daemon.kill()
+        refused = plugin.run("ADD", new_id())
+        plugin.run("DEL", container)
+        waiting = plugin.entries()
+    with Daemon(tmp_path / "data", "--http", f"[::1]:{port}") as daemon:
+        last = plugin.run("DEL", new_id())
+
+        assert refused.code == 11
+        assert refused.answer["msg"].endswith(f"http://localhost:{port}: Connection refused")
+        assert [container] == waiting
+        assert 0 == last.status
+        assert {} == held(daemon)
+
+
+def test_what_was_sent_is_not_sent_elsewhere(executable: Path, tmp_path: Path) -> None:
+    """When who listens on IPv4 hangs up on a request, nobody on IPv6 is sent it as well."""
+    with raw_server(lambda _: None) as where:
+        port = int(where.rpartition(":")[2])
+        with Daemon(tmp_path / "data", "--http", f"[::1]:{port}") as daemon:
+            plugin = Plugin(executable, f"http://localhost:{port}", tmp_path / "spool")
+            added = plugin.run("ADD", new_id())
+
+            assert added.code == 11
+            assert {} == held(daemon)
+            assert not [each for _, each in daemon.events() if "Address" in type(each).__name__]
 
 
 def test_a_subnet_makes_the_prefix_length(plugin: Plugin) -> None:

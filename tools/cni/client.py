@@ -34,19 +34,23 @@ class Coild:
     `journal` is the ID of its journal, which each of its answers has: empty before the first.
     """
 
-    def __init__(self, where: str, family: int, address: Any, host: str, deadline: float) -> None:
-        """`address` is what connect() takes in this family; `deadline` is of time.monotonic()."""
+    def __init__(
+        self, where: str, places: tuple[tuple[int, Any], ...], host: str, deadline: float
+    ) -> None:
+        """`places` are families, each with what connect() takes in it; they are tried in turn.
+
+        `deadline` is of time.monotonic().
+        """
         self.where = where
         self.deadline = deadline
         self.journal = ""
-        self._family = family
-        self._address = address
+        self._places = places
         self._host = host
 
     def until(self, deadline: float) -> Coild:
         """The same with another deadline, if that is sooner."""
         sooner = min(deadline, self.deadline)
-        same = Coild(self.where, self._family, self._address, self._host, sooner)
+        same = Coild(self.where, self._places, self._host, sooner)
         same.journal = self.journal
         return same
 
@@ -66,37 +70,57 @@ class Coild:
             # What is read after it is not carried out: by then the runtime has sent DEL.
             f"Coild-Deadline: {int(self.deadline * 1e9)}{_clock_name()}\r\n\r\n"
         )
-        sock = socket(self._family, SOCK_STREAM)
+        sock = self._connected()
         try:
-            self._connect(sock)
             sock.settimeout(self.remaining())
             sock.sendall(head.encode() + content)
             return self._answer(sock)
         except OSError as error:
-            # A time-out is one, without a number.
-            reason = error.strerror or "no answer in time"
-            raise NoAnswerError(f"no answer from coild at {self.where}: {reason}") from None
+            raise NoAnswerError(f"no answer from coild at {self.where}: {_reason(error)}") from None
         finally:
             sock.close()
 
-    def _connect(self, sock: socket) -> None:
-        while True:
-            sock.settimeout(self.remaining())
-            try:
-                sock.connect(self._address)
-            except BlockingIOError:
-                sleep(_RETRY_SECONDS)
-            else:
-                break
-        if self._family == AF_UNIX:
-            self._check_peer(sock)
+    def _connected(self) -> socket:
+        """Of the first place where somebody listens. Raises NoAnswerError.
 
-    def _check_peer(self, sock: socket) -> None:
+        From then on that place alone is asked: what listens at another may be another coild.
+        """
+        reasons = []
+        for place in self._places:
+            try:
+                sock = self._connect(*place)
+            except OSError as error:
+                reasons.append(_reason(error))
+            else:
+                self._places = (place,)
+                return sock
+        told = " and ".join(dict.fromkeys(reasons))
+        raise NoAnswerError(f"no answer from coild at {self.where}: {told}")
+
+    def _connect(self, family: int, address: Any) -> socket:
+        sock = socket(family, SOCK_STREAM)
+        try:
+            while True:
+                sock.settimeout(self.remaining())
+                try:
+                    sock.connect(address)
+                except BlockingIOError:
+                    sleep(_RETRY_SECONDS)
+                else:
+                    break
+            if family == AF_UNIX:
+                self._check_peer(sock, address)
+        except (OSError, NoAnswerError):
+            sock.close()
+            raise
+        return sock
+
+    def _check_peer(self, sock: socket, path: str) -> None:
         """Who listens must be root, this user, or who may put sockets into that directory."""
         peer = int.from_bytes(sock.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)[4:8], byteorder)
         if peer in {0, geteuid()}:
             return
-        directory = stat(self._address.rpartition("/")[0] or "/")
+        directory = stat(path.rpartition("/")[0] or "/")
         if peer != directory.st_uid or directory.st_mode & 0o022:
             raise NoAnswerError(
                 f"{self.where} is not coild's: user {peer} listens there, who is neither root nor "
@@ -146,6 +170,11 @@ class Coild:
         return NoAnswerError(f"the answer from {self.where} is not coild's: {what}")
 
 
+def _reason(error: OSError) -> str:
+    # A time-out is one, without a number.
+    return error.strerror or "no answer in time"
+
+
 def _length(fields: list[bytes]) -> int | None:
     """The value of Content-Length."""
     value = _field(fields, b"content-length")
@@ -189,19 +218,20 @@ def locate(text: str, deadline: float) -> Coild:
         path = text[5:]
         if "\0" in path or not is_encodable(path) or len(path.encode()) > 107:
             raise ValueError(f"{text!r} is no path of a socket: at most 107 bytes, without NUL")
-        return Coild(text, AF_UNIX, path, "localhost", deadline)
+        return Coild(text, ((AF_UNIX, path),), "localhost", deadline)
     rule = "an address like http://127.0.0.1:9383, http://[::1]:9383 or unix:/run/coild/coild.sock"
     host, colon, port = text.removesuffix("/").partition("http://")[2].rpartition(":")
-    name = "127.0.0.1" if host == "localhost" else host
-    bracketed = name.startswith("[") and name.endswith("]")
-    version = version_of(name[1:-1] if bracketed else name)
+    bracketed = host.startswith("[") and host.endswith("]")
+    address = host[1:-1] if bracketed else host
     number = int(port) if port.isascii() and port.isdigit() and len(port) < 6 else 0
-    known = text.startswith("http://") and colon and version == (6 if bracketed else 4)
-    if not known or not 0 < number < 65536:
+    known = host == "localhost" or version_of(address) == (6 if bracketed else 4)
+    if not (text.startswith("http://") and colon and known and 0 < number < 65536):
         raise ValueError(f"{text!r} must be {rule}: an IP address or localhost, and a port")
-    if bracketed:
-        return Coild(text, AF_INET6, (name[1:-1], number), f"{host}:{port}", deadline)
-    return Coild(text, AF_INET, (name, number), f"{host}:{port}", deadline)
+    places: tuple[tuple[int, Any], ...] = ((AF_INET6 if bracketed else AF_INET, (address, number)),)
+    if host == "localhost":
+        # As coild has it: both families, of which not every machine has each.
+        places = (AF_INET, ("127.0.0.1", number)), (AF_INET6, ("::1", number))
+    return Coild(text, places, f"{host}:{port}", deadline)
 
 
 def container_path(key: str) -> str:
