@@ -193,7 +193,8 @@ def test_a_dead_socket_that_may_not_be_removed_is_status_1(place: Path) -> None:
     done = _powerless("--data-dir", str(place / "data"), "--http", "off", "--socket", f"{place}/s")
 
     assert done.returncode == 1
-    assert f"coild: socket: cannot use {place}/s: " in done.stderr.splitlines()[-1]
+    last = done.stderr.splitlines()[-1]
+    assert f"coild: socket: cannot remove {place}/s, a socket of a process that ended: " in last
 
 
 @pytest.mark.parametrize(
