@@ -76,6 +76,16 @@ class Clock:
         self._last, self._last_monotonic = now, monotonic
         return now
 
+    def behind(self) -> tuple[int, int]:
+        """By how many ns the wall is behind the time of an event that would happen now; the wall.
+
+        To ask makes no time: what is asked while the wall is ahead keeps no later event there.
+        """
+        wall = self._wall()
+        if wall >= self._last:
+            return 0, wall
+        return self._last + (self._monotonic() - self._last_monotonic) // 2 - wall, wall
+
     def ago(self, duration: int) -> int:
         """The time of an event `duration` ns ago: what is newer happened less long ago.
 

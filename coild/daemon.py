@@ -8,7 +8,7 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import uvloop
@@ -20,10 +20,11 @@ from coild.answers import Answer, Health
 from coild.api import build_app
 from coild.blocks.static import StaticBlocks
 from coild.clock import Clock
+from coild.clock_watch import ClockWatch
 from coild.compactor import Compactor
 from coild.config import Config
 from coild.events import DaemonStopped
-from coild.exhaustion import exhausted
+from coild.exhaustion import blocked, exhausted
 from coild.exporter import Exporter
 from coild.guard import Guard
 from coild.listen import Listeners, address_of, inherit, listen, place_of
@@ -92,6 +93,8 @@ async def _serve(  # noqa: PLR0915 - one life, told in order
 
     signals.serve(loop, stop.set)
     clock = Clock(state.time)
+    clock_watch = ClockWatch(clock)
+    clock_watch.look()
     exporter = exporter_of(config)
     blocks = StaticBlocks(state.pools, [block.subnet for block in state.blocks.values()])
     service = Service(
@@ -122,6 +125,7 @@ async def _serve(  # noqa: PLR0915 - one life, told in order
 
     _add_checks(readiness, journal, beginning, exporter)
     readiness.add("pools", lambda: "; ".join(exhausted(service, blocks, state)))
+    readiness.add("clock", lambda: clock_watch.reason)
     guard = Guard(config.allowed_hosts, remote=config.allow_remote)
     app = build_app(service, compactor, guard, health, beginning, readiness)
     server = Server(app, config.max_connections)
@@ -137,13 +141,15 @@ async def _serve(  # noqa: PLR0915 - one life, told in order
         await announce_blocks(config, state, exporter)
         stack.push_async_callback(service.close)
         await beginning.all()
+        tell_blocked = _tell_blocked(beginning, lambda: blocked(service, blocks, state))
+        tasks = [asyncio.create_task(tell_blocked)]
         await server.start(listeners.sockets)
         stack.push_async_callback(asyncio.to_thread, address_file.remove)
         await asyncio.to_thread(address_file.publish, address_of(listeners.sockets[0]))
         places = [place_of(sock) for sock in listeners.sockets]
         _announce(config, journal, places)
         notifier.ready(f"listening on {' and '.join(places)}")
-        tasks = [
+        tasks += [
             asyncio.create_task(beginning.run(on_failure)),
             asyncio.create_task(_scan(beginning, service, config.scan_interval, address_file)),
             asyncio.create_task(_renew(beginning, config.scan_interval)),
@@ -151,6 +157,7 @@ async def _serve(  # noqa: PLR0915 - one life, told in order
             asyncio.create_task(exporter.run()),
             asyncio.create_task(_be_watched(notifier)),
             asyncio.create_task(socket_watch.run()),
+            asyncio.create_task(clock_watch.run()),
         ]
         for task in tasks:
             task.add_done_callback(_tell_of_bug)
@@ -219,6 +226,13 @@ def _add_checks(
     readiness.add("start", start_trouble, fails=True)
     readiness.add("routes", route_trouble)
     readiness.add("log", logs.dropped)
+
+
+async def _tell_blocked(beginning: Beginning, blocked: Callable[[], list[str]]) -> None:
+    """Say which pools cannot be used because of blocks of old, once the pools are journalled."""
+    await beginning.recorded()
+    for line in blocked():
+        logger.warning("%s", line)
 
 
 async def _keep_up(beginning: Beginning, compactor: Compactor) -> None:

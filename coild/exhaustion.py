@@ -9,6 +9,7 @@ from coild.service import Service
 
 #: So many blocks are named.
 _NAMED_MAX = 3
+_OF_OLD = ": blocks of a former configuration stand in its subnets "
 
 
 def exhausted(service: Service, blocks: StaticBlocks, state: Projection) -> list[str]:
@@ -21,6 +22,11 @@ def exhausted(service: Service, blocks: StaticBlocks, state: Projection) -> list
         and not service.free(name, version)
         and not blocks.has_block(name, version)
     ]
+
+
+def blocked(service: Service, blocks: StaticBlocks, state: Projection) -> list[str]:
+    """Those of `exhausted` that have no address because of blocks of a former configuration."""
+    return [line for line in exhausted(service, blocks, state) if _OF_OLD in line]
 
 
 def _of_old(pool: Pool, version: int, state: Projection) -> str:
@@ -40,6 +46,6 @@ def _of_old(pool: Pool, version: int, state: Projection) -> str:
     names = ", ".join(f"{block.subnet} of pool {block.pool!r}" for block in found[:_NAMED_MAX])
     more = f" and {len(found) - _NAMED_MAX} more" if len(found) > _NAMED_MAX else ""
     return (
-        f": blocks of a former configuration stand in its subnets ({names}{more}), until their "
+        f"{_OF_OLD}({names}{more}), until their "
         f"{sum(block.held for block in found)} addresses are released"
     )

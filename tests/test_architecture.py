@@ -50,7 +50,7 @@ FLOORS = (
         "coild.blocks.static",
         "coild.pools",
     },
-    {"coild.others"},
+    {"coild.clock_watch", "coild.others"},
     {"coild.route_watch", "coild.table_lock"},
     {"coild.apart", "coild.unicast"},
     {

@@ -7,6 +7,7 @@ import ipaddress
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from coild.addresses import BITS, Subnet
@@ -18,7 +19,7 @@ from journal import Reader
 from tools import common
 from tools.following import follow_rows, newest
 from tools.holdings import Asked, Output, read_ledger
-from tools.past import open_reader
+from tools.past import open_reader, tell_ahead
 from tools.remaining import Remaining
 
 PROG = "coild-history"
@@ -73,6 +74,8 @@ def _main(argv: Sequence[str] | None) -> int:
     order = _understand(arguments, time.time_ns())
     reader = open_reader(common.journal_directory(arguments), Event)
     output = Output(json=order.json)
+    if (order.at, order.asked.since, order.asked.until) != (None, None, None):
+        tell_ahead(reader, partial(common.notice, PROG))
     if order.follow:
         follow_rows(reader, PROG, order.asked, output, count=order.newest)
     elif order.at is not None:

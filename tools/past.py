@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from coild.clock_watch import ahead
 from coild.events import HistoryPruned
 from coild.holding import InconsistentEventError
 from coild.replay import VOCABULARY, State
@@ -177,6 +179,25 @@ def _snapshot_at(reader: Reader, time: int) -> int:
             # One that cannot be read is no place to begin; one that is gone was an old one.
             continue
     return 0
+
+
+def tell_ahead(reader: Reader, notice: Notice) -> None:
+    """Say if the newest event is ahead of the clock, by which `now` and `-2h` are understood.
+
+    What is wrong with the journal is for others to tell.
+    """
+    newest = None
+    with contextlib.suppress(JournalError, OSError):
+        for file in reversed(reader.files()):
+            for batch in reader.batches(file.first_sequence):
+                newest = batch.events[-1].time
+            if newest is not None:
+                break
+    if newest is not None and (text := ahead(newest, time.time_ns())):
+        notice(
+            f"{text}: what happened lately has times ahead of the clock, too; give a time of the "
+            "journal's, or none for its end"
+        )
 
 
 def tell_rejected(rejected: Sequence[RejectedSnapshot], notice: Notice) -> None:

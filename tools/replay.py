@@ -26,7 +26,15 @@ from tools.common import (
     parse,
     run,
 )
-from tools.past import Moment, NoEventError, oldest_state, open_reader, rebuild, whatever_goes
+from tools.past import (
+    Moment,
+    NoEventError,
+    oldest_state,
+    open_reader,
+    rebuild,
+    tell_ahead,
+    whatever_goes,
+)
 from tools.replay_check import check_history
 from tools.replay_keys import interact
 from tools.replay_step import Timeline, print_steps
@@ -111,6 +119,8 @@ def _main(argv: Sequence[str] | None) -> int:
     directory = journal_directory(arguments)
     if arguments.check:
         return _check(directory, as_json=as_json)
+    if any(moment.time is not None for moment in (until, *moments)):
+        tell_ahead(open_reader(directory), _notice)
     if arguments.step:
         if first == 0:
             raise UsageError("--from 0 is no event: the first one has the sequence 1")
