@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coild.limits import COLLECT_BYTES_MAX
 from tests.cni_kit import (
     NOBODY,
     VERSIONS,
@@ -842,6 +843,33 @@ def test_gc_asks_once_more(alone: Plugin, refusals: int) -> None:
     valid = ["c1/net1", "c1/net1/ipv6"]
     assert {"sequence": 1, "network": "pods", "valid": valid} == asked[1]
     assert min(refusals + 1, 2) * 2 == len(asked)
+
+
+def test_gc_of_many(plugin: Plugin, shared_daemon: Daemon) -> None:
+    """A list of 20,000 attachments is taken: what is in it is kept, the rest is released."""
+    kept, lost = new_id(), new_id()
+    for container in (kept, lost):
+        plugin.run("ADD", container)
+    outcome = collect(plugin, *[f"{number:064x}" for number in range(20_000)], kept)
+    now = held(shared_daemon)
+
+    assert (0, b"") == (outcome.status, outcome.stdout)
+    assert kept in now
+    assert lost not in now
+
+
+def test_gc_of_too_many(plugin: Plugin, shared_daemon: Daemon) -> None:
+    """A list that is longer than coild reads is a CNI error: what, where, and what to do."""
+    lost = new_id()
+    plugin.run("ADD", lost)
+    many = COLLECT_BYTES_MAX // (2 * 256)
+    outcome = collect(plugin, *[f"{number:0256x}" for number in range(many)])
+
+    assert outcome.code == 100
+    told = outcome.answer["msg"] + outcome.answer["details"]
+    for part in (f"{2 * many} container IDs", plugin.where, str(COLLECT_BYTES_MAX), "forget"):
+        assert part in told
+    assert lost in held(shared_daemon)
 
 
 @pytest.mark.parametrize(

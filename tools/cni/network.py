@@ -7,6 +7,7 @@ from tools.cni.errors import (
     INVALID_CONFIG,
     LIMITED_CONNECTIVITY,
     NOT_AVAILABLE,
+    REFUSED,
     CniError,
     NoAnswerError,
 )
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 #: The second is what the specification called it at first, and libcni still passes both.
 _VALID = ("cni.dev/valid-attachments", "cni.dev/attachments")
+#: The status of a request whose body is longer than coild reads.
+_TOO_LONG = 413
 #: A list that is too old to be judged is judged by a new sequence, so often.
 _ATTEMPTS = 2
 
@@ -42,6 +45,15 @@ def collect(config: Config) -> None:
         if status == 200:
             _tell(answer)
             return
+        if status == _TOO_LONG:
+            error = answer.get("error")
+            raise CniError(
+                REFUSED,
+                f"the list of {len(valid)} container IDs (two for each valid attachment) is longer "
+                f"than coild at {config.coild.where} takes, so nothing was released: {error}",
+                "have the runtime forget attachments that are gone, or give this network's pods "
+                "several networks, each with a name of its own",
+            )
         if status != 409 or attempt == _ATTEMPTS:
             raise refusal(status, answer)
 
