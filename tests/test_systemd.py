@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -24,6 +25,7 @@ from hypothesis import strategies as st
 from coild.events import SCHEMA, Event, NodeBooted
 from coild.systemd import Notifier, take_descriptors
 from journal import read_events
+from tests.cni_kit import Plugin, new_id
 from tests.daemon_kit import (
     PATIENCE_SECONDS,
     Daemon,
@@ -773,3 +775,46 @@ def test_a_killed_service_is_started_again(systemd: Systemd) -> None:
         answer = client.get("/status")
 
     assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("began", [True, False], ids=["stopped", "not started"])
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_what_waited_in_a_full_backlog(
+    request: pytest.FixtureRequest, place: Path, executable: Path, kind: str, *, began: bool
+) -> None:
+    """ADDs whose runtime gave up allocate nothing when coild, activated by socket, reads them."""
+    sock: socket.socket = request.getfixturevalue(kind)
+    sock.listen(1)
+    address = sock.getsockname()
+    where = f"unix:{address}" if kind == "unix" else f"http://127.0.0.1:{address[1]}"
+    plugin = Plugin(executable, where, place / "spool")
+    containers = [new_id() for _ in range(5)]
+
+    def give_up(container: str) -> tuple[int, int]:
+        added = plugin.run("ADD", container, timeout=0.5)
+        return added.code, plugin.run("DEL", container, timeout=0.5).status
+
+    with contextlib.ExitStack() as stack:
+        if began:
+            manager = stack.enter_context(Manager(place, sockets=[sock])).wait("READY=1")
+            assert plugin.run("STATUS", "").status == 0
+            manager.process.send_signal(signal.SIGSTOP)
+        with ThreadPoolExecutor(len(containers)) as pool:
+            outcomes = list(pool.map(give_up, containers))
+        waiting = plugin.entries()
+        if began:
+            manager.process.send_signal(signal.SIGCONT)
+        else:
+            manager = stack.enter_context(Manager(place, sockets=[sock])).wait("READY=1")
+        last = new_id()
+        after = [plugin.run(each, last).status for each in ("ADD", "DEL")]
+        events = read_events(manager.data_dir / "journal", Event, schema=SCHEMA)
+        # The release of what nobody holds is none, and on no record.
+        named = {getattr(event, "container_id", "") for _, event in events}
+
+        assert [(11, 0)] * len(containers) == outcomes
+        assert sorted(containers) == waiting
+        assert [0, 0] == after
+        assert [] == plugin.entries()
+        assert last in named
+        assert not named & set(containers)
