@@ -53,6 +53,7 @@ PARTS = (
     Part("histories", "tests/test_linearizability.py"),
     Part("decoder and recovery", "tests/test_fuzz_journal.py"),
     Part("files displaced under load", "tests/test_displaced_schedules.py"),
+    Part("verify after crashes", "tests/test_verify_crashes.py"),
     Part("errors of the disk", "tests/test_disk_errors.py tests/test_fs_contract.py"),
     Part(
         "faults of the journal",
