@@ -20,6 +20,7 @@ from sanic.exceptions import (
     ServiceUnavailable,
 )
 
+from coild.ages import AgeUnknownError
 from coild.allocator import NoPoolError, Place
 from coild.announcer import RouteHealth
 from coild.bodies import BadRequestError
@@ -49,14 +50,12 @@ from journal import CompactionRunsError, JournalError, JournalFullError
 logger = logging.getLogger(__name__)
 
 _JSON = "application/json"
-#: Of what is asked for as text.
 TEXT = "text/plain; charset=utf-8"
-#: The values that are the same in all answers, in one piece: each field that Sanic formats for
-#: itself costs a request some 1%. No page of another site may read an answer, nor guess its type.
+#: In one piece: each field that Sanic formats costs 1%. No other site may read it, or guess types.
 _SAME = b"\r\ncross-origin-resource-policy: same-origin\r\nx-content-type-options: nosniff"
 _TYPES = {kind: kind.encode() + _SAME for kind in (_JSON, TEXT)}
 _ROUTES = ", ".join(f"{' and '.join(methods)} {path}" for path, methods in METHODS.items())
-#: The methods of each path, as it comes in the request, still percent-encoded.
+#: By path, as it is in the request, still percent-encoded.
 _ALLOWED = tuple(
     (re.compile(re.sub("<[a-z]+>", "[^/]+", re.escape(path))), ", ".join(methods))
     for path, methods in METHODS.items()
@@ -89,6 +88,7 @@ STATUS: dict[type[Exception], int] = {
     CompactionRunsError: 409,
     StaleListError: 409,
     OrderError: 400,
+    AgeUnknownError: 409,
     TooSoonError: 429,
     NoAddressError: 503,
     BusyError: 503,

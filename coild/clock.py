@@ -58,6 +58,7 @@ class Clock:
         self._monotonic = monotonic
         self._last = last
         self._last_monotonic = monotonic()
+        self._stepped = 0
         self._marks = [_Mark(max(last, wall()), self._last_monotonic, halved=False)]
 
     def __call__(self) -> int:
@@ -66,7 +67,9 @@ class Clock:
         behind = now < self._last
         if behind:
             now = self._last + (monotonic - self._last_monotonic) // 2
-        if abs(now - self._marks[-1].at(monotonic)) > _TOLERANCE:
+        ahead = now - self._marks[-1].at(monotonic)
+        if abs(ahead) > _TOLERANCE:
+            self._stepped += max(0, ahead)
             self._marks.append(
                 _Mark(self._last, self._last_monotonic, halved=True)
                 if behind
@@ -85,6 +88,13 @@ class Clock:
         if wall >= self._last:
             return 0, wall
         return self._last + (self._monotonic() - self._last_monotonic) // 2 - wall, wall
+
+    def stepped(self) -> int:
+        """By how much the wall was set forward since this clock was made, in all, in ns.
+
+        Where it was set back, times are held, and so ahead of it. To ask makes no time.
+        """
+        return self._stepped + max(0, self._wall() - self._marks[-1].at(self._monotonic()))
 
     def ago(self, duration: int) -> int:
         """The time of an event `duration` ns ago: what is newer happened less long ago.

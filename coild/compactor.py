@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
+from coild.ages import age_now
 from coild.events import Event, HistoryPruned, JournalCompacted, SnapshotTaken
 from coild.orders import describe, take_order
 from coild.replay import VOCABULARY, State
@@ -105,14 +107,22 @@ class Compactor:
         directory: Path,
         *,
         clock: Callable[[], int],
+        newest: Callable[[], int],
+        stepped: Callable[[], int],
         compact_after: int,
     ) -> None:
-        """`record` journals an event, durable on return. `compact_after` is in bytes; 0: never."""
+        """`record` journals an event, durable on return. `compact_after` is in bytes; 0: never.
+
+        `clock` gives events their time, `newest` is that of the newest one, and `stepped` by how
+        much the system's clock was set forward, all in ns.
+        """
         self._journal = journal
         self._record = record
         self._worker = worker
         self._directory = directory
         self._clock = clock
+        self._newest = newest
+        self._stepped = stepped
         self._compact_after = compact_after
         self._fs = OsFileSystem()
         self._task: asyncio.Task[Compaction] | None = None
@@ -130,7 +140,7 @@ class Compactor:
         `order` is the token of an order that someone left, `policy` one that was given here. With
         `limited`, and without an order, it may be too soon.
         Whoever hangs up meanwhile does not end it. Raises CompactionRunsError if one is at work,
-        orders.OrderError, TooSoonError, JournalError.
+        orders.OrderError, TooSoonError, ages.AgeUnknownError, JournalError.
         """
         if self._closed:
             raise JournalFailedError("the daemon is stopping, so there is no compaction")
@@ -204,15 +214,19 @@ class Compactor:
             ) from error
 
     async def _steps(self, policy: Policy | None, *, limited: bool) -> Compaction:
+        now = 0
+        if policy is not None:
+            # Before anything is recorded: its times would say nothing of the clock.
+            now = age_now(policy, time.time_ns(), self._newest(), stepped=self._stepped())
         kept = await asyncio.to_thread(self._nothing_new, self._journal.durable_sequence)
         if kept is not None:
-            return kept if policy is None else await self._prune(policy, kept)
+            return kept if policy is None else await self._prune(policy, now, kept)
         if limited:
-            now = asyncio.get_running_loop().time()
-            left = self._asked_at + PAUSE_SECONDS - now
+            moment = asyncio.get_running_loop().time()
+            left = self._asked_at + PAUSE_SECONDS - moment
             if left > 0:
                 raise TooSoonError(math.ceil(left))
-            self._asked_at = now
+            self._asked_at = moment
         through = await self._journal.seal()
         if not through:
             # Without an event there is no segment to archive, nor a state to keep.
@@ -245,7 +259,7 @@ class Compactor:
             segment_bytes=retired.bytes,
             archive_bytes=prepared.archive_bytes,
         )
-        return done if policy is None else await self._prune(policy, done)
+        return done if policy is None else await self._prune(policy, now, done)
 
     def _nothing_new(self, last: int) -> Compaction | None:
         """What is there, if up to the event `last` there is nothing that is worth a compaction."""
@@ -276,10 +290,10 @@ class Compactor:
             nothing_new=True,
         )
 
-    async def _prune(self, policy: Policy, done: Compaction) -> Compaction:
-        """Lose history, after the journal says so."""
+    async def _prune(self, policy: Policy, now: int, done: Compaction) -> Compaction:
+        """Lose history, after the journal says so. Its age is counted from `now`."""
         going = await asyncio.to_thread(
-            plan, self._fs, self._directory, VOCABULARY.schema, policy, self._clock()
+            plan, self._fs, self._directory, VOCABULARY.schema, policy, now
         )
         if going is not None:
             await self._record(

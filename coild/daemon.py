@@ -113,6 +113,8 @@ async def _serve(  # noqa: PLR0915 - one life, told in order
         UpkeepProcess(journal.path.parent),
         journal.path.parent,
         clock=clock,
+        newest=lambda: max(state.time, journal.time),
+        stepped=clock.stepped,
         compact_after=config.compact_after,
     )
 

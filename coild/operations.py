@@ -15,6 +15,7 @@ from sanic.exceptions import (
     ServiceUnavailable,
 )
 
+from coild.ages import AgeUnknownError
 from coild.allocator import NoPoolError
 from coild.answers import (
     CheckAnswer,
@@ -99,6 +100,10 @@ ERRORS: dict[type[Exception], tuple[str, str]] = {
     ),
     ConflictError: ("The container holds an address already.", "container c1 holds 10.64.0.0"),
     CompactionRunsError: ("Another compaction is at work.", "another compaction is at work"),
+    AgeUnknownError: (
+        "The order is to lose old history, and the clocks differ by more than a day.",
+        "how old history is cannot be told: the system's clock says 2026-11-28T07:00:00.000000000Z",
+    ),
     TooSoonError: (
         "Another one was asked for, without an order, within a minute; see `Retry-After`.",
         "a compaction was asked for less than 60 s ago; the next may be in 48 s",
@@ -257,6 +262,7 @@ OPERATIONS = (
         (
             BadRequestError,
             OrderError,
+            AgeUnknownError,
             CompactionRunsError,
             TooSoonError,
             DeadlineError,

@@ -32,6 +32,7 @@ class _Order(msgspec.Struct, forbid_unknown_fields=True):
     keep_age: Annotated[int, msgspec.Meta(ge=0)] | None = None
     keep_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
     delete: bool = False
+    trust_clock: bool = False
     #: To compact, now. One that orders to prune says so already.
     compact: bool = False
 
@@ -73,8 +74,8 @@ def take_order(directory: Path, token: str) -> Policy | None:
         raise OrderError(f"cannot read the order {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise OrderError(f"{path} is no order to prune: {error}") from None
-    policy = Policy(order.keep_age, order.keep_bytes, order.delete)
-    if policy == Policy():
+    policy = Policy(order.keep_age, order.keep_bytes, order.delete, order.trust_clock)
+    if not policy.prunes:
         if not order.compact:
             raise OrderError(f"{path} orders nothing")
         return None
@@ -90,4 +91,6 @@ def describe(policy: Policy) -> str:
         flags.append(f"--keep-size {format_size(policy.keep_bytes)}")
     if policy.delete:
         flags.append("--delete")
+    if policy.trust_clock:
+        flags.append("--trust-clock")
     return " ".join(flags)

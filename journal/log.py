@@ -115,6 +115,11 @@ class Log:
         self.next_sequence += len(events)
         self.marked = not events
 
+    @property
+    def time(self) -> int:
+        """Of the last frame, or when the segment was made: no later time was written."""
+        return self._time
+
     def mark(self) -> None:
         """Write a mark, unless the last frame is one. On return it is durable.
 

@@ -21,12 +21,19 @@ from journal.segments import SegmentFile, list_archive, list_history
 from journal.snapshot import list_snapshots
 
 
-class Policy(msgspec.Struct, frozen=True):
+class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
     """What of the archive is to be kept; None is no bound. Durations in ns, sizes in bytes."""
 
     keep_age: int | None = None
     keep_bytes: int | None = None
     delete: bool = False
+    #: Ages are taken as they are, whatever speaks against the clock: that is the caller's to judge.
+    trust_clock: bool = False
+
+    @property
+    def prunes(self) -> bool:
+        """Whether there is any bound."""
+        return self.keep_age is not None or self.keep_bytes is not None or self.delete
 
 
 class Pruning(msgspec.Struct, frozen=True):
@@ -72,8 +79,10 @@ def plan(
     going = None
     for number, (size, last_sequence, successor) in enumerate(archived, start=1):
         too_old = policy.keep_age is not None and (
-            # The one that is yet to be made will be a moment old.
-            (_created(fs, successor, schema) if successor else now - 1) < now - policy.keep_age
+            # Nothing is younger than a moment: neither the one that is yet to be made, nor what a
+            # clock that was ahead made.
+            min(_created(fs, successor, schema) if successor else now, now - 1)
+            < now - policy.keep_age
         )
         too_many = policy.keep_bytes is not None and total > policy.keep_bytes
         if not (policy.delete or too_old or too_many):

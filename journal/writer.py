@@ -146,6 +146,11 @@ class Journal:
         return self._commit.durable_sequence
 
     @property
+    def time(self) -> int:
+        """The newest time in the journal, in ns since the epoch."""
+        return self._log.time
+
+    @property
     def tail_bytes(self) -> int:
         """The frames since the last snapshot that `covered` was told of, in bytes."""
         return self._log.sealed_bytes + self._log.used_bytes - self._covered_bytes

@@ -61,7 +61,7 @@ FLOORS = (
         "coild.settings",
         "coild.spool",
     },
-    {"coild.gateway_use", "coild.holders"},
+    {"coild.ages", "coild.gateway_use", "coild.holders"},
     {"coild.difference", "coild.invariants"},
     {"coild.projection", "coild.moments"},
     {"coild.holding"},

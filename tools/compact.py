@@ -15,8 +15,9 @@ from typing import Any
 
 import msgspec
 
+from coild.ages import age_now
 from coild.compactor import Compaction, Compactor
-from coild.events import SCHEMA
+from coild.events import SCHEMA, Event
 from coild.moments import parse_span
 from coild.orders import describe, give_order, order_path
 from coild.replay import VOCABULARY, State
@@ -29,6 +30,7 @@ from journal import (
     index_sealed,
     plan,
     prepare,
+    read_events,
 )
 from journal.archive import compress
 from journal.fs import FileSystem
@@ -46,6 +48,10 @@ _EPILOG = """\
 Beside a running daemon, the daemon is asked to do it (POST /compact); without one, it is done here.
 History is lost only by --keep-archive, --keep-size and --delete; what goes is said, and recorded in
 the journal before it goes.
+
+Age is counted from the system's time or that of the newest event, whichever is earlier. If events
+are more than a day ahead of the system's clock, or it was set forward by more than that while the
+daemon ran (which --dry-run cannot see), --keep-archive is refused: --trust-clock says to go on.
 
 examples:
   coild-compact                        snapshot now, move what it covers into archive/
@@ -68,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep.add_argument("--keep-archive", metavar="DURATION", help="of the archive, keep so much")
     keep.add_argument("--keep-size", metavar="SIZE", help="keep the newest, up to this size")
     keep.add_argument("--delete", action="store_true", help="keep nothing of the archive")
+    keep.add_argument(
+        "--trust-clock", action="store_true", help="measure ages though the clocks differ"
+    )
     common.add_output(parser)
     return common.run(PROG, lambda: _compact(common.parse(parser, argv)))
 
@@ -100,10 +109,11 @@ def _policy(arguments: argparse.Namespace) -> Policy | None:
             keep_age=_parsed(arguments.keep_archive, parse_span),
             keep_bytes=_parsed(arguments.keep_size, parse_size),
             delete=arguments.delete,
+            trust_clock=arguments.trust_clock,
         )
     except ValueError as error:
         raise common.UsageError(str(error)) from None
-    return None if policy == Policy() else policy
+    return policy if policy.prunes else None
 
 
 def _parsed(text: str | None, parse: Callable[[str], int]) -> int | None:
@@ -194,7 +204,14 @@ async def _compact_here(directory: Path, policy: Policy | None, *, as_json: bool
     async with writing(directory) as writer:
         worker = _Here(directory, as_json=as_json)
         compactor = Compactor(
-            writer.journal, writer.record, worker, directory, clock=writer.clock, compact_after=0
+            writer.journal,
+            writer.record,
+            worker,
+            directory,
+            clock=writer.clock,
+            newest=lambda: writer.newest,
+            stepped=lambda: 0,
+            compact_after=0,
         )
         return await compactor.compact(policy=policy)
 
@@ -265,10 +282,13 @@ def _dry_run(directory: Path, policy: Policy | None) -> dict[str, Any]:
     """What a compaction would do now. Sizes are in bytes; those in the archive are estimates."""
     fs = OsFileSystem()
     files = list_segments(fs, directory)
-    last_sequence = 0
+    last_sequence = newest = 0
     if files:
-        _, found = read_head(fs, directory, SCHEMA)
-        last_sequence = found.next_sequence - 1
+        file, found = read_head(fs, directory, SCHEMA)
+        last_sequence, newest = found.next_sequence - 1, found.time
+        if file.first_sequence <= last_sequence:
+            for _, event in read_events(directory, Event, schema=SCHEMA, start=last_sequence):
+                newest = max(newest, event.time)
         # One without an event is not sealed.
         files = [file for file in files if file.first_sequence <= last_sequence]
     sizes = {file.first_sequence: _compressed(fs, file) for file in files}
@@ -281,7 +301,8 @@ def _dry_run(directory: Path, policy: Policy | None) -> dict[str, Any]:
     }
     if policy is not None:
         coming = Coming({first: size for first, (_, size) in sizes.items()}, last_sequence)
-        pruning = plan(fs, directory, SCHEMA, policy, time.time_ns(), coming)
+        now = age_now(policy, time.time_ns(), newest)
+        pruning = plan(fs, directory, SCHEMA, policy, now, coming)
         going["order"] = describe(policy)
         going["pruned-through"] = pruning.through if pruning else 0
         going["pruned-segments"] = pruning.segments if pruning else 0

@@ -16,11 +16,15 @@ from journal.segments import list_segments
 
 
 class Writer:
-    """An open journal, its state's clock, and a way to record a fact."""
+    """An open journal, its state's clock, and a way to record a fact.
 
-    def __init__(self, journal: Journal, clock: Clock) -> None:
+    `newest` is the newest time that was in the journal when it was opened.
+    """
+
+    def __init__(self, journal: Journal, clock: Clock, newest: int) -> None:
         self.journal = journal
         self.clock = clock
+        self.newest = newest
 
     async def record(self, event: Event) -> None:
         """Journal a fact; durable on return. Raises the journal's errors."""
@@ -55,7 +59,7 @@ async def writing(directory: Path, custody: Custody | None = None) -> AsyncItera
     )
     journal.start()
     try:
-        writer = Writer(journal, Clock(state.time))
+        writer = Writer(journal, Clock(state.time), max(state.time, journal.recovered.tail.time))
         for event in records_of(journal.recovered, writer.clock):
             await writer.record(event)
         journal.repairs_recorded()
