@@ -183,7 +183,8 @@ def test_what_a_start_journals_first_does_not_hide_a_boot(start: Start, proc: Fa
     (proc.path / "self").unlink()
     (proc.path / "self").symlink_to("4242")
     proc.other_id()
-    proc.set(ticks=boottime() * os.sysconf("SC_CLK_TCK") // 10**9)
+    # The first tick after that: ticks are counted as whole ones.
+    proc.set(ticks=boottime() * os.sysconf("SC_CLK_TCK") // 10**9 + 1)
 
     # The pools are others, and journalled before the boot is.
     after = start("--pool", "default=10.0.0.0/23")
