@@ -21,9 +21,12 @@ from pathlib import Path
 import msgspec
 
 from coild.clock import boottime
+from coild.files import read_limited
 
 #: Beside `stat` of PID 1: proc_pid_stat(5), field 22, counted behind the name in parentheses.
 _START_FIELD = 22 - 3
+#: Neither file has more than a line.
+_BYTES_MAX = 4096
 
 
 class Boot(msgspec.Struct, frozen=True):
@@ -58,8 +61,10 @@ def read_boot(
     start = _init_start(proc)
     began = wall() - since_boot() + (start or 0)
     try:
-        boot_id = (proc / "sys/kernel/random/boot_id").read_text().strip()
-    except (OSError, UnicodeDecodeError):
+        # random(4): a UUID. Whatever else is there, `proc` is not what it should be.
+        content = read_limited(proc / "sys/kernel/random/boot_id", _BYTES_MAX)
+        boot_id = content.decode("ascii").strip()
+    except (OSError, ValueError):
         boot_id = ""
     return Boot(boot_id, start, began)
 
@@ -85,7 +90,7 @@ def _init_start(proc: Path) -> int | None:
     try:
         if (proc / "self").readlink() == Path("1"):
             return None
-        stat = (proc / "1/stat").read_bytes()
+        stat = read_limited(proc / "1/stat", _BYTES_MAX)
         # The name may hold anything, parentheses and blanks too.
         ticks = int(stat.rpartition(b")")[2].split()[_START_FIELD])
     except (OSError, ValueError, IndexError):

@@ -270,8 +270,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(EXIT_USAGE, str(error))
     except (JournalCorruptError, JournalUnsupportedError) as error:
         return _fail(EXIT_FAILURE, f"{error}; run: coild-verify --data-dir {config.data_dir}")
-    except (JournalError, StartError) as error:
-        return _fail(EXIT_FAILURE, str(error))
+    except (JournalError, StartError, MemoryError) as error:
+        # The last has no words of its own.
+        return _fail(EXIT_FAILURE, str(error) or "there is not enough memory to start")
 
 
 def _show(text: str) -> int:

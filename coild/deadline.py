@@ -15,9 +15,12 @@ import time
 from functools import cache
 from pathlib import Path
 
+from coild.files import read_limited
+
 #: `Coild-Deadline: NANOSECONDS [CLOCK]`.
 HEADER = "coild-deadline"
 RULE = "nanoseconds of CLOCK_MONOTONIC, and the clock's name if it is not surely this kernel's"
+_BOOT_ID_BYTES_MAX = 64
 _VALUE = re.compile(r"([0-9]{1,20})(?: ([!-~]{1,128}))?")
 
 
@@ -64,8 +67,8 @@ def clock_name() -> str:
     Who does not know it says so by another name.
     """
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot}/{_time_namespace()}"
+        boot = read_limited(Path("/proc/sys/kernel/random/boot_id"), _BOOT_ID_BYTES_MAX)
+        return f"{boot.decode('ascii').strip()}/{_time_namespace()}"
     except (OSError, ValueError):
         return ""
 

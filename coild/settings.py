@@ -14,7 +14,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from coild.files import read_limited
+
 DEFAULT_BLOCK_SIZE = 5
+#: Thousands of pools fit; what is longer is another file.
+_FILE_BYTES_MAX = 4 << 20
 
 _T = TypeVar("_T")
 
@@ -162,11 +166,14 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
 
 
 def from_file(file: Path | None) -> FileSettings:
-    """Read the TOML file. Raises ConfigError, and StartError if it cannot be read now."""
+    """Read the TOML file. Raises ConfigError, and StartError if it cannot be read now.
+
+    A pipe by name, or a file of more than 4 MiB, is no configuration.
+    """
     if file is None:
         return FileSettings()
     try:
-        return msgspec.toml.decode(file.read_bytes(), type=FileSettings)
+        return msgspec.toml.decode(read_limited(file, _FILE_BYTES_MAX), type=FileSettings)
     except RecursionError:
         raise ConfigError(str(file), "it is nested too deeply") from None
     except OSError as error:

@@ -21,12 +21,14 @@ import time
 from pathlib import Path
 
 from coild.announcer import RouteError
+from coild.files import read_limited
 
 #: linux/capability.h: CAP_NET_ADMIN.
 NET_ADMIN = 12
 _CREDENTIALS = struct.Struct("=iII")
 #: Between binding and listening, or with many who ask, a holder cannot be asked for a moment.
 _ATTEMPTS, _PAUSE_SECONDS = 10, 0.02
+_STATUS_BYTES_MAX = 1 << 20
 
 
 class TableTakenError(RouteError):
@@ -141,8 +143,9 @@ class TableLock:
 def has_net_admin(process: str = "self") -> bool:
     """Whether a process, as /proc names it, is known to have CAP_NET_ADMIN; capabilities(7)."""
     try:
-        status = Path(f"/proc/{process}/status").read_text()
+        # Its first line is the process's name, which may be any bytes.
+        status = read_limited(Path(f"/proc/{process}/status"), _STATUS_BYTES_MAX)
     except OSError:
         return False
-    effective = status.partition("CapEff:")[2].split(maxsplit=1)[0]
+    effective = status.partition(b"\nCapEff:")[2].split(maxsplit=1)[0]
     return bool(int(effective, 16) >> NET_ADMIN & 1)

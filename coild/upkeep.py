@@ -121,6 +121,8 @@ def main(arguments: list[str]) -> int:
         message = Message(error=str(error), runs=True)
     except (JournalError, InconsistentEventError, OSError, ValueError) as error:
         message = Message(error=str(error))
+    except MemoryError:
+        message = Message(error="there is not enough memory to compact the journal")
     # A daemon that was killed does not listen any more.
     with contextlib.suppress(BrokenPipeError):
         os.write(1, msgspec.json.encode(message) + b"\n")

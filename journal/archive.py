@@ -59,7 +59,11 @@ _SKIPPABLE_MAGIC = 0x184D2A5E
 _FOOTER = struct.Struct("<8sIHHIIQ16s")
 #: Smaller ones were never written: the table would be as long as the segment.
 _CHUNK_BYTES_MIN = 1024
+#: Larger ones were never written either: whoever reads one frame decompresses one of them.
+_CHUNK_BYTES_MAX = 16 << 20
 _CRC_END = 12
+#: Of a header that is read for its size alone.
+_ANY_SCHEMA = 0xFFFFFFFF
 
 
 def compress(segment: bytes) -> bytes:
@@ -143,7 +147,7 @@ class _Layout:
                 f"the archive has version {version}, this program reads up to {_VERSION}"
             )
         if (
-            chunk_bytes < _CHUNK_BYTES_MIN
+            not _CHUNK_BYTES_MIN <= chunk_bytes <= _CHUNK_BYTES_MAX
             or segment_bytes > SEGMENT_BYTES_MAX
             or -(-segment_bytes // chunk_bytes) != chunks
         ):
@@ -261,9 +265,31 @@ def read_segment(fs: FileSystem, file: SegmentFile) -> bytes:
     """
     if not file.archived:
         return read_file(fs, file.path)
-    # Only a file whose trailer fits its length is read whole.
-    open_segment(fs, file).close()
+    # Only a file whose trailer fits its length, and the segment's own header, is read whole.
+    segment = open_segment(fs, file)
+    try:
+        _check_decoded_size(segment)
+    finally:
+        segment.close()
     return decompress(read_file(fs, file.path, _compressed_bytes_max(SEGMENT_BYTES_MAX, 1 << 20)))
+
+
+def _check_decoded_size(segment: SegmentReader) -> None:
+    """Raise MalformedError if an archived segment would have another size than its header says.
+
+    Zeros compress to nearly nothing: a short file may hold as much as the largest segment.
+    """
+    try:
+        page = segment.read(SEGMENT_HEADER_BYTES, 0)
+    except MalformedError:
+        return  # what reads all of it says more
+    with contextlib.suppress(UnsupportedError):
+        header = decode_header(page, _ANY_SCHEMA)
+        if header.segment_bytes != segment.size:
+            raise MalformedError(
+                f"the archive holds {segment.size} bytes of a segment that was made with "
+                f"{header.segment_bytes}"
+            )
 
 
 def read_header(fs: FileSystem, file: SegmentFile, schema: int) -> SegmentHeader:

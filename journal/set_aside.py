@@ -7,6 +7,7 @@ the change. Whoever opens the journal next is told what was changed and is not r
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -83,9 +84,14 @@ def announce(
 ) -> None:
     """Note what is about to go from a journal that will end with `last_sequence`.
 
-    On return the note is durable, and so is every name in `directory`. Raises OSError.
+    On return the note is durable, and so is every name in `directory`. Raises OSError, also for
+    one that would be too long to be read again.
     """
     data = msgspec.json.encode(_Note(last_sequence, tuple(set_aside), tuple(again)))
+    if len(data) > NOTE_BYTES_MAX:
+        # Nobody would read it: what goes would be in no record.
+        reason = f"the note of repairs would have {len(data)} bytes, {NOTE_BYTES_MAX} at most"
+        raise OSError(errno.EFBIG, reason, str(directory / NOTE_NAME))
     temporary = directory / NOTE_TEMPORARY_NAME
     write_durably(fs, temporary, data, len(data))
     fs.rename(temporary, directory / NOTE_NAME)

@@ -71,8 +71,10 @@ def check_index(
     except OSError as error:
         return BadIndex(path, why_unreadable(error))
     try:
-        index = Index(lambda size, at: fs.read(fd, size, at), header, keys)
-        index.check_length(fs.size(fd))
+        file_bytes = fs.size(fd)
+        # What a damaged header asks for may be more than there is memory.
+        index = Index(lambda size, at: fs.read(fd, min(size, file_bytes), at), header, keys)
+        index.check_length(file_bytes)
         index.check()
         told = index.last_sequence, index.last_time, index.end, index.last_digest
         if told != (found.next_sequence - 1, found.time, found.offset, found.digest):

@@ -86,7 +86,7 @@ FLOORS = (
         "coild.units",
         "coild.worker_thread",
     },
-    {"coild.addresses", "coild.probe"},
+    {"coild.addresses", "coild.files", "coild.probe"},
     {"coild.ranges", "coild.printable"},
     {"coild"},
 )

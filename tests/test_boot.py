@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,31 @@ def test_this_machine_s_boot() -> None:
     assert re.fullmatch(r"[0-9a-f-]{36}", boot.boot_id)
     assert boot.began <= time.time_ns() + TICK
     assert SAME is compare(boot, boot.boot_id, boot.init_start, time.time_ns())
+
+
+def _be_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b"\xff\n"),
+        lambda path: path.write_text("\u00e4\n"),
+        lambda path: os.truncate(path, 60 << 30),
+        _be_pipe,
+        lambda path: path.unlink() or path.symlink_to("/dev/zero"),
+        lambda path: path.unlink() or path.mkdir(),
+    ],
+    ids=["no UTF-8", "no ASCII", "huge", "pipe", "endless", "directory"],
+)
+def test_what_is_no_boot_id_is_none(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    """`--proc` may name any directory: what lies there takes neither memory nor time."""
+    proc = FakeProc(tmp_path / "proc", boot_id="an-id", ticks=123)
+    for path in (proc.path / "sys/kernel/random/boot_id", proc.path / "1/stat"):
+        damage(path)
+
+    assert Boot("", None, 99 * HOUR) == read_boot(
+        proc.path, wall=lambda: 100 * HOUR, since_boot=lambda: HOUR
+    )

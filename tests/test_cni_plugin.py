@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import re
 import subprocess
 import sys
@@ -659,6 +660,22 @@ def test_json_that_is_no_configuration(alone: Plugin, stdin: bytes) -> None:
     assert alone.execute(stdin, alone.variables("ADD", "c1")).code == 6
 
 
+def test_a_configuration_without_an_end(alone: Plugin) -> None:
+    """No more of it is read than the longest may have."""
+    command = ["bash", "-c", 'yes | "$0"', str(alone.executable)]
+    done = subprocess.run(
+        command,
+        env=alone.variables("ADD", "c1") | {"PATH": os.environ["PATH"]},
+        capture_output=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    answer = json.loads(done.stdout)
+
+    assert 6 == answer["code"]
+    assert f"more than {64 << 20} bytes" in answer["msg"]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -739,7 +756,12 @@ def test_a_slow_daemon(alone: Plugin, answer: Any, command: str, code: int) -> N
     answer=st.binary()
     | st.binary().map(lambda body: b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n" + body)
     | st.sampled_from(
-        [b"HTTP/1.1 200 OK\r\n\r\n{}", b"HTTP/1.1 200\r\ncontent-length: 2\r\n\r\n{}", b""]
+        [
+            *(b"HTTP/1.1 200 OK\r\n\r\n{}", b"HTTP/1.1 200\r\ncontent-length: 2\r\n\r\n{}", b""),
+            # Numbers that Python does not read.
+            b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n{}",
+            b"HTTP/1.1 " + b"2" * 5000 + b" OK\r\nContent-Length: 2\r\n\r\n{}",
+        ]
     )
 )
 def test_an_answer_that_is_not_coilds(executable: Path, answer: bytes) -> None:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from journal import JournalCorruptError, JournalUnsupportedError, Reader
+from journal import JournalCorruptError, JournalUnsupportedError, Reader, archive
 from journal.archive import CHUNK_BYTES, compress, decompress, open_segment
 from journal.codec import MalformedError, UnsupportedError
 from journal.segments import ARCHIVE_NAME, SegmentFile, archive_path
@@ -235,3 +235,12 @@ def test_an_archive_of_another_journal_is_noticed(tmp_path: Path) -> None:
 
     with pytest.raises(JournalCorruptError, match="another journal"):
         read_back(directory)
+
+
+def test_a_chunk_is_never_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who reads one frame decompresses a chunk: one of 32 MiB was never written."""
+    monkeypatch.setattr(archive, "CHUNK_BYTES", 32 << 20)
+    data = compress(bytes(33 << 20))
+
+    with pytest.raises(MalformedError):
+        decompress(data)

@@ -165,3 +165,18 @@ def test_a_note_that_says_nothing_is_no_hindrance(tmp_path: Path, note: bytes) -
     assert GOOD == events
     assert not found.set_aside
     assert not (directory / NOTE_NAME).exists()
+
+
+def test_a_note_that_nobody_would_read_is_not_written(
+    torn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be recorded is not repaired, and all is as it was."""
+    before = {path.name: path.read_bytes() for path in torn.iterdir() if path.suffix == ".seg"}
+    monkeypatch.setattr("journal.set_aside.NOTE_BYTES_MAX", 100)
+    with pytest.raises(OSError, match="the note of repairs would have") as raised:
+        recovered(torn)
+    monkeypatch.undo()
+
+    assert str(torn / NOTE_NAME) == raised.value.filename
+    assert before == {path.name: path.read_bytes() for path in torn.glob("*.seg*")}
+    assert GOOD == recovered(torn)[1]

@@ -31,6 +31,7 @@ SOON_SECONDS = 15.0
 #: Binds the name of the lock and waits to be killed; with an argument, it listens.
 _SQUATTER = """
 import socket, sys, time
+open("/proc/self/comm", "wb").write(bytes([255, 254]))
 s = socket.socket(socket.AF_UNIX)
 s.bind("\\0coild/table-119/protocol-30")
 if len(sys.argv) > 1:
@@ -287,7 +288,10 @@ def test_other_tables_cost_nothing(netlink: Any, watch: RouteWatch) -> None:
 def test_who_may_not_change_routes_cannot_keep_the_table(
     netlink: Any, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
-    """A user without rights who takes the lock's name is told of, and not heeded."""
+    """A user without rights who takes the lock's name is told of, and not heeded.
+
+    The name of its process is no text.
+    """
     squatter = subprocess.Popen(
         [
             *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),

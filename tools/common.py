@@ -30,6 +30,9 @@ EXIT_USAGE = 2
 #: What a shell says of a program that SIGINT ended.
 EXIT_INTERRUPTED = 130
 
+#: What is read is bounded by its format; what a program may have can be less.
+NO_MEMORY = "there is not enough memory for it here: run it where there is more"
+
 #: A value like -2h, which argparse would take for an option.
 _DASHED = re.compile(r"-[^-]")
 #: What argparse says then of a long option that takes one.
@@ -180,6 +183,8 @@ def run(prog: str, main: Callable[[], int], *, exit_unreadable: int = EXIT_FAILU
         )
     except (JournalError, ToolError) as error:
         return fail(prog, exit_unreadable, str(error))
+    except MemoryError:
+        return fail(prog, exit_unreadable, NO_MEMORY)
     except OSError as error:
         try:
             sys.stdout.flush()

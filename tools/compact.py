@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import http.client
 import logging
 import socket
@@ -18,6 +19,7 @@ import msgspec
 from coild.ages import age_now
 from coild.compactor import Compaction, Compactor
 from coild.events import SCHEMA, Event
+from coild.files import read_limited
 from coild.moments import parse_span
 from coild.orders import describe, give_order, order_path
 from coild.replay import VOCABULARY, State
@@ -43,6 +45,9 @@ from tools.writing import writing
 PROG = "coild-compact"
 #: What a dry run compresses to tell how well the rest will.
 _SAMPLE_BYTES = 1 << 20
+#: The longest is a path of a unix socket, with escapes.
+_ADDRESS_BYTES_MAX = 4096
+_ANSWER_BYTES_MAX = 1 << 20
 
 _EPILOG = """\
 Beside a running daemon, the daemon is asked to do it (POST /compact); without one, it is done here.
@@ -218,14 +223,7 @@ async def _compact_here(directory: Path, policy: Policy | None, *, as_json: bool
 
 def _ask_daemon(directory: Path, policy: Policy | None, locked: JournalLockedError) -> Compaction:
     """Have the daemon compact its journal; returns when it is done."""
-    address_file = directory.parent / "http"
-    try:
-        address = address_file.read_text().strip()
-    except OSError as error:
-        raise common.ToolError(
-            f"{locked}, and where it listens cannot be read from {address_file}: {error.strerror}; "
-            "is it starting or stopping? try again"
-        ) from None
+    address = _address_in(directory.parent / "http", locked)
     try:
         token = give_order(directory, policy)
     except OSError:
@@ -233,27 +231,41 @@ def _ask_daemon(directory: Path, policy: Policy | None, locked: JournalLockedErr
             raise
         # On a full disk, one that orders nothing more can be had over HTTP alone.
         token = ""
-    connection = _connection_to(address)
     try:
-        connection.request("POST", "/compact", msgspec.json.encode({"order": token}))
-        answer = connection.getresponse()
-        body = answer.read()
+        with contextlib.closing(_connection_to(address)) as connection:
+            connection.request("POST", "/compact", msgspec.json.encode({"order": token}))
+            answer = connection.getresponse()
+            body = answer.read(_ANSWER_BYTES_MAX + 1)
+        if len(body) > _ANSWER_BYTES_MAX:
+            raise ValueError("its answer is longer than coild's are")
         if answer.status != http.client.OK:
-            raise common.ToolError(
-                f"the daemon at {address} refused: "
-                f"{msgspec.json.decode(body).get('error', answer.reason)}"
-            )
+            refusal = msgspec.json.decode(body, type=_Refusal)
+            raise common.ToolError(f"the daemon at {address} refused: {refusal.error}")
         return msgspec.json.decode(body, type=Compaction)
-    except (OSError, http.client.HTTPException, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
         raise common.ToolError(
             f"{locked}, but the daemon at {address} did not answer: {error}; "
             "what it began, the next run finishes"
         ) from None
     finally:
-        connection.close()
         if token:
             # Whatever happened: an order that was not taken must not wait for another request.
             order_path(directory, token).unlink(missing_ok=True)
+
+
+def _address_in(file: Path, locked: JournalLockedError) -> str:
+    """Where the daemon that has the lock listens, as its file says. Raises ToolError."""
+    try:
+        return read_limited(file, _ADDRESS_BYTES_MAX).decode().strip()
+    except OSError as error:
+        reason = f"{error.strerror}; is it starting or stopping? try again"
+    except ValueError as error:
+        reason = f"{error}; coild writes it anew when it is restarted"
+    raise common.ToolError(f"{locked}, and where it listens cannot be read from {file}: {reason}")
+
+
+class _Refusal(msgspec.Struct):
+    error: str
 
 
 class _UnixConnection(http.client.HTTPConnection):

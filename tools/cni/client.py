@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _CHUNK = 65536
 #: No answer is longer: a garbage collection's names some 200,000 addresses at most.
 _ANSWER_BYTES_MAX = 64 * 1024 * 1024
+#: Python refuses to read numbers of thousands of digits.
+_LENGTH_DIGITS_MAX = 10
 #: A unix socket whose queue is full says so at once, rather than let one wait.
 _RETRY_SECONDS = 0.01
 #: What a path takes as it is (RFC 3986, section 2.3); all else is percent-encoded.
@@ -141,7 +143,12 @@ class Coild:
         head, _, rest = received.partition(b"\r\n\r\n")
         first, *fields = head.split(b"\r\n")
         words = first.split(b" ", 2)
-        if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not words[1].isdigit():
+        if (
+            len(words) < 2
+            or not words[0].startswith(b"HTTP/1.")
+            or not words[1].isdigit()
+            or len(words[1]) != 3
+        ):
             raise self._strange("it is no HTTP answer")
         length = _length(fields)
         if length is None or length > _ANSWER_BYTES_MAX:
@@ -178,7 +185,7 @@ def _reason(error: OSError) -> str:
 def _length(fields: list[bytes]) -> int | None:
     """The value of Content-Length."""
     value = _field(fields, b"content-length")
-    return int(value) if value.isdigit() else None
+    return int(value) if value.isdigit() and len(value) <= _LENGTH_DIGITS_MAX else None
 
 
 def _field(fields: list[bytes], wanted: bytes) -> bytes:

@@ -10,13 +10,22 @@ from posix import _exit, isatty, read, write
 from tools.cni.codec import encode
 from tools.cni.config import VERSIONS, Config, answer_version, read_document
 from tools.cni.environment import Attachment, command, variable
-from tools.cni.errors import INTERNAL, IO_FAILURE, TRY_AGAIN_LATER, CniError, NoAnswerError
+from tools.cni.errors import (
+    DECODING_FAILURE,
+    INTERNAL,
+    IO_FAILURE,
+    TRY_AGAIN_LATER,
+    CniError,
+    NoAnswerError,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 _CHUNK = 1 << 16
+#: The longest is a garbage collection's: 600,000 attachments, three times as many as coild takes.
+_STDIN_BYTES_MAX = 64 * 1024 * 1024
 
 
 def main() -> NoReturn:
@@ -95,9 +104,17 @@ def _tell_versions() -> None:
 
 def _read_all() -> bytes:
     parts = []
+    missing = _STDIN_BYTES_MAX
     try:
         while part := read(0, _CHUNK):
             parts.append(part)
+            missing -= len(part)
+            if missing < 0:
+                raise CniError(
+                    DECODING_FAILURE,
+                    f"the network configuration on stdin has more than {_STDIN_BYTES_MAX} bytes",
+                    "nothing was done; for GC, have the runtime forget attachments that are gone",
+                )
     except OSError as error:
         raise CniError(IO_FAILURE, f"stdin cannot be read: {error.strerror}") from None
     return b"".join(parts)
