@@ -7,7 +7,6 @@ import contextlib
 import gc
 import logging
 import os
-import signal
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -68,11 +67,9 @@ def run(config: Config) -> int:
         Answer.identify(journal.id)
         gc.freeze()
         gc.enable()
+        stack.callback(signals.ignore)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             status = runner.run(_serve(config, state, journal, listeners, notifier))
-    # The loop's end gave the signals back to the system, which would kill.
-    for number in signals.STOPPING:
-        signal.signal(number, signal.SIG_IGN)
     notifier.close()
     return status
 
@@ -136,6 +133,7 @@ async def _serve(  # noqa: PLR0915 - one life, told in order
     readiness.add("socket-lock", lambda: socket_watch.unlocked)
     address_file = AddressFile(config.data_dir / "http")
     async with contextlib.AsyncExitStack() as stack:
+        stack.callback(signals.hold)
         stack.push_async_callback(journal.close)
         # First of all: whatever keeps this start from serving, the journal must tell of the repair.
         await beginning.repairs()
@@ -176,8 +174,6 @@ async def _serve(  # noqa: PLR0915 - one life, told in order
         if not failures and not beginning.trouble:
             with contextlib.suppress(JournalError):
                 await service.record(DaemonStopped(clock(), __version__, config.node_name))
-    # Nothing is left to end: another signal must not turn a good end into a bad one.
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOPPING)
     if failures:
         if isinstance(failures[0].__cause__, JournalDisplacedError):
             logger.error(

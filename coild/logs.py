@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from coild import signals
 from coild.printable import printable, printable_json
 
 #: So many lines wait for a reader of the log; some megabytes at most.
@@ -96,6 +97,7 @@ class Writer(logging.Handler):
         written.wait(seconds)
 
     def _run(self) -> None:
+        signals.leave_to_main()
         while True:
             line = self._lines.get()
             if not isinstance(line, threading.Event):

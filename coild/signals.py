@@ -5,12 +5,17 @@ But for those that cannot be had (KILL, STOP), and those that a fault of the pro
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    # The program begins with this module: a signal must not find it while it loads others.
+    import asyncio
+    from collections.abc import Callable, Iterator
+    from types import FrameType
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +26,20 @@ _HARMLESS = (
     *("SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGIO", "SIGPWR", "SIGSTKFLT"),
     *("SIGXCPU", "SIGXFSZ"),
 )
+#: They would stop a background process at its first line to a terminal with `stty tostop`.
+_OF_TERMINALS = (signal.SIGTTOU, signal.SIGTTIN)
+
+
+def begin() -> None:
+    """Until `configure`, while the program is being loaded: a stop ends it, the others are nothing.
+
+    Loading takes longest of all that a start does, and nobody could be told of them yet.
+    """
+    for stopping in STOPPING:
+        # There is nothing to clean up, and an exception might be raised where nobody passes it on.
+        signal.signal(stopping, lambda *_: os._exit(0))
+    for number in (signal.SIGPIPE, *_OF_TERMINALS, *_told()):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def configure() -> None:
@@ -28,7 +47,8 @@ def configure() -> None:
     for stopping in STOPPING:
         # It may end it anywhere, as a crash may.
         signal.signal(stopping, lambda *_: sys.exit(0))
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    for number in (signal.SIGPIPE, *_OF_TERMINALS):
+        signal.signal(number, signal.SIG_IGN)
     for number in _told():
         signal.signal(number, _tell)
 
@@ -43,6 +63,26 @@ def serve(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
         loop.add_signal_handler(stopping, stop)
     for number in _told():
         loop.add_signal_handler(number, _tell, number)
+
+
+def hold() -> None:
+    """From here on none is taken: none may turn a good end into a bad one, or hide a bad one.
+
+    The end of the loop gives them back to the system, which would kill. That needs the other
+    threads to have done `leave_to_main`.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, (*STOPPING, *_told()))
+
+
+def ignore() -> None:
+    """From here on, after the end of the loop, they are nothing, in new threads too."""
+    for number in (*STOPPING, *_told()):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def leave_to_main() -> None:
+    """The calling thread takes no signal, for it may outlast the loop."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
 def _told() -> Iterator[int]:

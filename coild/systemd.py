@@ -20,6 +20,8 @@ import time
 from collections.abc import MutableMapping
 from typing import NamedTuple
 
+from coild import signals
+
 logger = logging.getLogger(__name__)
 
 #: SD_LISTEN_FDS_START: the first descriptor that is passed.
@@ -153,6 +155,7 @@ class Notifier:
         self._waiting.put(datagram)
 
     def _send_waiting(self, sock: socket.socket, waiting: queue.SimpleQueue[bytes]) -> None:
+        signals.leave_to_main()
         with sock:
             while datagram := waiting.get():
                 while not self._closed:

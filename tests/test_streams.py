@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import subprocess
+import termios
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain, combinations
@@ -145,6 +148,81 @@ def test_no_signal_ends_it_silently(daemon: Daemon, name: str) -> None:
 
     assert daemon.allocate("c1").status_code == 200
     assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("name", ["HUP", "RTMIN"])
+@pytest.mark.parametrize("failed", [False, True])
+def test_no_signal_changes_how_it_ends(daemon: Daemon, name: str, *, failed: bool) -> None:
+    """However late one comes: systemd would take a failure for a clean end, and start no other."""
+    if failed:
+        (daemon.data_dir / "journal/LOCK").unlink()
+    else:
+        daemon.process.terminate()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while daemon.process.poll() is None and time.monotonic() < deadline:
+        daemon.process.send_signal(getattr(signal, f"SIG{name}"))
+        time.sleep(0.001)
+
+    assert daemon.process.returncode == int(failed)
+
+
+def test_signals_are_dealt_with_before_anything_is_loaded(tmp_path: Path) -> None:
+    """Loading the program takes longest of a start: by then none ends it without a word."""
+    with subprocess.Popen(
+        command("--data-dir", str(tmp_path / "data"), "--http", "127.0.0.1:0"),
+        env=environment(),
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        of_kernel = Path(f"/proc/{process.pid}")
+        wait_for(lambda: "msgspec" in (of_kernel / "maps").read_text(), "the first library")
+        status = (of_kernel / "status").read_text()
+        process.terminate()
+
+    masks = [int(mask, 16) for mask in re.findall(r"Sig(?:Ign|Cgt):\t(\w+)", status)]
+    assert len(masks) == 2
+    kept = ["HUP", "INT", "QUIT", "TERM", "USR1", "RTMIN", "TTOU", "TTIN"]
+    assert [
+        name
+        for name in kept
+        if any(mask >> (getattr(signal, f"SIG{name}") - 1) & 1 for mask in masks)
+    ] == kept
+    assert process.returncode == 0
+
+
+def test_a_background_job_may_log_to_its_terminal(tmp_path: Path) -> None:
+    """With `stty tostop` the kernel would stop it at its first line, and with it every answer."""
+    controller, terminal = os.openpty()
+    modes = termios.tcgetattr(terminal)
+    modes[3] |= termios.TOSTOP
+    termios.tcsetattr(terminal, termios.TCSANOW, modes)
+    # The leader of the terminal's session is in the foreground, its child is not.
+    leader = (
+        "import fcntl, subprocess, sys, termios; fcntl.ioctl(2, termios.TIOCSCTTY, 0); "
+        "child = subprocess.Popen(sys.argv[1:], stdout=2, process_group=0); "
+        "print(child.pid, flush=True); sys.exit(child.wait())"
+    )
+    data_dir = tmp_path / "data"
+    line = [*command("--data-dir", str(data_dir), "--http", "127.0.0.1:0")]
+    with subprocess.Popen(
+        [line[0], "-c", leader, *line],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        try:
+            wait_for((data_dir / "http").exists, "coild to start")
+            os.kill(child, signal.SIGTERM)
+            status = process.wait(PATIENCE_SECONDS)
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+    os.close(controller)
+    os.close(terminal)
+
+    assert status == 0
 
 
 def test_quit_stops_it_in_order(daemon: Daemon) -> None:
