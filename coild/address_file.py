@@ -20,9 +20,12 @@ class AddressFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._wanted = ""
+        # Device and inode of the file that was written: by its name another coild's may be found,
+        # once the directory was moved or replaced.
+        self._identity: tuple[int, int] | None = None
         self._lock = threading.Lock()
         # A crash may have left it, and a script must not read where coild was last time.
-        self._remove()
+        self._unlink()
 
     def publish(self, address: str) -> None:
         """Write the address, at once for every reader; what fails is tried again by `retry`."""
@@ -38,6 +41,7 @@ class AddressFile:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             try:
                 os.write(fd, f"{address}\n".encode())
+                written = os.fstat(fd)
             finally:
                 os.close(fd)
             temporary.rename(self._path)
@@ -47,6 +51,7 @@ class AddressFile:
                 temporary.unlink()
         else:
             self._wanted = ""
+            self._identity = written.st_dev, written.st_ino
 
     def retry(self) -> None:
         """Write what could not be written before."""
@@ -58,9 +63,12 @@ class AddressFile:
         """The daemon does not listen any more. A `retry` that comes later writes nothing."""
         with self._lock:
             self._wanted = ""
-            self._remove()
+            with contextlib.suppress(OSError):
+                found = self._path.lstat()
+                if self._identity == (found.st_dev, found.st_ino):
+                    self._unlink()
 
-    def _remove(self) -> None:
+    def _unlink(self) -> None:
         try:
             self._path.unlink(missing_ok=True)
         except OSError as error:

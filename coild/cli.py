@@ -141,7 +141,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         message = next(filter(None, map(self._hint, self._words)), message)
-        self.exit(EXIT_USAGE, f"coild: {printable(message)}; see coild --help\n")
+        sys.exit(_fail(EXIT_USAGE, f"{message}; see coild --help"))
 
     def _hint(self, word: str) -> str:
         """What to write instead of a flag of Coil v1; empty if it is none."""

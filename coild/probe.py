@@ -7,6 +7,8 @@ start of Python: `python3 -m coild.probe livez --socket /run/coild/coild.sock`.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import socket
 import sys
 import time
@@ -100,8 +102,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         well = status == 200
         said = "ok" if well else f"{status} {_reason(body)}"
     line = f"{options.question} of {options.socket}: {said}"
-    sys.stdout.write(f"{printable(' '.join(line.split()))}\n")
+    _say(f"{printable(' '.join(line.split()))}\n")
     return 0 if well else 1
+
+
+def _say(text: str) -> None:
+    """Write to stdout; what became of it says nothing of coild, and the exit status must not."""
+    with contextlib.suppress(OSError):
+        # Not by Python's buffer, which would complain at the end.
+        os.write(1, text.encode(errors="backslashreplace"))
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ def begin() -> None:
     for stopping in STOPPING:
         # There is nothing to clean up, and an exception might be raised where nobody passes it on.
         signal.signal(stopping, lambda *_: os._exit(0))
-    for number in (signal.SIGPIPE, *_OF_TERMINALS, *_told()):
-        signal.signal(number, signal.SIG_IGN)
+    for other in (signal.SIGPIPE, *_OF_TERMINALS, *_told()):
+        signal.signal(other, signal.SIG_IGN)
 
 
 def configure() -> None:
@@ -47,8 +47,8 @@ def configure() -> None:
     for stopping in STOPPING:
         # It may end it anywhere, as a crash may.
         signal.signal(stopping, lambda *_: sys.exit(0))
-    for number in (signal.SIGPIPE, *_OF_TERMINALS):
-        signal.signal(number, signal.SIG_IGN)
+    for other in (signal.SIGPIPE, *_OF_TERMINALS):
+        signal.signal(other, signal.SIG_IGN)
     for number in _told():
         signal.signal(number, _tell)
 

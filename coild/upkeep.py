@@ -124,7 +124,7 @@ def main(arguments: list[str]) -> int:
     except MemoryError:
         message = Message(error="there is not enough memory to compact the journal")
     # A daemon that was killed does not listen any more.
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):
         os.write(1, msgspec.json.encode(message) + b"\n")
     return 1 if message.error else 0
 

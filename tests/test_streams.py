@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain, combinations
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import pytest
@@ -43,6 +44,16 @@ def started(data_dir: Path, redirections: str, stderr: int | None = None) -> Ite
         process.wait()
 
 
+@pytest.fixture(scope="module")
+def daemon_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The unix socket of a daemon that is ready."""
+    # Short enough for the path of a socket.
+    with TemporaryDirectory(prefix="coild-") as place:
+        path = Path(place) / "socket"
+        with Daemon(tmp_path_factory.mktemp("probed") / "d", "--socket", str(path)):
+            yield path
+
+
 @pytest.mark.parametrize("closed", SUBSETS, ids="".join)
 def test_no_file_of_ours_is_a_standard_stream(tmp_path: Path, closed: tuple[str, ...]) -> None:
     """Whichever of the three were closed, /dev/null is there, and no file of the journal."""
@@ -69,6 +80,62 @@ def test_every_entry_point_opens_its_streams(module: str) -> None:
     )
 
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("module", ["coild", "tools"])
+def test_without_devices_the_streams_are_open_all_the_same(module: str) -> None:
+    """In a chroot that has no /dev/null, a closed stream becomes what cannot be written either."""
+    code = (
+        "import os, posix; opened = posix.open; "
+        "posix.open = lambda path, *how: opened(path.replace('/dev/', '/no/'), *how); "
+        f"import {module}; "
+        "assert {os.readlink(f'/proc/self/fd/{number}') for number in range(3)} == {'/'}"
+    )
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", command()[0], "-c", code],
+        env=environment(),
+        check=False,
+    )
+
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("redirection", [">&-", ">/dev/full", "1</dev/null", ">&- 2>&-"])
+def test_a_probe_tells_of_the_daemon_not_of_its_stdout(
+    tmp_path: Path, daemon_socket: Path, redirection: str
+) -> None:
+    """A daemon is not restarted for a probe whose words nobody could read."""
+    probe = [command()[0], "-m", "coild.probe", "livez", "--socket"]
+    line = ["sh", "-c", f'exec "$@" {redirection}', "sh"]
+    live, dead = (
+        subprocess.run([*line, *probe, path], env=environment(), capture_output=True, check=False)
+        for path in (daemon_socket, tmp_path / "none")
+    )
+
+    assert (live.returncode, dead.returncode) == (0, 1)
+    assert live.stderr == dead.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status"), [("2>/dev/full", 0), ("2>&-", 0), (">/dev/full", 1), (">&-", 1)]
+)
+def test_an_installation_fails_only_for_what_it_prints(
+    tmp_path: Path, redirection: str, status: int
+) -> None:
+    """The network on stdout is what was asked for; of what stderr takes, nothing depends."""
+    line = [command()[0], "-m", "tools.ipam", "--install", str(tmp_path / "bin")]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", *line],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == status
+    assert ("coild-ipam" in done.stdout) == (not status)
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "bin/coild-ipam").exists()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ A container runtime starts the plugin with CNI_COMMAND in the environment; see `
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -131,12 +132,7 @@ def _install(directory: str, python: str | None, *, unchecked: bool) -> int:
         return _fail(f"cannot install: {error}", EXIT_FAILURE)
     for text in notices:
         _notice(text)
-    try:
-        sys.stdout.write(json.dumps(_CONFLIST, indent=2) + "\n")
-        sys.stdout.flush()
-    except OSError as error:
-        return _fail(f"stdout: {error.strerror}", EXIT_FAILURE)
-    return 0
+    return _show(json.dumps(_CONFLIST, indent=2) + "\n")
 
 
 def _print_completion(parser: argparse.ArgumentParser, shell: str) -> int:
@@ -144,7 +140,17 @@ def _print_completion(parser: argparse.ArgumentParser, shell: str) -> int:
         import shtab  # noqa: PLC0415 - the installed plugin has none
     except ImportError:
         return _fail("the installed plugin has no completion: use coild's own coild-ipam", 1)
-    sys.stdout.write(shtab.complete(parser, shell=shell))
+    return _show(shtab.complete(parser, shell=shell))
+
+
+def _show(text: str) -> int:
+    if sys.stdout is None:
+        return _fail("stdout: it was closed", EXIT_FAILURE)
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        return _fail(f"stdout: {error.strerror}", EXIT_FAILURE)
     return 0
 
 
@@ -154,8 +160,9 @@ def _fail(text: str, status: int) -> int:
 
 
 def _notice(text: str) -> None:
-    if sys.stderr is not None:
-        sys.stderr.write(f"{NAME}: {text}\n")
+    # Not by Python's buffer: what it could not write would change the exit status.
+    with contextlib.suppress(OSError):
+        os.write(2, f"{NAME}: {text}\n".encode(errors="backslashreplace"))
 
 
 if __name__ == "__main__":
