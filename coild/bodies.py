@@ -161,7 +161,7 @@ def decode_compact(body: bytes) -> str:
 
 def _explain(text: str) -> str:
     """Msgspec's message with the rule of the field it names."""
-    found = re.search(r"`\$\.([a-z-]+)(?:\[\.\.\.\])?`", text) or re.search(
+    found = re.search(r"`\$\.([a-z-]+)(?:\[[0-9.]+\])?`", text) or re.search(
         r"required field `([a-z-]+)`", text
     )
     if found is None or found[1] not in _RULES:

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import time
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,10 @@ def test_a_release_of_nobody_knows_whom(executable: Path, tmp_path: Path, node: 
         ({}, "IgnoreUnknown=true;GATEWAY=10.64.0.1", {}, "GATEWAY"),
         ({"runtimeConfig": {"ips": ["10.64.0.77/24"]}}, "", {}, "runtimeConfig.ips"),
         ({"runtimeConfig": {"ipRanges": [[{"subnet": "10.1.0.0/16"}]]}}, "", {}, "ipRanges"),
+        ({"runtimeConfig": {"IPs": "10.64.0.77"}}, "", {}, "runtimeConfig.IPs"),
+        ({"runtimeConfig": {"dns": {"servers": ["192.0.2.1"]}}}, "", {}, "runtimeConfig.dns"),
         ({"args": {"cni": {"ips": ["10.64.0.77"]}}}, "", {}, "args.cni.ips"),
+        ({}, "IP=10.64.0.77", {}, "IP"),
         ({}, "", {"exclude": ["10.64.0.0/29"]}, "exclude"),
         ({}, "", {"rangeStart": "10.64.0.9"}, "rangeStart"),
         ({}, "", {"addresses": [{"address": "10.64.0.9/24"}]}, "addresses"),
@@ -153,6 +157,71 @@ def test_what_is_asked_for_is_not_dropped(
     assert named in refused.answer["msg"]
     assert [] == nothing == of(shared_daemon, container)
     assert deleted.status == 0
+
+
+def test_what_is_passed_empty_is_not_asked_for(plugin: Plugin) -> None:
+    """Runtimes in Go pass empty lists, and null, for what nobody asked for."""
+    top = {"runtimeConfig": {"dns": {"servers": [], "searches": None}, "ips": []}}
+
+    assert plugin.run("ADD", new_id(), top=top).status == 0
+
+
+def test_check_reads_addresses_in_any_spelling(plugin: Plugin) -> None:
+    """Who keeps the result writes an IPv6 address in its own way."""
+    container = new_id()
+    result = plugin.run("ADD", container, address_type="ipv6").answer
+    address, _, prefix = result["ips"][0]["address"].partition("/")
+    result["ips"][0]["address"] = f"{ip_address(address).exploded.upper()}/{prefix}"
+    checked = plugin.run("CHECK", container, address_type="ipv6", top={"prevResult": result})
+
+    assert (0, b"") == (checked.status, checked.stdout)
+
+
+def test_check_is_not_asked_of_another_plugins_address(plugin: Plugin) -> None:
+    """A plugin of the chain may have added one: `address-type` says how many are coild's."""
+    container = new_id()
+    result = plugin.run("ADD", container, address_type="ipv4").answer
+    result["ips"].append({"address": "2001:db8::5/64"})
+    top = {"prevResult": result}
+    checked = plugin.run("CHECK", container, address_type="ipv4", top=top)
+    dual = plugin.run("CHECK", container, address_type="dual", top=top)
+
+    assert (0, b"") == (checked.status, checked.stdout)
+    assert dual.code == 3
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        {"cni.dev/valid-attachments": [], "cni.dev/attachments": [{}]},
+        {"cni.dev/valid-attachments": [{"containerID": "", "ifname": ""}]},
+        {"cni.dev/valid-attachments": [{"containerID": "x", "ifname": ""}]},
+        {"cni.dev/valid-attachments": [{"containerID": "x" * 300, "ifname": "eth0"}]},
+    ],
+)
+def test_gc_of_a_list_that_is_not_one_releases_nothing(
+    plugin: Plugin, shared_daemon: Daemon, lists: Any
+) -> None:
+    """What it cannot read may be what it must keep."""
+    container = new_id()
+    plugin.run("ADD", container, top={"name": "odd"})
+    refused = plugin.run("GC", container, top={"name": "odd", **lists})
+
+    assert refused.code in {7, 100}
+    assert "regex" not in refused.answer["msg"]
+    assert [container] == of(shared_daemon, container)
+
+
+def test_gc_keeps_what_either_list_names(plugin: Plugin, shared_daemon: Daemon) -> None:
+    """The key was another one at first, and runtimes pass both."""
+    container = new_id()
+    plugin.run("ADD", container, top={"name": "both"})
+    listed = [{"containerID": container, "ifname": "eth0"}]
+    top = {"name": "both", "cni.dev/valid-attachments": [], "cni.dev/attachments": listed}
+    collected = plugin.run("GC", container, top=top)
+
+    assert collected.status == 0
+    assert [container] == of(shared_daemon, container)
 
 
 def test_an_answer_that_is_somebody_elses(node: Node) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from coild.limits import COLLECT_BYTES_MAX
@@ -510,10 +510,12 @@ def test_what_only_add_needs_keeps_no_container_from_going(
     """DEL releases, although the configuration would be wrong for ADD by now."""
     container = new_id()
     plugin.run("ADD", container)
+    plugin.run("ADD", container, address_type="dual", ifname="eth1")
     deleted = plugin.run("DEL", container, gateway="wrong", subnet=16, routes="all")
+    other = plugin.run("DEL", container, ifname="eth1", address_type="duel", timeout="10s")
 
-    assert deleted.status == 0
-    assert container not in held(shared_daemon)
+    assert [0, 0] == [deleted.status, other.status]
+    assert [] == [each for each in held(shared_daemon) if each.startswith(container)]
 
 
 @pytest.mark.parametrize("top", [{"name": ""}, {"name": "a b"}, {"name": 1}, {"ipam": None}])
@@ -542,14 +544,6 @@ def test_a_network_without_a_name_or_ipam(plugin: Plugin, top: dict[str, Any]) -
         ("CNI_IFNAME", "eth0\n"),
         ("CNI_IFNAME", "x" * 16),
         ("CNI_IFNAME", "\udcff"),
-        ("CNI_ARGS", "K8S_POD_NAME"),
-        ("CNI_ARGS", "K8S_POD_NAME=a=b"),
-        ("CNI_ARGS", "K8S_POD_NAME=web-0;"),
-        ("CNI_ARGS", "IP=10.0.0.1"),
-        ("CNI_ARGS", "IgnoreUnknown=maybe"),
-        ("CNI_ARGS", "K8S_POD_NAME=a/b"),
-        ("CNI_ARGS", "K8S_POD_NAMESPACE=a\tb"),
-        ("CNI_ARGS", f"K8S_POD_NAME={'x' * 254}"),
     ],
 )
 def test_a_wrong_variable(alone: Plugin, command: str, name: str, value: str) -> None:
@@ -560,6 +554,36 @@ def test_a_wrong_variable(alone: Plugin, command: str, name: str, value: str) ->
     assert outcome.code == 4
     assert name in outcome.answer["msg"]
     assert [] == alone.entries()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        "K8S_POD_NAME",
+        "K8S_POD_NAME=a=b",
+        "K8S_POD_NAME=web-0;",
+        "IP=10.0.0.1",
+        "FOO=BAR",
+        "IgnoreUnknown=maybe",
+        "K8S_POD_NAME=a/b",
+        "K8S_POD_NAMESPACE=a\tb",
+        f"K8S_POD_NAME={'x' * 254}",
+        "K8S_POD_NAME=\udcff",
+    ],
+)
+def test_arguments_that_are_wrong(plugin: Plugin, shared_daemon: Daemon, args: str) -> None:
+    """They are error 4 of ADD; DEL and CHECK need none of them, whatever they say by then."""
+    container = new_id()
+    refused = plugin.run("ADD", container, args=args)
+    plugin.run("ADD", container)
+    checked = plugin.run("CHECK", container, args=args)
+    deleted = plugin.run("DEL", container, args=args)
+
+    assert refused.code == 4
+    assert "CNI_ARGS" in refused.answer["msg"]
+    assert (0, b"") == (checked.status, checked.stdout)
+    assert (0, b"") == (deleted.status, deleted.stdout)
+    assert container not in held(shared_daemon)
 
 
 @pytest.mark.parametrize(
@@ -764,6 +788,8 @@ def test_a_slow_daemon(alone: Plugin, answer: Any, command: str, code: int) -> N
         ]
     )
 )
+@example(b"HTTP/1.1 200 OK\r\nContent-Length: " + b"1" * 5000 + b"\r\n\r\n{}")
+@example(b"HTTP/1.1 " + b"2" * 5000 + b" OK\r\nContent-Length: 2\r\n\r\n{}")
 def test_an_answer_that_is_not_coilds(executable: Path, answer: bytes) -> None:
     """Whatever comes back: try again later."""
     plugin = Plugin(executable, NOBODY, Path("/nonexistent"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tools.cni.addresses import canonical, version_of
 from tools.cni.config import NO_CHOICE
 from tools.cni.errors import (
     INVALID_CONFIG,
@@ -89,8 +90,10 @@ def check(config: Config, attachment: Attachment) -> None:
         holder = held_by(config.coild, key)
         if holder is not None:
             held[key] = holder.address
-    # Without a prevResult, address-type is all that says how many there must be.
-    families = config.families if not expected else (4, 6)[: len(expected)]
+    # An old runtime does not pass address-type; where it is passed, another plugin of the chain
+    # may have added the other address. A pod from before "dual" has one all the same.
+    families = config.families if config.names_families or not expected else (4, 6)
+    families = families[: len(expected) or None]
     for _, key in keys(attachment, families):
         if key not in held:
             raise CniError(UNKNOWN_CONTAINER, f"container {key} has no address in coild")
@@ -132,5 +135,7 @@ def _previous(config: Config) -> list[str]:
     for entry in ips if isinstance(ips, list) else ():
         address = entry.get("address") if isinstance(entry, dict) else None
         if isinstance(address, str):
-            found.append(address.partition("/")[0])
+            written = address.partition("/")[0]
+            # Others write an address in other ways.
+            found.append(canonical(written) if version_of(written) else written)
     return found

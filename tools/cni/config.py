@@ -28,10 +28,11 @@ _KEYS = frozenset(
 )
 #: What a runtime asks of an IPAM plugin besides (CNI's CONVENTIONS.md). `mac` and its like are the
 #: interface plugin's, which reads the same configuration.
-_RUNTIME_KEYS = ("ips", "ipRanges", "dns")
+_RUNTIME_KEYS = ("ips", "ipranges", "dns")
 _ARGUMENT_KEYS = ("ips",)
-#: What to do where an address was asked for.
+#: What to do where that was asked for.
 NO_CHOICE = "coild chooses the address: take this out of the configuration or of the pod"
+_NO_DNS = "name a file as ipam.resolvConf, or dns in the configuration; take this out of it"
 
 #: Root's own: over TCP, any local user could answer in the place of a coild that is down.
 DEFAULT = "unix:/run/coild/coild.sock"
@@ -64,18 +65,12 @@ class Config:
         if not isinstance(ipam, dict):
             raise CniError(INVALID_CONFIG, "ipam is missing: it must be an object with a type")
         self.ipam: dict[str, Any] = ipam
-        address_type = ipam.get("address-type", "ipv4")
-        if not isinstance(address_type, str) or address_type not in FAMILIES:
-            raise wrong(ipam, "address-type", '"ipv4", "ipv6" or "dual"')
-        self.families = FAMILIES[address_type]
-        self.timeout = ipam.get("timeout", _TIMEOUT_SECONDS)
-        if (
-            not isinstance(self.timeout, (int, float))
-            or isinstance(self.timeout, bool)
-            or not _TIMEOUT_SECONDS_MIN <= self.timeout <= _TIMEOUT_SECONDS_MAX
-        ):
-            rule = f"a number of seconds from {_TIMEOUT_SECONDS_MIN} to {_TIMEOUT_SECONDS_MAX}"
-            raise wrong(ipam, "timeout", rule)
+        # What DEL can do without keeps no container from going.
+        strict = command != "DEL"
+        #: Whether the configuration says which families there are to be.
+        self.names_families = "address-type" in ipam
+        self.families = _families(ipam, strict=strict)
+        self.timeout = _timeout(ipam, strict=strict)
         self.spool = ipam.get("spool", _SPOOL)
         if not isinstance(self.spool, str) or self.spool[:1] != "/" or not _is_path(self.spool):
             raise wrong(ipam, "spool", "the absolute path of a directory")
@@ -104,13 +99,42 @@ class Config:
             ("runtimeConfig", self.document.get("runtimeConfig"), _RUNTIME_KEYS),
             ("args.cni", asked, _ARGUMENT_KEYS),
         ):
-            for key in keys:
-                if isinstance(found, dict) and found.get(key):
+            given: dict[str, Any] = found if isinstance(found, dict) else {}
+            for key, value in given.items():
+                # Plugins in Go take a key in any case.
+                if key.lower() in keys and _asks(value):
                     raise CniError(
                         INVALID_CONFIG,
-                        f"{where}.{key} is {_shown(found, key)}, which coild-ipam does not honour",
-                        NO_CHOICE,
+                        f"{where}.{key} is {_shown(given, key)}, which coild-ipam does not honour",
+                        _NO_DNS if key.lower() == "dns" else NO_CHOICE,
                     )
+
+
+def _families(ipam: dict[str, Any], *, strict: bool) -> tuple[int, ...]:
+    """Those of `address-type`; both if it is wrong and nobody is `strict` about that."""
+    value = ipam.get("address-type", "ipv4")
+    if isinstance(value, str) and value in FAMILIES:
+        return FAMILIES[value]
+    if strict:
+        raise wrong(ipam, "address-type", '"ipv4", "ipv6" or "dual"')
+    return FAMILIES["dual"]
+
+
+def _timeout(ipam: dict[str, Any], *, strict: bool) -> float:
+    """Seconds; the default if it is wrong and nobody is `strict` about that."""
+    value = ipam.get("timeout", _TIMEOUT_SECONDS)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number and _TIMEOUT_SECONDS_MIN <= value <= _TIMEOUT_SECONDS_MAX:
+        return float(value)
+    if strict:
+        rule = f"a number of seconds from {_TIMEOUT_SECONDS_MIN} to {_TIMEOUT_SECONDS_MAX}"
+        raise wrong(ipam, "timeout", rule)
+    return _TIMEOUT_SECONDS
+
+
+def _asks(value: Any) -> bool:
+    """Whether there is anything in it: runtimes in Go pass what nobody asked for as empty lists."""
+    return any(map(_asks, value.values())) if isinstance(value, dict) else bool(value)
 
 
 def _is_path(text: str) -> bool:

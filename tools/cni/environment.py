@@ -55,7 +55,7 @@ def ipv6_key(container_id: str, ifname: str) -> str:
 class Attachment:
     """The container, its interface and its pod."""
 
-    def __init__(self) -> None:
+    def __init__(self, command_name: str) -> None:
         """Read the environment. Raises CniError, naming the variable."""
         container_id = variable("CNI_CONTAINERID")
         self.ifname = variable("CNI_IFNAME")
@@ -75,14 +75,26 @@ class Attachment:
                 f"CNI_CONTAINERID is too long: {len(container_id)} characters, and with the "
                 f"interface coild takes {_KEY_LENGTH_MAX}",
             )
-        arguments = _arguments(variable("CNI_ARGS"))
         #: What CNI_ARGS asks for that coild does not do, as NAME=VALUE.
-        self.asked = [f"{name}={arguments[name]}" for name in _ASKED_ARGS if arguments.get(name)]
-        self.pod_namespace = arguments.get("K8S_POD_NAMESPACE") or "default"
+        self.asked: list[str] = []
+        self.pod_namespace = "default"
         # podman and ctr name no pod.
-        self.pod_name = arguments.get("K8S_POD_NAME") or container_id[:_NAME_LENGTH_MAX]
-        _check_name("K8S_POD_NAMESPACE", self.pod_namespace)
-        _check_name("K8S_POD_NAME", self.pod_name)
+        self.pod_name = container_id[:_NAME_LENGTH_MAX]
+        try:
+            self._read_arguments(_arguments(variable("CNI_ARGS")))
+        except CniError:
+            # What is held is the container's, whatever it is called: a DEL that fails for that
+            # would fail each time that it is repeated.
+            if command_name == "ADD":
+                raise
+
+    def _read_arguments(self, arguments: dict[str, str]) -> None:
+        self.asked = [f"{name}={arguments[name]}" for name in _ASKED_ARGS if arguments.get(name)]
+        pod_namespace = arguments.get("K8S_POD_NAMESPACE") or self.pod_namespace
+        pod_name = arguments.get("K8S_POD_NAME") or self.pod_name
+        _check_name("K8S_POD_NAMESPACE", pod_namespace)
+        _check_name("K8S_POD_NAME", pod_name)
+        self.pod_namespace, self.pod_name = pod_namespace, pod_name
 
 
 def command() -> str:

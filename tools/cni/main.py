@@ -80,7 +80,7 @@ def _run(name: str, said: dict[str, Any]) -> None:
     else:
         from tools.cni.commands import add, check, delete  # noqa: PLC0415 - STATUS comes often
 
-        attachment = Attachment()
+        attachment = Attachment(name)
         if name == "ADD":
             # Before the spool is looked at: whatever happens there, the container can start.
             _print(add(config, attachment))

@@ -85,17 +85,20 @@ def _valid(document: dict[str, Any]) -> list[str]:
             f"{_VALID[0]} is missing: it must be {rule}",
             "without it, every address of the network would be released",
         )
-    found = []
-    if not isinstance(given[0], list):
+    if not all(isinstance(each, list) for each in given):
         raise CniError(INVALID_CONFIG, f"{_VALID[0]} must be {rule}")
-    for item in given[0]:
+    # Should the two differ, what either names is kept.
+    found: dict[str, None] = {}
+    for item in [item for each in given for item in each]:
         container_id = item.get("containerID") if isinstance(item, dict) else None
         ifname = item.get("ifname") if isinstance(item, dict) else None
-        if not isinstance(container_id, str) or not isinstance(ifname, str):
+        known = isinstance(container_id, str) and isinstance(ifname, str)
+        if not known or not container_id or not ifname:
             raise CniError(INVALID_CONFIG, f"{_VALID[0]} must be {rule}")
         # Both, whatever address-type is now: it may have been another when these were added.
-        found += [attachment_key(container_id, ifname), ipv6_key(container_id, ifname)]
-    return found
+        found[attachment_key(container_id, ifname)] = None
+        found[ipv6_key(container_id, ifname)] = None
+    return list(found)
 
 
 def _tell(answer: dict[str, Any]) -> None:
