@@ -11,8 +11,14 @@ from typing import Any
 
 import msgspec
 
-from coild.addresses import Pool, Span, address_text, edges
-from coild.events import AddressAllocated, AddressReleased, BlockAcquired, PoolsChanged
+from coild.addresses import Pool, Span, Subnet, address_text, edges
+from coild.events import (
+    AddressAllocated,
+    AddressReleased,
+    BlockAcquired,
+    BlockReleased,
+    PoolsChanged,
+)
 from coild.freelist import FreeList
 from coild.holding import Block
 from coild.projection import Projection
@@ -153,14 +159,13 @@ class Allocator:
             case BlockAcquired():
                 block = self._state.blocks[event.block]
                 self._list(block.pool, block.version).add_block(block)
+            case BlockReleased():
+                # Of the projection it is gone already.
+                version = Subnet.from_key(event.block).version
+                self._list(event.pool, version).remove_block(event.block)
             case PoolsChanged():
                 # Blocks may have come into force, or gone out of it; addresses were set apart.
                 self._restore()
-
-    def forget(self, block: Block) -> None:
-        """Take no more addresses from a block that is about to be given back."""
-        if block.in_force:
-            self._list(block.pool, block.version).remove_block(block)
 
     def _restore(self) -> None:
         self._lists.clear()

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from functools import partial
 from itertools import islice
 
 from coild.collection import is_second
+from coild.committer import Committer
 from coild.deadline import Deadline
-from coild.events import REQUESTED
 from coild.holding import Holding
 from coild.pending import Pending
 from coild.projection import Projection
-from journal import Journal, JournalBusyError
+from journal import Journal
 
 
 class UnknownContainerError(Exception):
@@ -28,11 +29,17 @@ class ByContainer(ABC):
 
     _state: Projection
     _journal: Journal
+    _committer: Committer
     _pending: Pending[str, Holding]
 
     @abstractmethod
-    def _release(self, container_id: str, held: Holding, reason: str) -> int:
-        """Commit the release of an address that is held. The event's sequence."""
+    def _release_of(
+        self, container_id: str, pod: tuple[str, str] | None, until: Deadline | None
+    ) -> Holding | None:
+        """Release what the container holds, if that is for this pod or `pod` is None; what it was.
+
+        Raises DeadlineError and the journal's errors.
+        """
 
     @abstractmethod
     async def _settled(self, container_id: str) -> None:
@@ -52,21 +59,14 @@ class ByContainer(ABC):
         """
         released: list[tuple[str, Holding]] = []
         for container_id in container_ids:
-            while True:
-                if until is not None:
-                    until.check()
-                held = self._state.holdings.get(container_id)
-                if held is None:
-                    # It may have been released by an event that a crash could still undo.
-                    await self._settled(container_id)
-                    break
-                try:
-                    self._release(container_id, held, REQUESTED)
-                except JournalBusyError:
-                    await self._journal.room()
-                else:
-                    released.append((container_id, held))
-                    break
+            held = await self._committer.when_room(
+                partial(self._release_of, container_id, None, until)
+            )
+            if held is not None:
+                released.append((container_id, held))
+            else:
+                # It may have been released by an event that a crash could still undo.
+                await self._settled(container_id)
         for container_id, _ in released:
             await self._settled(container_id)
         return released

@@ -86,12 +86,14 @@ class FreeList:
         self._ready.add(slot)
         self.free += block.free
 
-    def remove_block(self, block: Block) -> None:
-        """Drop a block."""
-        slot = self._slot_of.pop(block.key)
-        self._slots[slot] = None
+    def remove_block(self, key: bytes) -> None:
+        """Drop a block; one that is not in the list stays out of it."""
+        slot = self._slot_of.pop(key, None)
+        if slot is None:
+            return
+        block, self._slots[slot] = self._slots[slot], None
         self._vacant.add(slot)
-        self.free -= block.free
+        self.free -= block.free if block is not None else 0
 
     def restore(self, blocks: list[Block]) -> None:
         """Take up blocks as a replay left them."""

@@ -14,16 +14,16 @@ import asyncio
 import ipaddress
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import msgspec
 
-from coild.acquisition import BLOCK_WAIT_SECONDS, Acquisition, BlockWait
-from coild.addresses import Subnet
 from coild.allocator import Allocator, Place, TooManyApartError
 from coild.announcer import Announcer, Nobody
 from coild.blocks import BlockSource
 from coild.by_container import ByContainer
 from coild.collection import Allocations, StaleListError
+from coild.committer import Committer
 from coild.deadline import Deadline
 from coild.events import (
     COLLECTED,
@@ -31,21 +31,17 @@ from coild.events import (
     AddressAllocated,
     AddressReleased,
     AttachmentAllocated,
-    BlockAcquired,
-    BlockReleased,
     Event,
 )
 from coild.gateway_use import GatewayUse
-from coild.holding import Block, Holding, Status
+from coild.holding import Holding, Status
+from coild.keeper import BlockKeeper, BlockWait
 from coild.pending import Pending
 from coild.projection import Projection, pools_changed
-from journal import Journal, JournalBusyError, JournalError
+from journal import Journal
 
 logger = logging.getLogger(__name__)
 
-#: How long it waits for a spare block while it could have an address that was released lately: what
-#: a slow cluster does must not keep it from that.
-SPARE_WAIT_SECONDS = 0.05
 #: After so many releases in a row, requests go first.
 _RELEASE_SLICE = 100
 
@@ -56,6 +52,45 @@ class ConflictError(Exception):
 
 class NoAddressError(Exception):
     """No address of the family is to be had now."""
+
+
+class _Wanted(msgspec.Struct, frozen=True):
+    """Who asks for an address, and of which kind: see Service.allocate."""
+
+    namespace: str
+    pod_name: str
+    container_id: str
+    version: int
+    network: str
+    unusable: Sequence[int]
+    in_subnet: bool
+    until: Deadline | None
+
+
+class _Allocated(msgspec.Struct, frozen=True):
+    """An address is the container's, by the event `sequence`."""
+
+    sequence: int
+    address: str
+
+
+class _Conflict(msgspec.Struct, frozen=True):
+    """The container holds an address already."""
+
+    held: Holding
+
+
+class _NeedsBlock(msgspec.Struct, frozen=True):
+    """The pool should have another block first; a `spare` one may also be done without."""
+
+    pool: str
+    spare: bool
+
+
+class _Exhausted(msgspec.Struct, frozen=True):
+    """No address is to be had, and no block will come."""
+
+    reason: str
 
 
 class Statistics(msgspec.Struct, frozen=True):
@@ -90,15 +125,21 @@ class Service(ByContainer):
         """
         self._state = state
         self._journal = journal
-        self._source = source
         self._clock = clock
         self._ago = ago or (lambda duration: clock() - duration)
         self._reuse_after = reuse_after
-        self._announcer = announcer or Nobody()
         self._allocator = Allocator(state, reuse_after)
-        self._acquisition = Acquisition(source, self._took_block)
+        self._committer = Committer(state, journal, self._allocator)
+        self._keeper = BlockKeeper(
+            source,
+            journal,
+            self._committer,
+            self._allocator,
+            announcer or Nobody(),
+            clock=clock,
+            ago=self._ago,
+        )
         self._pending = Pending(lambda: journal.durable_sequence)
-        self._pending_blocks: Pending[bytes, Block] = Pending(lambda: journal.durable_sequence)
         self._allocations = Allocations(journal.last_sequence)
         #: Who needs the node's own address as gateway.
         self.gateway_use = GatewayUse(state.holdings)
@@ -137,55 +178,74 @@ class Service(ByContainer):
 
         Raises ConflictError, NoAddressError, NoPoolError, DeadlineError, and the journal's errors.
         """
-        wait = BlockWait(self._acquisition, BLOCK_WAIT_SECONDS, SPARE_WAIT_SECONDS)
+        wanted = _Wanted(
+            namespace, pod_name, container_id, version, network, unusable, in_subnet, until
+        )
+        wait = BlockWait(self._keeper)
+        decide = partial(self._decide, wanted, wait)
         while True:
-            # Each time: whatever is decided below, nothing is waited for before it is.
-            if until is not None:
-                until.check()
-            held = self._state.holdings.get(container_id)
-            if held is not None:
-                self._refused += 1
-                await self._settled(container_id)
-                raise ConflictError(
-                    f"container {container_id} holds {held.address} already, "
-                    f"for pod {held.pod_namespace}/{held.pod_name}"
-                )
-            pool = self._allocator.pool_for(namespace)
-            if (unusable or in_subnet) and not await self._set_apart(
-                pool, version, unusable, edges_too=in_subnet
-            ):
-                continue
-            now = self._clock()
-            # Not the event's time: what was released before the wall was set has not rested more.
-            rested = self._ago(self._reuse_after) + self._reuse_after
-            choice = self._allocator.choose(pool, version, rested)
-            spare = choice.block is not None
-            if choice.wants_block and wait.may_help(spare=spare):
-                await wait.another_block(pool, version, spare=spare)
-                continue
-            if choice.block is None:
-                self._refused += 1
-                # It may be full because of events that a crash could still undo.
-                await self._journal.durable(self._journal.last_sequence)
-                raise NoAddressError(wait.refusal)
-            block, offset = choice.block, choice.block.next_offset
-            fact = (now, block.key, offset, container_id, namespace, pod_name, pool)
+            match await self._committer.when_room(decide):
+                case _Allocated(sequence, address):
+                    await self._journal.durable(sequence)
+                    return address
+                case _NeedsBlock(pool, spare):
+                    await wait.another_block(pool, version, spare=spare)
+                case _Conflict(held):
+                    self._refused += 1
+                    await self._settled(container_id)
+                    raise ConflictError(
+                        f"container {container_id} holds {held.address} already, "
+                        f"for pod {held.pod_namespace}/{held.pod_name}"
+                    )
+                case _Exhausted(reason):
+                    self._refused += 1
+                    # It may be full because of events that a crash could still undo.
+                    await self._journal.durable(self._journal.last_sequence)
+                    raise NoAddressError(reason)
+
+    def _decide(
+        self, wanted: _Wanted, wait: BlockWait
+    ) -> _Allocated | _Conflict | _NeedsBlock | _Exhausted:
+        """Allocate an address if one can be had now, or say what stands against it.
+
+        Raises DeadlineError, NoPoolError, and the journal's errors.
+        """
+        if wanted.until is not None:
+            wanted.until.check()
+        container_id, version = wanted.container_id, wanted.version
+        held = self._state.holdings.get(container_id)
+        if held is not None:
+            return _Conflict(held)
+        pool = self._allocator.pool_for(wanted.namespace)
+        placed = wanted.in_subnet or bool(wanted.unusable)
+        if placed:
             try:
-                sequence = self._commit(
-                    AttachmentAllocated(*fact, network) if network else AddressAllocated(*fact)
-                )
-            except JournalBusyError:
-                await self._journal.room()
-                continue
-            self._allocated += 1
-            if choice.early:
-                self._reused_early += 1
-                logger.debug("%s is reused early", block.text(offset))
-            self._pending.note(sequence, container_id, None)
-            self._allocations.note(sequence, container_id)
-            self.gateway_use.note(container_id, placed=in_subnet or bool(unusable))
-            await self._journal.durable(sequence)
-            return block.text(offset)
+                self._set_apart(pool, wanted)
+            except TooManyApartError as error:
+                return _Exhausted(str(error))
+        now = self._clock()
+        # Not the event's time: what was released before the wall was set has not rested more.
+        rested = self._ago(self._reuse_after) + self._reuse_after
+        choice = self._allocator.choose(pool, version, rested)
+        block = choice.block
+        if choice.wants_block and wait.may_help(spare=block is not None):
+            return _NeedsBlock(pool, spare=block is not None)
+        if block is None:
+            return _Exhausted(str(wait.refusal))
+        offset = block.next_offset
+        fact = (now, block.key, offset, container_id, wanted.namespace, wanted.pod_name, pool)
+        network = wanted.network
+        sequence = self._committer.commit(
+            AttachmentAllocated(*fact, network) if network else AddressAllocated(*fact)
+        )
+        self._allocated += 1
+        if choice.early:
+            self._reused_early += 1
+            logger.debug("%s is reused early", block.text(offset))
+        self._pending.note(sequence, container_id, None)
+        self._allocations.note(sequence, container_id)
+        self.gateway_use.note(container_id, placed=placed)
+        return _Allocated(sequence, block.text(offset))
 
     async def release(
         self, namespace: str, pod_name: str, container_id: str, until: Deadline | None = None
@@ -194,20 +254,10 @@ class Service(ByContainer):
 
         Raises DeadlineError if that would come after `until`, and the journal's errors.
         """
-        while True:
-            if until is not None:
-                until.check()
-            held = self._state.holdings.get(container_id)
-            if held is None or held.pod_name != pod_name or held.pod_namespace != namespace:
-                await self._settled(container_id)
-                return ""
-            try:
-                sequence = self._release(container_id, held, REQUESTED)
-            except JournalBusyError:
-                await self._journal.room()
-                continue
-            await self._journal.durable(sequence)
-            return held.address
+        release = partial(self._release_of, container_id, (namespace, pod_name), until)
+        held = await self._committer.when_room(release)
+        await self._settled(container_id)
+        return held.address if held is not None else ""
 
     async def release_all(
         self, holdings: Iterable[tuple[str, Holding]], reason: str
@@ -218,16 +268,11 @@ class Service(ByContainer):
         """
         released: list[tuple[str, Holding]] = []
         for container_id, held in holdings:
-            # The container may have released it since, and even hold another by now.
-            while self._state.holdings.get(container_id) is held:
-                try:
-                    self._release(container_id, held, reason)
-                except JournalBusyError:
-                    await self._journal.room()
-                else:
-                    released.append((container_id, held))
-                    if not len(released) % _RELEASE_SLICE:
-                        await asyncio.sleep(0)
+            release = partial(self._release_if_held, container_id, held, reason)
+            if await self._committer.when_room(release):
+                released.append((container_id, held))
+                if not len(released) % _RELEASE_SLICE:
+                    await asyncio.sleep(0)
         await self._journal.durable(self._journal.last_sequence)
         return released
 
@@ -266,91 +311,63 @@ class Service(ByContainer):
         """All blocks and addresses as of the last durable event."""
         durable = self._journal.durable_sequence
         blocks: dict[str, list[str]] = {}
-        for _, block in self._pending_blocks.durable_items(self._state.blocks, durable):
+        for _, block in self._keeper.pending.durable_items(self._state.blocks, durable):
             blocks.setdefault(block.pool, []).append(str(block.subnet))
         return Status(blocks, self._pending.durable_items(self._state.holdings, durable))
 
     async def record(self, event: Event) -> None:
         """Journal a fact that is not about one container; durable on return."""
-        while True:
-            try:
-                sequence = self._commit(event, essential=True)
-            except JournalBusyError:
-                await self._journal.room()
-            else:
-                break
-        await self._journal.durable(sequence)
+        await self._committer.record(event)
 
     async def release_idle_blocks(self, idle_for: int) -> list[str]:
-        """Give back the blocks that have been empty for `idle_for`; says which.
-
-        Raises the journal's errors; what was not given back then is still held.
-        """
-        released = []
-        refusal: JournalError | None = None
-        idle = self._allocator.idle_blocks(self._ago, idle_for)
-        for block, idle_since in [(block, block.idle_since) for block in idle]:
-            if block.held or block.idle_since != idle_since:
-                # It was used while the routes of those before it were withdrawn.
-                continue
-            # Routers must not send here what may be another node's.
-            withdrawn = await self._announcer.withdraw(block.subnet)
-            if not withdrawn or block.held or block.idle_since != idle_since:
-                # It may be announced still, or was used meanwhile.
-                self._announcer.announce(block.subnet)
-                continue
-            event = BlockReleased(self._clock(), block.key, block.pool)
-            try:
-                sequence = self._journal.append(event, essential=True)
-            except JournalError as error:
-                # The source must still be told of those before.
-                refusal = error
-                self._announcer.announce(block.subnet)
-                break
-            self._allocator.forget(block)
-            self._state.apply(event)
-            self._pending_blocks.note(sequence, block.key, block)
-            released.append(block)
-        # Only a block that is surely not ours any more may become another's.
-        await self._journal.durable(self._journal.last_sequence)
-        for block in released:
-            await self._source.release(block.pool, block.subnet)
-        if refusal is not None:
-            raise refusal
-        return [str(block.subnet) for block in released]
+        """As BlockKeeper.release_idle."""
+        return await self._keeper.release_idle(idle_for)
 
     def place(self, address: str) -> Place:
         """Where an address lies, by the pools in force."""
         parsed = ipaddress.ip_address(address)
         return self._allocator.place(parsed.version, int(parsed))
 
-    async def _set_apart(
-        self, pool: str, version: int, unusable: Sequence[int], *, edges_too: bool
-    ) -> bool:
-        """Set addresses apart that no pod can use; whether nothing happened in the meantime."""
-        try:
-            pools = self._allocator.with_apart(pool, version, unusable, edges_too=edges_too)
-        except TooManyApartError as error:
-            raise NoAddressError(str(error)) from None
-        if pools is None:
-            return True
-        try:
-            self._commit(pools_changed(self._clock(), pools))
-        except JournalBusyError:
-            await self._journal.room()
-            return False
-        new = ", ".join(map(str, pools[pool].unusable))
-        logger.info("set apart in pool %s, as no pod can use them: %s", pool, new)
-        return True
+    def _set_apart(self, pool: str, wanted: _Wanted) -> None:
+        """Set addresses apart that no pod of the network can use. Raises TooManyApartError."""
+        pools = self._allocator.with_apart(
+            pool, wanted.version, wanted.unusable, edges_too=wanted.in_subnet
+        )
+        if pools is not None:
+            self._committer.commit(pools_changed(self._clock(), pools))
+            new = ", ".join(map(str, pools[pool].unusable))
+            logger.info("set apart in pool %s, as no pod can use them: %s", pool, new)
 
     async def close(self) -> None:
         """Stop waiting for blocks. What has been committed stays."""
-        await self._acquisition.close()
+        await self._keeper.close()
 
-    def _release(self, container_id: str, held: Holding, reason: str) -> int:
-        """Commit the release of an address that is held. The event's sequence."""
+    def _release_of(
+        self, container_id: str, pod: tuple[str, str] | None, until: Deadline | None
+    ) -> Holding | None:
+        """Release what the container holds, if that is for this pod or `pod` is None; what it was.
+
+        Raises DeadlineError and the journal's errors.
+        """
+        if until is not None:
+            until.check()
+        held = self._state.holdings.get(container_id)
+        if held is None or (pod is not None and pod != (held.pod_namespace, held.pod_name)):
+            return None
+        self._release(container_id, held, REQUESTED)
+        return held
+
+    def _release_if_held(self, container_id: str, held: Holding, reason: str) -> bool:
+        """Release the address unless that was done; the container may even hold another by now."""
+        if self._state.holdings.get(container_id) is not held:
+            return False
+        self._release(container_id, held, reason)
+        return True
+
+    def _release(self, container_id: str, held: Holding, reason: str) -> None:
+        """Commit the release of an address that is held."""
         block = held.block
-        sequence = self._commit(
+        sequence = self._committer.commit(
             AddressReleased(
                 self._clock(),
                 block.key,
@@ -365,31 +382,7 @@ class Service(ByContainer):
         )
         self._released += 1
         self._pending.note(sequence, container_id, held)
-        return sequence
-
-    def _commit(self, event: Event, *, essential: bool = False) -> int:
-        """Append an event that was just decided, and apply it. The event's sequence.
-
-        Appending comes first: it may refuse, and then nothing has happened.
-        """
-        sequence = self._journal.append(event, essential=essential)
-        self._state.apply(event)
-        self._allocator.observe(event)
-        return sequence
 
     async def _settled(self, container_id: str) -> None:
         """Wait for the container's last event: what is said of it next must not be undone."""
         await self._journal.durable(self._pending.last(container_id))
-
-    async def _took_block(self, pool: str, subnet: Subnet) -> None:
-        """Make a block of the source the node's."""
-        while True:
-            try:
-                sequence = self._commit(BlockAcquired(self._clock(), subnet.key, pool))
-            except JournalBusyError:
-                await self._journal.room()
-            else:
-                break
-        self._pending_blocks.note(sequence, subnet.key, None)
-        logger.info("took block %s from pool %s", subnet, pool)
-        self._announcer.announce(subnet)

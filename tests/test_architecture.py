@@ -43,10 +43,10 @@ FLOORS = (
         "coild.budget",
         "coild.framing",
     },
+    {"coild.by_container", "coild.keeper"},
+    {"coild.committer"},
     {
-        "coild.acquisition",
         "coild.allocator",
-        "coild.by_container",
         "coild.blocks.static",
         "coild.pools",
     },

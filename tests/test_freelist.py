@@ -91,7 +91,7 @@ class Index(RuleBasedStateMachine):
         empty = [block for block in self.blocks if not block.held]
         block = empty[data.draw(st.integers(0, len(empty) - 1))]
         self.blocks.remove(block)
-        self.free.remove_block(block)
+        self.free.remove_block(block.key)
 
     @rule()
     def restore(self) -> None:

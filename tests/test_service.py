@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from coild import service
+from coild import keeper
 from coild.addresses import Subnet
 from coild.blocks import NoBlockError
 from coild.budget import Budget
@@ -410,7 +410,7 @@ def test_a_request_that_is_done_is_nobody_s_to_wait_for() -> None:
         done = asyncio.create_task(asyncio.sleep(0))
         await done
         # As it is until the loop's next turn, in which it is taken out.
-        bench.service._acquisition._acquiring["default", 4] = done
+        bench.service._keeper._requests["default", 4] = done
         source.gate.set()
 
         assert "10.0.0.0" == await bench.allocate("c0")
@@ -451,7 +451,7 @@ def test_a_refused_block_is_told_to_all_who_waited() -> None:
 
 def test_nobody_waits_for_ever_for_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the source hangs, the answer is an error after a while; the request goes on."""
-    monkeypatch.setattr(service, "BLOCK_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(keeper, "BLOCK_WAIT_SECONDS", 0.01)
     source = HeldBlocks(BLOCK)
 
     async def scenario(bench: Bench) -> None:
@@ -487,7 +487,7 @@ def test_a_hanging_source_does_not_touch_what_a_block_can_serve() -> None:
 
 def test_a_fresh_address_is_better_than_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the spare block of the cool-down cannot be had, the oldest address is reused early."""
-    monkeypatch.setattr(service, "BLOCK_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(keeper, "BLOCK_WAIT_SECONDS", 0.01)
     source = HeldBlocks(BLOCK)
     source.gate.set()
 
@@ -526,7 +526,7 @@ def test_who_lost_the_last_address_to_another_waits_for_the_block() -> None:
         (waiting,), won = await _last_address_goes(bench)
         for _ in range(3):
             # As a slow source has it: much longer than a spare is waited for.
-            await asyncio.sleep(service.SPARE_WAIT_SECONDS)
+            await asyncio.sleep(keeper.SPARE_WAIT_SECONDS)
             assert not waiting.done()
         source.gate.set()
 
@@ -540,8 +540,8 @@ def test_who_lost_the_last_address_to_another_waits_no_longer_than_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The text that names the bound comes when the whole bound has passed, the spare's included."""
-    bound = 4 * service.SPARE_WAIT_SECONDS
-    monkeypatch.setattr(service, "BLOCK_WAIT_SECONDS", bound)
+    bound = 4 * keeper.SPARE_WAIT_SECONDS
+    monkeypatch.setattr(keeper, "BLOCK_WAIT_SECONDS", bound)
     source = HeldBlocks(BLOCK)
     source.gate.set()
 
@@ -619,7 +619,7 @@ def test_an_error_that_nobody_waits_for_is_no_bug() -> None:
         source.gate.set()
         await settled()
         # Let go of the task: it is then that the loop would complain.
-        assert not bench.service._acquisition._acquiring
+        assert not bench.service._keeper._requests
         del first
 
         assert not complaints

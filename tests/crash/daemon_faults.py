@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from coild import service
+from coild.committer import Committer
 from journal import commit
 from tests.crash.mutants import Edit, by_function, edited
 
@@ -12,15 +13,15 @@ FAULTS: dict[str, tuple[Edit, ...]] = {
     "POST answers before it is durable": (
         Edit(
             _Service.allocate,
-            "await self._journal.durable(sequence)\n        return",
+            "await self._journal.durable(sequence)\n                return",
             "return",
         ),
     ),
     "DELETE answers before it is durable": (
         Edit(
             _Service.release,
-            "await self._journal.durable(sequence)\n        return",
-            "return",
+            "await self._settled(container_id)\n    return held.address",
+            "return held.address",
         ),
     ),
     "GET shows what a crash could undo": (
@@ -30,7 +31,11 @@ FAULTS: dict[str, tuple[Edit, ...]] = {
         Edit(_Service.allocate, "await self._settled(container_id)", "pass"),
     ),
     "DELETE of nothing does not wait for what it shows": (
-        Edit(_Service.release, "await self._settled(container_id)", "pass"),
+        Edit(
+            _Service.release,
+            "await self._settled(container_id)",
+            "held is None or await self._settled(container_id)",
+        ),
     ),
     "a full pool does not wait for what filled it": (
         Edit(
@@ -48,17 +53,17 @@ FAULTS: dict[str, tuple[Edit, ...]] = {
     ),
     "an answer is given before its event is applied": (
         Edit(
-            _Service._commit,
+            Committer.commit,
             "self._state.apply(event)",
             # A block that is not there at once would be a failure of its own.
-            "(self._state.apply(event) if isinstance(event, BlockAcquired) else "
-            "asyncio.get_running_loop().call_later(0.01, self._state.apply, event))",
+            "(self._state.apply(event) if type(event).__name__ == 'BlockAcquired' else "
+            "__import__('asyncio').get_running_loop().call_later(0.01, self._state.apply, event))",
         ),
     ),
     "a release is forgotten": (
         Edit(
             _Service._release,
-            "sequence = self._commit(",
+            "sequence = self._committer.commit(",
             "sequence = self._journal.last_sequence\n    self._state.apply(",
         ),
         Edit(_Service._release, "essential=True,\n    )", ")"),
