@@ -21,6 +21,8 @@ from coild.printable import printable, printable_json
 
 #: So many lines wait for a reader of the log; some megabytes at most.
 _LINES_MAX = 10_000
+#: So many drawings of a progress bar do; the last clears it away.
+_DRAWINGS_MAX = 8
 #: How long an end waits for whoever reads the log.
 _PATIENCE_SECONDS = 0.5
 
@@ -72,7 +74,7 @@ class Writer(logging.Handler):
         self._descriptor = descriptor
         # A signal's handler that logs as well may interrupt its `put`, which no other lock allows.
         # An event in it is set when all before it is written.
-        self._lines: SimpleQueue[str | threading.Event] = SimpleQueue()
+        self._lines: SimpleQueue[bytes | threading.Event] = SimpleQueue()
         #: How many lines were dropped so far, and of how many of them nobody was told.
         self.dropped = self._untold = 0
         threading.Thread(target=self._run, name="log", daemon=True).start()
@@ -88,7 +90,12 @@ class Writer(logging.Handler):
         except Exception:  # noqa: BLE001 - as logging has it
             self.handleError(record)
             return
-        self._lines.put(line)
+        self._lines.put(_as_line(line))
+
+    def show(self, text: str) -> None:
+        """Queue what a progress bar draws, or drop it: what was not read has been overtaken."""
+        if self._lines.qsize() < _DRAWINGS_MAX:
+            self._lines.put(text.encode(errors="replace"))
 
     def drain(self, seconds: float) -> None:
         """Wait until all is written, but no longer than that."""
@@ -101,10 +108,10 @@ class Writer(logging.Handler):
         while True:
             line = self._lines.get()
             if not isinstance(line, threading.Event):
-                self._write_line(line)
+                self._write_safely(line)
             # What was dropped came after all that was queued.
             if self._untold and (self._lines.empty() or isinstance(line, threading.Event)):
-                self._write_line(self._tell_dropped())
+                self._write_safely(_as_line(self._tell_dropped()))
             if isinstance(line, threading.Event):
                 line.set()
 
@@ -114,10 +121,10 @@ class Writer(logging.Handler):
         record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (count,), None)
         return self.format(record)
 
-    def _write_line(self, line: str) -> None:
+    def _write_safely(self, data: bytes) -> None:
         # The reader is gone, or the disk is full: the next line may be taken.
         with contextlib.suppress(OSError):
-            self._write(line.encode(errors="backslashreplace") + b"\n")
+            self._write(data)
 
     def _write(self, data: bytes) -> None:
         while data:
@@ -128,6 +135,36 @@ class Writer(logging.Handler):
                 poll = select.poll()
                 poll.register(self._descriptor, select.POLLOUT)
                 poll.poll()
+
+
+class Screen:
+    """The terminal that the log goes to, as a file for a progress bar; nobody waits for it.
+
+    It may be stopped (Ctrl-S), or at the other end of a slow line.
+    """
+
+    def __init__(self) -> None:
+        # A bar is drawn with what that can show.
+        self.encoding = getattr(sys.stderr, "encoding", None) or "ascii"
+        writers = (each for each in logging.getLogger().handlers if isinstance(each, Writer))
+        self._writer = next(writers, None)
+        self.columns: int | None = None
+        if self.isatty():
+            with contextlib.suppress(OSError):
+                # One that does not know its size says 0.
+                self.columns = os.get_terminal_size(2).columns or None
+
+    def isatty(self) -> bool:
+        """Whether there is one."""
+        return self._writer is not None and os.isatty(2)
+
+    def write(self, text: str) -> None:
+        """Draw, as soon as that can be done."""
+        if self._writer is not None:
+            self._writer.show(text)
+
+    def flush(self) -> None:
+        """Nothing is kept here."""
 
 
 def dropped() -> str:
@@ -161,6 +198,10 @@ def last_word(text: str) -> None:
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
     thread.join(max(0.1, deadline - monotonic()))
+
+
+def _as_line(text: str) -> bytes:
+    return text.encode(errors="backslashreplace") + b"\n"
 
 
 def configure(level: str, style: str) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import sys
 import time
 from pathlib import Path
 
 import tqdm
 
+from coild import logs
 from coild.config import Config
 from coild.events import SCHEMA, Folded
 from coild.holding import InconsistentEventError
@@ -56,13 +56,16 @@ def recover(config: Config, state: State, notifier: Notifier) -> Journal:
     """
     directory = config.data_dir / "journal"
     started = time.monotonic()
+    screen = logs.Screen()
     with tqdm.tqdm(
         desc="replaying the journal",
         unit="B",
         unit_scale=True,
         leave=False,
         delay=_PROGRESS_AFTER_SECONDS,
-        disable=None if sys.stderr is not None else True,
+        file=screen,
+        ncols=screen.columns,
+        disable=not screen.isatty(),
     ) as bar:
 
         def progress(done: int, total: int) -> None:

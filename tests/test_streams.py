@@ -292,6 +292,40 @@ def test_a_background_job_may_log_to_its_terminal(tmp_path: Path) -> None:
     assert status == 0
 
 
+def test_a_terminal_that_is_stopped_holds_up_no_replay(tmp_path: Path) -> None:
+    """The progress bar of a start is drawn when the terminal goes on (Ctrl-S, Ctrl-Q)."""
+    data_dir = tmp_path / "data"
+    at_once = (
+        "import sys, coild.recovery as recovery; recovery._PROGRESS_AFTER_SECONDS = 0; "
+        "from coild.__main__ import main; sys.exit(main())"
+    )
+    controller, terminal = os.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    termios.tcflow(terminal, termios.TCOOFF)
+    with subprocess.Popen(
+        [command()[0], "-c", at_once, "--data-dir", str(data_dir), "--http", "127.0.0.1:0"],
+        env=environment(),
+        stderr=terminal,
+    ) as process:
+        try:
+            wait_for((data_dir / "http").exists, "coild to start")
+            termios.tcflow(terminal, termios.TCOON)
+            process.terminate()
+            status = process.wait(PATIENCE_SECONDS)
+        finally:
+            process.kill()
+    os.close(terminal)
+    shown = ""
+    with suppress(OSError):  # the end of it
+        while True:
+            shown += os.read(controller, 1 << 16).decode()
+    os.close(controller)
+
+    assert status == 0
+    assert "replaying the journal" in shown
+    assert shown.index("replaying the journal") < shown.index("replayed ")
+
+
 def test_quit_stops_it_in_order(daemon: Daemon) -> None:
     """QUIT is as TERM."""
     assert daemon.stop(signal.SIGQUIT) == 0
