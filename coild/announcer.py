@@ -1,4 +1,4 @@
-"""Who tells the cluster's routers which blocks are this node's: the seam, and nobody."""
+"""The interface to what tells the cluster's routers which blocks are this node's."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from typing import Literal, Protocol
 
 from coild.addresses import Subnet
 
-#: Nobody announces blocks; all are announced; some cannot be at the moment, or some still are that
-#: should not.
+#: No block is announced; all are; some cannot be at the moment, or some still are that should not.
 RouteHealth = Literal["off", "exported", "failing"]
 
 
@@ -38,16 +37,3 @@ class Announcer(Protocol):
         later.
         """
         ...
-
-
-class Nobody:
-    """Announces nothing."""
-
-    health: RouteHealth = "off"
-
-    def announce(self, block: Subnet) -> None:
-        """Nobody is told."""
-
-    async def withdraw(self, block: Subnet) -> bool:  # noqa: ARG002
-        """It never was announced."""
-        return True

@@ -218,7 +218,7 @@ def _add_checks(
 
     def route_trouble() -> str:
         failing = exporter.health == "failing"
-        return f"{exporter.trouble or 'see the log'}; {_ROUTES_FAIL}" if failing else ""
+        return f"{exporter.reason or 'see the log'}; {_ROUTES_FAIL}" if failing else ""
 
     readiness.add("journal", journal_trouble, fails=True)
     readiness.add("start", start_trouble, fails=True)

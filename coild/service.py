@@ -19,7 +19,7 @@ from functools import partial
 import msgspec
 
 from coild.allocator import Allocator, Place, TooManyApartError
-from coild.announcer import Announcer, Nobody
+from coild.announcer import Announcer
 from coild.blocks import BlockSource
 from coild.by_container import ByContainer
 from coild.collection import Allocations, StaleListError
@@ -115,8 +115,8 @@ class Service(ByContainer):
         *,
         reuse_after: int,
         clock: Callable[[], int],
+        announcer: Announcer,
         ago: Callable[[int], int] | None = None,
-        announcer: Announcer | None = None,
     ) -> None:
         """`announcer` is told of each block that becomes the node's, and before it is no more.
 
@@ -135,7 +135,7 @@ class Service(ByContainer):
             journal,
             self._committer,
             self._allocator,
-            announcer or Nobody(),
+            announcer,
             clock=clock,
             ago=self._ago,
         )

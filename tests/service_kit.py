@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from coild.addresses import Pool, Subnet
-from coild.announcer import Announcer
+from coild.announcer import Announcer, RouteHealth
 from coild.blocks import BlockSource
 from coild.blocks.static import StaticBlocks
 from coild.clock import Clock
@@ -36,6 +36,19 @@ _ROUNDS = 50
 def pool(block_size: int, *subnets: str) -> Pool:
     """A pool from text."""
     return Pool(tuple(map(Subnet.parse, subnets)), block_size)
+
+
+class Unannounced:
+    """An Announcer that announces nothing."""
+
+    health: RouteHealth = "off"
+
+    def announce(self, block: Subnet) -> None:
+        """As Announcer.announce."""
+
+    async def withdraw(self, block: Subnet) -> bool:
+        """As Announcer.withdraw: it never was announced."""
+        return True
 
 
 class MemoryJournal:
@@ -185,7 +198,7 @@ class Bench:
             reuse_after=reuse_after,
             clock=clock or (lambda: self.now),
             ago=clock.ago if clock else None,
-            announcer=announcer,
+            announcer=announcer or Unannounced(),
         )
         self._pools = dict(pools)
 

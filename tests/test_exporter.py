@@ -346,7 +346,7 @@ def test_the_loop_turns_while_the_table_is_slow(log: pytest.LogCaptureFixture) -
 
     async def scenario() -> None:
         table = Table()
-        async with running(table, A, patience_seconds=0.02) as exporter:
+        async with running(table, A, timeout_seconds=0.02) as exporter:
             table.gate.clear()
             exporter.announce(B)
             await table.held()
@@ -451,10 +451,10 @@ def test_what_the_kernel_tells_is_put_right_without_waiting_for_the_compare() ->
             pipe.tell(gone={A})
             await until(lambda: exporter.health == "failing")
 
-            assert "others removed the routes to 1 blocks" == exporter.trouble
+            assert "others removed the routes to 1 blocks" == exporter.reason
             table.gate.set()
             await until(lambda: {A, B} == table.routes and exporter.health == "exported")
-            assert "" == exporter.trouble
+            assert "" == exporter.reason
 
     run(scenario())
 
@@ -531,7 +531,7 @@ def test_while_another_has_the_table_nothing_is_changed(
             exporter.announce(A)
             await asyncio.sleep(0.05)
             assert "failing" == exporter.health
-            assert "another coild keeps it" == exporter.trouble
+            assert "another coild keeps it" == exporter.reason
             assert [] == table.calls
             lock.taken = False
             await until(lambda: exporter.health == "exported")

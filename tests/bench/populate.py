@@ -12,6 +12,7 @@ from coild.events import SCHEMA, Folded
 from coild.projection import Projection, pools_changed
 from coild.service import Service
 from journal import Journal
+from tests.service_kit import Unannounced
 
 #: A million addresses.
 POOL = "10.0.0.0/12"
@@ -30,7 +31,12 @@ async def _populate(directory: Path, held: int) -> None:
     journal.start()
     pools = {"default": Pool((Subnet.parse(POOL),), 5)}
     service = Service(
-        state, journal, StaticBlocks(pools, []), reuse_after=30 * 10**9, clock=time.time_ns
+        state,
+        journal,
+        StaticBlocks(pools, []),
+        reuse_after=30 * 10**9,
+        clock=time.time_ns,
+        announcer=Unannounced(),
     )
     await service.record(pools_changed(time.time_ns(), pools))
     for start in range(0, held, _AT_ONCE):
