@@ -27,7 +27,7 @@ from coild.bodies import BadRequestError
 from coild.budget import BusyError, Shared
 from coild.by_container import AnotherJournalError, UnknownContainerError
 from coild.collection import StaleListError
-from coild.compactor import Compaction, TooSoonError
+from coild.compactor import TooSoonError
 from coild.deadline import DeadlineError
 from coild.framing import FramingError, TooManyFieldsError
 from coild.guard import ForbiddenError, MissingHostError
@@ -146,12 +146,6 @@ class StatusAnswer(msgspec.Struct, frozen=True, rename="kebab"):
 
     address_blocks: dict[str, list[str]]
     pods: dict[str, str]
-    status: Literal[200] = 200
-
-
-class CompactionAnswer(Compaction, frozen=True, rename="kebab"):
-    """What a compaction did; sizes are in bytes."""
-
     status: Literal[200] = 200
 
 
@@ -274,11 +268,6 @@ def placed_answer(address: str, place: Place) -> Answer:
             PlacedAnswer(address, gateway=place.gateway, pool=place.pool, subnet=place.subnet)
         )
     )
-
-
-def compaction_answer(compaction: Compaction) -> Answer:
-    """200 with what a compaction did."""
-    return Answer(msgspec.json.encode(CompactionAnswer(**msgspec.structs.asdict(compaction))))
 
 
 def health_answer(health: Health, sequence: int) -> Answer:

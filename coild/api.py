@@ -19,7 +19,6 @@ from coild.answers import (
     UnassignedError,
     address_answer,
     answer_error,
-    compaction_answer,
     health_answer,
     live_answer,
     placed_answer,
@@ -35,6 +34,7 @@ from coild.bodies import (
 )
 from coild.budget import Budget, Shared
 from coild.by_container import AnotherJournalError, UnknownContainerError
+from coild.compaction_answers import compaction_answer, plan_answer
 from coild.compactor import Compactor
 from coild.container_answers import collection_answer, container_answer, releases_answer
 from coild.deadline import HEADER as DEADLINE
@@ -224,9 +224,10 @@ class _Handlers:
 
     async def _post_compact(self, request: Request) -> Answer:
         self._check_command(request)
-        return compaction_answer(
-            await self._compactor.compact(order=decode_compact(request.body), limited=True)
-        )
+        wanted = decode_compact(request.body)
+        if wanted.dry_run:
+            return plan_answer(await self._compactor.dry_run())
+        return compaction_answer(await self._compactor.compact(order=wanted.order, limited=True))
 
     async def _post_gc(self, request: Request) -> Answer:
         self._guard.check(request)

@@ -85,10 +85,14 @@ class CollectRequest(msgspec.Struct, rename="kebab", frozen=True, forbid_unknown
     dry_run: bool = False
 
 
-class CompactRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of POST /compact, which may be empty. `order` is the token of an order to prune."""
+class CompactRequest(msgspec.Struct, rename="kebab", frozen=True, forbid_unknown_fields=True):
+    """The body of POST /compact, which may be empty. `order` is the token of an order to prune.
+
+    With `dry_run`, it is only asked what would be done, without an order.
+    """
 
     order: Annotated[str, msgspec.Meta(extra_json_schema={"pattern": "^([0-9a-f]{32})?$"})] = ""
+    dry_run: bool = False
 
 
 _RULES = {
@@ -149,14 +153,21 @@ def _decode_by(
         raise BadRequestError(f"the body is not valid JSON: {error}") from None
 
 
-def decode_compact(body: bytes) -> str:
-    """The order that POST /compact names, or the empty string. Raises BadRequestError."""
+def decode_compact(body: bytes) -> CompactRequest:
+    """Read the body of POST /compact. Raises BadRequestError."""
     if not body:
-        return ""
+        return CompactRequest()
     try:
-        return msgspec.json.decode(body, type=CompactRequest).order
+        wanted = msgspec.json.decode(body, type=CompactRequest)
     except (ValueError, RecursionError) as error:
-        raise BadRequestError(f"the body must be empty or name an order: {error}") from None
+        rule = "be empty, name an order or ask for a dry-run"
+        raise BadRequestError(f"the body must {rule}: {error}") from None
+    if wanted.dry_run and wanted.order:
+        raise BadRequestError(
+            "dry-run takes no order, which one request would use up: coild-compact --dry-run says "
+            "what it would do"
+        )
+    return wanted
 
 
 def _explain(text: str) -> str:

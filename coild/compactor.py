@@ -12,12 +12,14 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
 from coild.ages import age_now
+from coild.compaction_plan import CompactionPlan, plan_compaction, snapshot_with_nothing_new
 from coild.events import Event, HistoryPruned, JournalCompacted, SnapshotTaken
 from coild.orders import describe, take_order
 from coild.replay import VOCABULARY, State
@@ -31,10 +33,8 @@ from journal import (
     Prepared,
     SnapshotRecord,
     Taken,
-    covering,
     plan,
     prune,
-    read_events,
     retire,
 )
 
@@ -47,9 +47,6 @@ _RETRY_SECONDS = 600.0
 _RUNS_SECONDS = 30.0
 #: Over HTTP and without an order, a compaction that writes is to be had so often.
 PAUSE_SECONDS = 60.0
-#: So many events after a snapshot may be of compactions alone: each leaves two, an order one more.
-_BOOKKEEPING_MAX = 100
-_BOOKKEEPING = (SnapshotTaken, JournalCompacted, HistoryPruned)
 
 
 class Compaction(msgspec.Struct, frozen=True, rename="kebab"):
@@ -126,6 +123,7 @@ class Compactor:
         self._compact_after = compact_after
         self._fs = OsFileSystem()
         self._task: asyncio.Task[Compaction] | None = None
+        self._planning: asyncio.Task[CompactionPlan] | None = None
         # The worker does one thing at a time.
         self._working = asyncio.Lock()
         self._closed = False
@@ -144,11 +142,8 @@ class Compactor:
         """
         if self._closed:
             raise JournalFailedError("the daemon is stopping, so there is no compaction")
-        if self._task is not None and not self._task.done():
-            raise CompactionRunsError(self._directory)
-        if order:
-            policy = take_order(self._directory, order)
-        self._task = asyncio.create_task(self._compact(policy, limited=limited and not order))
+        self._refuse_while_running()
+        self._task = asyncio.create_task(self._compact(order, policy, limited=limited))
         # Then nobody may be left to look at its error.
         self._task.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
@@ -157,6 +152,26 @@ class Compactor:
             if self._closed:
                 raise JournalFailedError("the daemon stopped the compaction") from None
             raise
+
+    async def dry_run(self) -> CompactionPlan:
+        """What `compact` would do now, without an order; those who ask meanwhile share the answer.
+
+        Raises CompactionRunsError if one is at work, JournalError.
+        """
+        self._refuse_while_running()
+        if self._planning is None or self._planning.done():
+            look = partial(plan_compaction, self._fs, self._directory)
+            self._planning = asyncio.create_task(
+                asyncio.to_thread(look, self._journal.durable_sequence)
+            )
+            self._planning.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            return await asyncio.shield(self._planning)
+        except OSError as error:
+            # One that began meanwhile moves files.
+            self._refuse_while_running()
+            where = f" {error.filename}" if error.filename else ""
+            raise JournalError(f"cannot look at{where}: {error.strerror or error}") from error
 
     async def run(self) -> None:
         """Index segments as they are sealed, and compact when the journal has grown."""
@@ -203,9 +218,16 @@ class Compactor:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _compact(self, policy: Policy | None, *, limited: bool) -> Compaction:
+    def _refuse_while_running(self) -> None:
+        if self._task is not None and not self._task.done():
+            raise CompactionRunsError(self._directory)
+
+    async def _compact(self, order: str, policy: Policy | None, *, limited: bool) -> Compaction:
+        if order:
+            # In a thread, as all that touches these files: a disk may hold it up.
+            policy = await asyncio.to_thread(take_order, self._directory, order)
         try:
-            return await self._steps(policy, limited=limited)
+            return await self._steps(policy, limited=limited and not order)
         except OSError as error:
             where = f" at {error.filename}" if error.filename else ""
             raise JournalError(
@@ -263,26 +285,12 @@ class Compactor:
 
     def _nothing_new(self, last: int) -> Compaction | None:
         """What is there, if up to the event `last` there is nothing that is worth a compaction."""
-        snapshot = covering(self._fs, self._directory, VOCABULARY.schema)
-        if snapshot is None or last - snapshot.sequence > _BOOKKEEPING_MAX:
-            return None
-        taken: SnapshotTaken | None = None
-        for _, event in read_events(
-            self._directory, Event, schema=VOCABULARY.schema, start=snapshot.sequence + 1
-        ):
-            if not isinstance(event, _BOOKKEEPING):
-                return None
-            if isinstance(event, SnapshotTaken):
-                taken = event
-        # The journal has to vouch for it; if a crash came before that, it is done again.
-        if taken is None or (taken.sequence, taken.digest.hex()) != (
-            snapshot.sequence,
-            snapshot.digest,
-        ):
+        taken = snapshot_with_nothing_new(self._fs, self._directory, last)
+        if taken is None:
             return None
         return Compaction(
             sequence=taken.sequence,
-            digest=snapshot.digest,
+            digest=taken.digest.hex(),
             snapshot_bytes=taken.size,
             segments=0,
             segment_bytes=0,

@@ -55,7 +55,12 @@ _NETWORK = NETWORK_SCHEMA | {"default": ""}
 def document() -> dict[str, Any]:
     """The document, as what JSON can hold."""
     _, answers = msgspec.json.schema_components(
-        [Failure, *(operation.answer for operation in OPERATIONS)], ref_template=_REFERENCE
+        [
+            Failure,
+            *(operation.answer for operation in OPERATIONS),
+            *(type(operation.other) for operation in OPERATIONS if operation.other is not None),
+        ],
+        ref_template=_REFERENCE,
     )
     for schema in answers.values():
         # Nothing else is left out of an answer, whatever it is by default.
@@ -133,7 +138,7 @@ def _describe(operation: Operation) -> dict[str, Any]:
                     "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
                 }
             },
-            "content": {_JSON: _media(operation.answer, {"answer": operation.example})},
+            "content": {_JSON: _answer(operation)},
         },
         **{str(status): _failure(status, tuple(errors[status])) for status in sorted(errors)},
     }
@@ -142,6 +147,15 @@ def _describe(operation: Operation) -> dict[str, Any]:
         for status in ("200", str(STATUS[NotReadyError])):
             described["responses"][status]["content"][TEXT] = text
     return described
+
+
+def _answer(operation: Operation) -> dict[str, Any]:
+    media = _media(operation.answer, {"answer": operation.example})
+    if operation.other is not None:
+        other = _media(type(operation.other), {operation.other_when: operation.other})
+        media["schema"] = {"anyOf": [media["schema"], other["schema"]]}
+        media["examples"] |= other["examples"]
+    return media
 
 
 def _failure(status: int, errors: tuple[type[Exception], ...]) -> dict[str, Any]:

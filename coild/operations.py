@@ -19,7 +19,6 @@ from coild.ages import AgeUnknownError
 from coild.allocator import NoPoolError
 from coild.answers import (
     CheckAnswer,
-    CompactionAnswer,
     HealthAnswer,
     LiveAnswer,
     NotReadyError,
@@ -40,6 +39,7 @@ from coild.bodies import (
 from coild.budget import BusyError
 from coild.by_container import AnotherJournalError, UnknownContainerError
 from coild.collection import StaleListError
+from coild.compaction_answers import CompactionAnswer, CompactionPlanAnswer
 from coild.compactor import TooSoonError
 from coild.container_answers import CollectionAnswer, ContainerAnswer, Released, ReleasesAnswer
 from coild.deadline import DeadlineError
@@ -180,6 +180,9 @@ class Operation(NamedTuple):
     body_example: Any = None
     #: The answer as text, for `?verbose`.
     verbose: str = ""
+    #: The other answer that it has, as an example of its type, and when that comes.
+    other: Any = None
+    other_when: str = ""
 
 
 #: Every operation, as the router has them.
@@ -256,7 +259,8 @@ OPERATIONS = (
         COMPACT,
         "compact",
         "Take a snapshot, archive the journal before it; answered when that is done, or at once if "
-        "nothing has happened since the last one: then nothing is written.",
+        "nothing has happened since the last one: then nothing is written. With `dry-run`, say "
+        "what would be done, and do nothing.",
         CompactionAnswer,
         CompactionAnswer(5, "6e5fb58a5f2641c0b1a30dccd19877d8", 199, 1, 16777216, 7680),
         (
@@ -271,6 +275,10 @@ OPERATIONS = (
         ),
         CompactRequest,
         {},
+        other=CompactionPlanAnswer(
+            segments=1, segment_bytes=16777216, archive_bytes=7680, archive_bytes_now=0
+        ),
+        other_when="dry-run",
     ),
     Operation(
         "POST",

@@ -19,6 +19,7 @@ from journal.errors import (
     JournalLockedError,
     JournalUnsupportedError,
 )
+from journal.estimating import Estimate, estimate
 from journal.follow import follow
 from journal.fs import OsFileSystem
 from journal.history import Found, find
@@ -36,6 +37,7 @@ __all__ = [
     "DEFAULT_SEGMENT_BYTES",
     "Batch",
     "CompactionRunsError",
+    "Estimate",
     "EventTooLargeError",
     "Found",
     "Journal",
@@ -63,6 +65,7 @@ __all__ = [
     "UnrecordedSnapshot",
     "Vocabulary",
     "covering",
+    "estimate",
     "find",
     "follow",
     "index_sealed",

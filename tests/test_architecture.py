@@ -22,7 +22,7 @@ FLOORS = (
     {"coild.api", "coild.exhaustion", "coild.server"},
     {"coild.about", "coild.openapi", "coild.connections"},
     {"coild.operations"},
-    {"coild.container_answers"},
+    {"coild.compaction_answers", "coild.container_answers"},
     {"coild.answers", "coild.listen", "coild.socket_watch", "coild.status"},
     {
         "coild.compactor",
@@ -32,6 +32,7 @@ FLOORS = (
         "coild.unix_socket",
         "coild.upkeep",
     },
+    {"coild.compaction_plan"},
     {
         "coild.service",
         "coild.config",

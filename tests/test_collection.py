@@ -234,7 +234,7 @@ def test_a_wrong_body_releases_nothing(shared_daemon: Daemon, body: Any, told: s
 
 @pytest.mark.parametrize(
     ("path", "key"),
-    [("/gc", "dry_run"), ("/gc", "Valid"), ("/compact", "dry-run"), ("/compact", "Order")],
+    [("/gc", "dry_run"), ("/gc", "Valid"), ("/compact", "dry_run"), ("/compact", "Order")],
 )
 def test_a_key_that_is_not_known_does_nothing(daemon: Daemon, path: str, key: str) -> None:
     """What is asked for in vain is refused by name: nothing is released or written."""

@@ -25,6 +25,7 @@ from tests.daemon_kit import PATIENCE_SECONDS, Daemon, environment, fold, status
 from tests.damage_kit import KINDS
 from tests.history_kit import write
 
+PRUNED = ("pruned-through", "pruned-segments", "pruned-bytes")
 SMALL = ("--segment-size=1MiB", "--reuse-after=0", "--compact-after=0")
 #: Long names make long events, so that few fill a segment of the smallest size.
 LONG = "n" * 250
@@ -469,6 +470,54 @@ def test_a_dry_run_changes_nothing(tmp_path: Path) -> None:
         assert before == {p: p.read_bytes() for p in directory.iterdir() if p.is_file()}
 
 
+def test_a_dry_run_over_http_is_that_of_the_tool(tmp_path: Path) -> None:
+    """Both say the same, as often as one likes, and write nothing; then it is done just so."""
+    with Daemon(tmp_path / "data", *SMALL) as daemon:
+        where = ("--data-dir", str(daemon.data_dir))
+        churn(daemon, 20)
+        compacted(*where)
+        churn(daemon, 20, "d")
+        said = {}
+        for before in ("something new", "nothing new"):
+            # A mark is written meanwhile, so the time does not count.
+            files = {path: (file, size) for path, (file, _, size) in contents(daemon).items()}
+            answers = [
+                *(daemon.client.post("/compact", json={"dry-run": True}).json() for _ in range(3)),
+                compacted(*where, "--dry-run") | {"status": 200},
+            ]
+            said[before] = answers[0]
+            for answer in answers:
+                # With the mark, the estimate is another one.
+                answer["archive-bytes"] = bool(answer["archive-bytes"])
+
+            assert [said[before]] * 4 == answers
+            now = {path: (file, size) for path, (file, _, size) in contents(daemon).items()}
+            assert files == now
+            done = daemon.client.post("/compact").json()
+
+            for key in ("segments", "segment-bytes", "nothing-new"):
+                assert done[key] == said[before][key]
+
+    assert not said["something new"]["nothing-new"]
+    assert 1 == said["something new"]["segments"]
+    assert said["nothing new"]["nothing-new"]
+    assert not said["nothing new"]["segments"]
+
+
+def test_a_dry_run_over_http_uses_no_order_up(tmp_path: Path) -> None:
+    """Both in one request are 400, and the order is there still."""
+    with Daemon(tmp_path / "data", *SMALL) as daemon:
+        daemon.allocate("c")
+        order = {"order": give_order(daemon.data_dir / "journal", Policy(delete=True))}
+        refused = daemon.client.post("/compact", json=order | {"dry-run": True})
+        taken = daemon.client.post("/compact", json=order | {"dry-run": False})
+
+    assert 400 == refused.status_code
+    assert "coild-compact --dry-run" in refused.json()["error"]
+    assert 200 == taken.status_code
+    assert taken.json()["pruned-segments"]
+
+
 @pytest.mark.parametrize(
     "policy",
     [("--delete",), ("--keep-size", "3KiB"), ("--keep-size", "6KiB"), ("--keep-archive", "0s")],
@@ -480,13 +529,15 @@ def test_a_dry_run_says_what_a_run_does(
     """What it would prune is what is archived and what it would archive first, and no other."""
     make(tmp_path / "journal")
     arguments = ("--journal", str(tmp_path / "journal"), *policy)
-    said, done = (
+    said, done, said_again, done_again = (
         msgspec.json.decode(compact(*arguments, "-o", "json", *dry).stdout.splitlines()[-1])
-        for dry in (["--dry-run"], [])
+        for dry in (["--dry-run"], [], ["--dry-run"], [])
     )
 
-    keys = ["segments", "segment-bytes", "pruned-through", "pruned-segments", "pruned-bytes"]
+    keys = [*("segments", "segment-bytes", "nothing-new"), *PRUNED]
     assert [said[key] for key in keys] == [done[key] for key in keys]
+    assert [said_again[key] for key in keys] == [done_again[key] for key in keys]
+    assert done_again["nothing-new"]
 
 
 @pytest.mark.parametrize("options", [(), ("--delete",), ("--dry-run",)])

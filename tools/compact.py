@@ -17,11 +17,12 @@ from typing import Any
 import msgspec
 
 from coild.ages import age_now
+from coild.compaction_plan import CompactionPlan, plan_compaction
 from coild.compactor import Compaction, Compactor
 from coild.events import SCHEMA, Event
 from coild.files import read_limited
 from coild.moments import parse_span
-from coild.orders import describe, give_order, order_path
+from coild.orders import give_order, order_path
 from coild.replay import VOCABULARY, State
 from coild.units import parse_size
 from journal import (
@@ -30,21 +31,15 @@ from journal import (
     Policy,
     Prepared,
     index_sealed,
-    plan,
     prepare,
     read_events,
 )
-from journal.archive import compress
-from journal.fs import FileSystem
 from journal.head import read_head
-from journal.pruning import Coming, archive_bytes
-from journal.segments import SegmentFile, list_segments
+from journal.segments import list_segments
 from tools import common
 from tools.writing import writing
 
 PROG = "coild-compact"
-#: What a dry run compresses to tell how well the rest will.
-_SAMPLE_BYTES = 1 << 20
 #: The longest is a path of a unix socket, with escapes.
 _ADDRESS_BYTES_MAX = 4096
 _ANSWER_BYTES_MAX = 1 << 20
@@ -93,7 +88,7 @@ def _compact(arguments: argparse.Namespace) -> int:
     directory = common.journal_directory(arguments)
     as_json = arguments.output == "json"
     if arguments.dry_run:
-        _show(_dry_run(directory, policy), as_json=as_json)
+        _show(msgspec.to_builtins(_dry_run(directory, policy)), as_json=as_json)
         return 0
     try:
         done = asyncio.run(_compact_here(directory, policy, as_json=as_json))
@@ -139,8 +134,11 @@ def _lines(done: dict[str, Any]) -> Iterator[str]:
     if not would and not done["sequence"]:
         yield "nothing to compact: the journal has no events"
         return
-    if done.get("nothing-new"):
-        yield "nothing new since the last compaction: no snapshot was taken, nothing was archived"
+    if done["nothing-new"]:
+        yield (
+            "nothing new since the last compaction: no snapshot "
+            f"{would or 'was '}taken, nothing {would or 'was '}archived"
+        )
     if not would:
         yield (
             f"snapshot of the state after event {done['sequence']}, "
@@ -290,47 +288,18 @@ def _connection_to(address: str) -> http.client.HTTPConnection:
     return _UnixConnection(f"\0{path[1:]}" if path.startswith("@") else path)
 
 
-def _dry_run(directory: Path, policy: Policy | None) -> dict[str, Any]:
-    """What a compaction would do now. Sizes are in bytes; those in the archive are estimates."""
+def _dry_run(directory: Path, policy: Policy | None) -> CompactionPlan:
+    """What a compaction would do now, with the daemon or without."""
     fs = OsFileSystem()
-    files = list_segments(fs, directory)
-    last_sequence = newest = 0
-    if files:
+    last = newest = 0
+    if list_segments(fs, directory):
         file, found = read_head(fs, directory, SCHEMA)
-        last_sequence, newest = found.next_sequence - 1, found.time
-        if file.first_sequence <= last_sequence:
-            for _, event in read_events(directory, Event, schema=SCHEMA, start=last_sequence):
+        last, newest = found.next_sequence - 1, found.time
+        if file.first_sequence <= last:
+            for _, event in read_events(directory, Event, schema=SCHEMA, start=last):
                 newest = max(newest, event.time)
-        # One without an event is not sealed.
-        files = [file for file in files if file.first_sequence <= last_sequence]
-    sizes = {file.first_sequence: _compressed(fs, file) for file in files}
-    going: dict[str, Any] = {
-        "dry-run": True,
-        "segments": len(files),
-        "segment-bytes": sum(size for size, _ in sizes.values()),
-        "archive-bytes": sum(archived for _, archived in sizes.values()),
-        "archive-bytes-now": archive_bytes(fs, directory),
-    }
-    if policy is not None:
-        coming = Coming({first: size for first, (_, size) in sizes.items()}, last_sequence)
-        now = age_now(policy, time.time_ns(), newest)
-        pruning = plan(fs, directory, SCHEMA, policy, now, coming)
-        going["order"] = describe(policy)
-        going["pruned-through"] = pruning.through if pruning else 0
-        going["pruned-segments"] = pruning.segments if pruning else 0
-        going["pruned-bytes"] = pruning.bytes if pruning else 0
-    return going
-
-
-def _compressed(fs: FileSystem, file: SegmentFile) -> tuple[int, int]:
-    """A segment's bytes, and about how many the archive takes, as its beginning compresses."""
-    fd = fs.open(file.path)
-    try:
-        size = fs.size(fd)
-        sample = fs.read(fd, _SAMPLE_BYTES, 0)
-    finally:
-        fs.close(fd)
-    return size, round(len(compress(sample)) * size / max(1, len(sample)))
+    now = 0 if policy is None else age_now(policy, time.time_ns(), newest)
+    return plan_compaction(fs, directory, last, policy, now)
 
 
 if __name__ == "__main__":
