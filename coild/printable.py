@@ -8,29 +8,33 @@ import re
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0")
 #: They choose a form of the character before them.
 _SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+#: What has to be looked at. Names are ASCII but for a character or two, and a long one must not
+#: cost a step for each: anyone may send thousands of them.
+_DOUBTFUL = re.compile("[^\x20-\x7e]")
 
 
 def printable(text: str) -> str:
     r"""`text` with each character that is not seen, or moves others, like \n or \u202e instead."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(
-        character if _is_seen(character) else character.encode("unicode_escape").decode()
-        for character in text
+    return _DOUBTFUL.sub(
+        lambda found: found[0] if _is_seen(found[0]) else _escape(found[0]),
+        text,
     )
 
 
 def printable_json(document: str) -> str:
     """The same JSON with each such character as an escape of JSON's own."""
-    if document.isascii() and document.isprintable():
-        return document
-    return "".join(
-        character if _is_seen(character) else _json_escape(character) for character in document
+    return _DOUBTFUL.sub(
+        lambda found: found[0] if _is_seen(found[0]) else _json_escape(found[0]),
+        document,
     )
 
 
 def _is_seen(character: str) -> bool:
     return character.isprintable() and character not in _BLANK and not _SELECTORS.match(character)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 def _json_escape(character: str) -> str:

@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -64,6 +65,25 @@ def test_what_is_seen_stays() -> None:
     for text in ("web-0", "é", "日本", "שלום", "a\\b", "🙂"):
         assert printable(text) == text
         assert printable_json(text) == text
+
+
+@pytest.mark.parametrize("show", [printable, printable_json])
+def test_only_what_is_not_ascii_is_looked_at(show: Callable[[str], str]) -> None:
+    """A long name costs no step for each of its characters, whatever is at its end."""
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    sys.setprofile(count)
+    try:
+        text = show("c" * 10_000 + "…\u202e")
+    finally:
+        sys.setprofile(None)
+
+    assert text == "c" * 10_000 + "…\\u202e"
+    assert calls < 100
 
 
 @pytest.mark.parametrize("formatter", [PlainFormatter("%(message)s"), JsonFormatter()])
