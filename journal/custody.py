@@ -21,10 +21,9 @@ from journal.fs import FileSystem, Identity
 from journal.segments import LOCK_NAME
 
 _PID_BYTES = 20
-#: So much of a frame, or all of a shorter one, is compared with what was written.
-_WITNESS_BYTES = 64
-#: Frames that are compared: the last, and the one before, which was acknowledged.
-_WITNESSES = 2
+#: So much of the last frame's beginning, and of the end of what is before it, is compared with what
+#: was written: all of two short frames, and by one call, since they touch.
+_WITNESS_BYTES = 512
 
 _REMOVED = "it was removed or moved"
 _REPLACED = "it was replaced, restored from a copy, or mounted over"
@@ -45,7 +44,8 @@ class Custody:
         self._held: list[_Held] = []
         self._segment: _Held | None = None
         self._segment_bytes = 0
-        self._witnesses: list[tuple[int, bytes]] = []
+        self._witness_offset = 0
+        self._witness = self._before = b""
 
     def hold(self, path: Path, fd: int) -> None:
         """Expect `path` to lead to `fd`, which is closed by `close`."""
@@ -82,12 +82,14 @@ class Custody:
         self._segment = _Held(path, fd, self._fs.identity(fd))
         self._segment_bytes = size
         start = max(0, end - _WITNESS_BYTES)
-        self._witnesses = [(start, self._fs.read(fd, end - start, start))]
+        self._witness_offset = start
+        self._before = self._witness = self._fs.read(fd, end - start, start)
 
     def wrote(self, data: bytes, offset: int) -> None:
-        """Expect this frame in the segment, too."""
-        self._witnesses.append((offset, bytes(data[:_WITNESS_BYTES])))
-        del self._witnesses[:-_WITNESSES]
+        """Expect this frame in the segment, right behind what was written last."""
+        self._witness_offset = offset - len(self._before)
+        self._witness = self._before + data[:_WITNESS_BYTES]
+        self._before = data[-_WITNESS_BYTES:]
 
     def check(self) -> None:
         """Raise JournalDisplacedError unless all is where it was, and what it was."""
@@ -96,12 +98,11 @@ class Custody:
         if self._segment is None:
             return
         path, fd, _ = self._segment
-        self._check_name(self._segment)
-        if self._fs.size(fd) != self._segment_bytes:
+        # Each call counts: this stands beside every flush.
+        if self._check_name(self._segment) != self._segment_bytes:
             raise JournalDisplacedError(path, _OVERWRITTEN)
-        for offset, data in self._witnesses:
-            if self._fs.read(fd, len(data), offset) != data:
-                raise JournalDisplacedError(path, _OVERWRITTEN)
+        if self._fs.read(fd, len(self._witness), self._witness_offset) != self._witness:
+            raise JournalDisplacedError(path, _OVERWRITTEN)
 
     def close(self) -> None:
         """Let go of directory and lock. Idempotent, raises nothing."""
@@ -111,9 +112,10 @@ class Custody:
             with contextlib.suppress(OSError):
                 self._fs.close(each.fd)
 
-    def _check_name(self, held: _Held) -> None:
+    def _check_name(self, held: _Held) -> int:
+        """The length in bytes of the file that the name leads to, which is the one that is held."""
         try:
-            found = self._fs.identity_at(held.path)
+            found, size = self._fs.look_up(held.path)
         except (FileNotFoundError, NotADirectoryError):
             raise JournalDisplacedError(held.path, _REMOVED) from None
         except OSError as error:
@@ -121,6 +123,7 @@ class Custody:
             raise JournalDisplacedError(held.path, reason) from None
         if found != held.identity:
             raise JournalDisplacedError(held.path, _REPLACED)
+        return size
 
 
 def acquire_lock(fs: FileSystem, directory: Path) -> Custody:

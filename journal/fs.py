@@ -60,8 +60,8 @@ class FileSystem(Protocol):
     def identity(self, fd: int) -> Identity:
         """Which file or directory is open as `fd`."""
 
-    def identity_at(self, path: Path) -> Identity:
-        """Which file or directory `path` leads to."""
+    def look_up(self, path: Path) -> tuple[Identity, int]:
+        """Which file or directory `path` leads to, and a file's length in bytes."""
 
     def close(self, fd: int) -> None:
         """Close `fd`. Says nothing about durability."""
@@ -133,9 +133,9 @@ class OsFileSystem:
         found = os.fstat(fd)
         return Identity(found.st_dev, found.st_ino)
 
-    def identity_at(self, path: Path) -> Identity:
+    def look_up(self, path: Path) -> tuple[Identity, int]:
         found = os.stat(path)
-        return Identity(found.st_dev, found.st_ino)
+        return Identity(found.st_dev, found.st_ino), found.st_size
 
     def close(self, fd: int) -> None:
         os.close(fd)

@@ -481,18 +481,18 @@ def test_a_link_leads_no_writer_to_another_file(tmp_path: Path, call: str, kind:
 
 
 def test_an_identity_is_that_of_the_open_file(place: Place) -> None:
-    """A name has the identity of what is open until another file or directory gets the name."""
-    path = place.made("file")
+    """A name has the identity and length of what is open until something else gets the name."""
+    path = place.made("file", b"abc")
     fd = place.fs.open(path)
     directory = place.fs.open_directory(place.directory)
 
-    assert place.fs.identity(fd) == place.fs.identity_at(path)
-    assert place.fs.identity(directory) == place.fs.identity_at(place.directory)
+    assert (place.fs.identity(fd), place.fs.size(fd)) == place.fs.look_up(path)
+    assert place.fs.identity(directory) == place.fs.look_up(place.directory)[0]
     place.fs.rename(place.made("other"), path)
-    assert place.fs.identity(fd) != place.fs.identity_at(path)
+    assert place.fs.identity(fd) != place.fs.look_up(path)[0]
     place.fs.remove(path)
     with pytest.raises(FileNotFoundError):
-        place.fs.identity_at(path)
+        place.fs.look_up(path)
     place.fs.close(fd)
     place.fs.close(directory)
 

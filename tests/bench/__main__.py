@@ -20,12 +20,12 @@ from typing import Any
 
 import msgspec
 
-from tests.bench import cni_rows, history_rows, http_rows
+from tests.bench import cni_rows, history_rows, http_rows, look_row, memory_rows
 from tests.bench.table import Row, show
 from tests.daemon_kit import ROOT, environment
 
 #: Parts that wait for the disk.
-_WAITING = {"test_journal_appends", "test_sqlite_commits", "test_flush"}
+_WAITING = {"test_journal_appends", "test_sqlite_commits"}
 
 
 def _parts(scratch: Path) -> dict[str, float]:
@@ -70,14 +70,6 @@ def _part_rows(rates: dict[str, float]) -> Iterator[Row]:
         1.0,
         note=f"{ours:,.0f} / {sqlite:,.0f} a second",
     )
-    look, flush = (1e6 / rates[name] for name in ("test_look", "test_flush"))
-    yield Row(
-        "the look / a write and its flush",
-        look / flush,
-        0.2,
-        at_most=True,
-        note=f"{look:.1f} / {flush:.0f} µs",
-    )
     few, many = rates["test_choose[100]"], rates["test_choose[1000000]"]
     yield Row(
         "choosing an address with 1,000,000 held / with 100",
@@ -106,7 +98,9 @@ def main() -> int:
             show(row)
             for source in (
                 _part_rows(_parts(scratch)),
+                look_row.rows(scratch),
                 http_rows.rows(scratch, arguments.seconds, arguments.rounds),
+                memory_rows.rows(scratch),
                 cni_rows.rows(scratch),
                 history_rows.rows(scratch, arguments.seconds, arguments.rounds, arguments.history),
             )

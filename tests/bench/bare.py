@@ -1,6 +1,8 @@
 """The ceiling: a Sanic app with the same routes that answers static bytes and does nothing.
 
-With a file as argument, the floor: each request writes a frame's bytes there and flushes them.
+With a file as argument, each request writes a frame's bytes there and flushes them: on the loop,
+which nobody else is served by meanwhile, or with a second argument, `thread`, in a thread of its
+own, which is the floor of a daemon whose reads wait for no disk.
 """
 
 from __future__ import annotations
@@ -8,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import queue
 import socket
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import uvloop
@@ -24,7 +28,7 @@ _FRAME = bytes(208)
 _FILE_BYTES = 1 << 20
 
 
-def _flusher(path: str) -> Callable[[], None]:
+def flusher(path: str) -> Callable[[], None]:
     """Writes and flushes one frame's bytes, in a file that is zero-filled ahead of time."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     os.pwrite(fd, bytes(_FILE_BYTES), 0)
@@ -38,17 +42,66 @@ def _flusher(path: str) -> Callable[[], None]:
     return flush
 
 
+Flush = Callable[[], Awaitable[None]]
+
+
+def _on_loop(path: str) -> Flush:
+    call = flusher(path)
+
+    async def flush() -> None:
+        call()
+
+    return flush
+
+
+def _in_thread(path: str) -> Flush:
+    """Flushes in one thread, by the cheapest way there and back."""
+    call = flusher(path)
+    asked: queue.SimpleQueue[asyncio.Future[None]] = queue.SimpleQueue()
+
+    def work() -> None:
+        while True:
+            future = asked.get()
+            call()
+            future.get_loop().call_soon_threadsafe(_wake, future)
+
+    threading.Thread(target=work, daemon=True).start()
+
+    async def flush() -> None:
+        future = asyncio.get_running_loop().create_future()
+        asked.put(future)
+        await future
+
+    return flush
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    # Of a client that is gone it is cancelled.
+    if not future.done():
+        future.set_result(None)
+
+
+async def _nothing() -> None:
+    """No flush at all."""
+
+
+def _flush_of(path: str = "", where: str = "loop") -> Flush:
+    if not path:
+        return _nothing
+    return _in_thread(path) if where == "thread" else _on_loop(path)
+
+
 def main() -> None:
     """Serve on a free port of loopback, which is printed, until killed."""
-    flush = _flusher(sys.argv[1]) if len(sys.argv) > 1 else lambda: None
+    flush = _flush_of(*sys.argv[1:])
     app = Sanic("bare", config=sanic_config(), configure_logging=False)
 
     async def allocate(request: Request) -> HTTPResponse:
-        flush()
+        await flush()
         return raw(_BODY, content_type="application/json")
 
     async def release(request: Request, namespace: str, pod: str, container: str) -> HTTPResponse:
-        flush()
+        await flush()
         return raw(_BODY, content_type="application/json")
 
     app.add_route(allocate, "/ip", methods=["POST"])

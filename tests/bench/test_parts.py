@@ -36,7 +36,6 @@ from journal.codec import (
     encode_frame,
 )
 from journal.scan import scan
-from tests.bench.bare import _flusher
 
 pytestmark = pytest.mark.bench
 
@@ -170,34 +169,6 @@ def test_sqlite_commits(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
 
     benchmark.pedantic(commit, rounds=7, warmup_rounds=1)
     connection.close()
-
-
-def test_look(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
-    """The look before anybody is told: whether the journal is still where and what it was."""
-    benchmark.extra_info["operations"] = _APPENDS
-    journal = Journal.open(tmp_path / "journal", Folded, schema=SCHEMA, replay=_ignore)
-    for _ in range(2):
-        journal._log.append([msgspec.msgpack.encode(_history(30)[-1])])
-
-    def look() -> None:
-        for _ in range(_APPENDS):
-            journal._custody.check()
-
-    benchmark.pedantic(look, rounds=15, warmup_rounds=2)
-    journal._log.close()
-    journal._custody.close()
-
-
-def test_flush(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
-    """A frame's bytes written and flushed, beside which each look stands."""
-    benchmark.extra_info["operations"] = _APPENDS
-    flush = _flusher(str(tmp_path / "flushed"))
-
-    def flushes() -> None:
-        for _ in range(_APPENDS):
-            flush()
-
-    benchmark.pedantic(flushes, rounds=7, warmup_rounds=1)
 
 
 @pytest.mark.parametrize("held", [100, 1_000_000])

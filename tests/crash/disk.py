@@ -119,13 +119,13 @@ class SimulatedDisk:
         """See FileSystem."""
         return Identity(0, id(self._node(fd)))
 
-    def identity_at(self, path: Path) -> Identity:
+    def look_up(self, path: Path) -> tuple[Identity, int]:
         """See FileSystem."""
         parent, name = self._parent(path)
         node = parent.live.get(name) if name else parent
         if node is None:
             raise _error(errno.ENOENT, path)
-        return Identity(0, id(node))
+        return Identity(0, id(node)), len(node.live) if isinstance(node, File) else 0
 
     def close(self, fd: int) -> None:
         """See FileSystem."""
