@@ -7,8 +7,10 @@ import contextlib
 import gc
 import logging
 import os
-from collections.abc import Callable, Iterable
+import signal
+from collections.abc import Coroutine, Iterable
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -24,7 +26,6 @@ from coild.compactor import Compactor
 from coild.config import Config
 from coild.events import DaemonStopped
 from coild.exhaustion import blocked, exhausted
-from coild.exporter import Exporter
 from coild.guard import Guard
 from coild.listen import Listeners, address_of, inherit, listen, place_of
 from coild.readiness import Readiness
@@ -74,128 +75,230 @@ def run(config: Config) -> int:
     return status
 
 
-async def _serve(  # noqa: PLR0915 - one life, told in order
+class Daemon:
+    """A daemon whose journal is open and whose sockets listen, from its wiring to its end."""
+
+    def __init__(
+        self,
+        config: Config,
+        state: State,
+        journal: Journal,
+        listeners: Listeners,
+        notifier: Notifier,
+    ) -> None:
+        """Wire the parts together. Nothing runs yet, and nothing is journalled."""
+        self._config = config
+        self._state = state
+        self._journal = journal
+        self._listeners = listeners
+        self._notifier = notifier
+        self._stop_ordered = asyncio.Event()
+        self._failures: list[JournalError] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._clock = clock = Clock(state.time)
+        self._clock_watch = ClockWatch(clock)
+        self._exporter = exporter_of(config)
+        self._blocks = StaticBlocks(state.pools, [block.subnet for block in state.blocks.values()])
+        self._service = Service(
+            state,
+            journal,
+            self._blocks,
+            reuse_after=config.reuse_after,
+            clock=clock,
+            ago=clock.ago,
+            announcer=self._exporter,
+        )
+        self._compactor = Compactor(
+            journal,
+            self._service.record,
+            UpkeepProcess(journal.path.parent),
+            journal.path.parent,
+            clock=clock,
+            newest=lambda: max(state.time, journal.time),
+            stepped=clock.stepped,
+            compact_after=config.compact_after,
+        )
+        self._beginning = Beginning(config, state, journal, self._service, clock, notifier)
+        self._readiness = Readiness()
+        app = build_app(
+            self._service,
+            self._compactor,
+            Guard(config.allowed_hosts, remote=config.allow_remote),
+            self._health,
+            self._beginning,
+            self._readiness,
+        )
+        self._server = Server(app, config.max_connections)
+        self._socket_watch = SocketWatch(listeners.unix, self._server.replace)
+        self._address_file = AddressFile(config.data_dir / "http")
+        self._add_checks()
+
+    async def serve(self) -> int:
+        """Start, serve until a signal or a failure ends it, and stop; the exit status."""
+        signals.serve(asyncio.get_running_loop(), self._stop_ordered.set)
+        self._clock_watch.look()
+        self._journal.start(self._fail)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._journal.close)
+            await self._start(stack)
+            await self._stop_ordered.wait()
+            await self._stop()
+        # Nothing is left to end: another signal must not turn a good end into a bad one.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOPPING)
+        return self._log_end()
+
+    async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+        """Journal what is different since the last run, then serve; `stack` gets what ends that."""
+        # First of all: whatever keeps this start from serving, the journal must tell of the repair.
+        await self._beginning.repairs()
+        stack.push_async_callback(self._exporter.close)
+        await announce_blocks(self._config, self._state, self._exporter)
+        stack.push_async_callback(self._service.close)
+        await self._beginning.all()
+        self._run(self._log_blocked())
+        await self._server.start(self._listeners.sockets)
+        stack.push_async_callback(asyncio.to_thread, self._address_file.remove)
+        address = address_of(self._listeners.sockets[0])
+        await asyncio.to_thread(self._address_file.publish, address)
+        places = [place_of(sock) for sock in self._listeners.sockets]
+        _log_endpoints(self._config, self._journal, places)
+        self._notifier.ready(f"listening on {' and '.join(places)}")
+        for work in (
+            self._beginning.run(self._fail),
+            self._give_back_blocks(),
+            self._keep_node_addresses(),
+            self._compact(),
+            self._exporter.run(),
+            _be_watched(self._notifier),
+            self._socket_watch.run(),
+            self._clock_watch.run(),
+        ):
+            self._run(work)
+
+    async def _stop(self) -> None:
+        """End what runs beside the requests, then the requests, and journal the end."""
+        logger.info("stopping")
+        self._notifier.stopping("stopping")
+        for task in self._tasks:
+            task.cancel()
+        # Requests that wait for a compaction are told that there will be none, before the server
+        # waits for them.
+        await self._compactor.close()
+        # What they started has to end before the loop does.
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.stop()
+        if not self._failures and not self._beginning.trouble:
+            with contextlib.suppress(JournalError):
+                await self._service.record(
+                    DaemonStopped(self._clock(), __version__, self._config.node_name)
+                )
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run this beside the requests until the daemon stops."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(_log_bug)
+        self._tasks.append(task)
+
+    def _fail(self, failure: JournalError) -> None:
+        """End the daemon: nothing can be journalled any more."""
+        self._failures.append(failure)
+        self._readiness.failure = f"the daemon ends: {failure}"
+        self._stop_ordered.set()
+
+    def _health(self) -> Health:
+        writable = self._journal.trouble is None and not self._beginning.trouble
+        return Health(writable=writable, routes=self._exporter.health)
+
+    def _add_checks(self) -> None:
+        """What /readyz tells; `fails` if nothing can be allocated then."""
+
+        def journal() -> str:
+            trouble = self._journal.trouble
+            return f"no space for the journal: {trouble}" if trouble else ""
+
+        def start() -> str:
+            trouble = self._beginning.trouble
+            return f"this start cannot be journalled yet: {trouble}" if trouble else ""
+
+        def routes() -> str:
+            failing = self._exporter.health == "failing"
+            return f"{self._exporter.reason or 'see the log'}; {_ROUTES_FAIL}" if failing else ""
+
+        def pools() -> str:
+            return "; ".join(exhausted(self._service, self._blocks, self._state))
+
+        only_socket = len(self._listeners.sockets) == 1
+        add = self._readiness.add
+        add("journal", journal, fails=True)
+        add("start", start, fails=True)
+        add("routes", routes)
+        add("log", logs.dropped)
+        add("pools", pools)
+        add("clock", lambda: self._clock_watch.reason)
+        add("socket", lambda: self._socket_watch.unreachable, fails=only_socket)
+        add("socket-lock", lambda: self._socket_watch.unlocked)
+
+    async def _log_blocked(self) -> None:
+        """Say which pools blocks of old keep from being used, once the pools are journalled."""
+        await self._beginning.recorded()
+        for line in blocked(self._service, self._blocks, self._state):
+            logger.warning("%s", line)
+
+    async def _compact(self) -> None:
+        """Compact when the journal has grown, for as long as the daemon runs."""
+        await self._beginning.recorded()
+        await self._compactor.run()
+
+    async def _keep_node_addresses(self) -> None:
+        """Look after what the node itself has of its pools, for as long as the daemon runs."""
+        await self._beginning.recorded()
+        await self._beginning.node_addresses.run(self._config.scan_interval / 1e9)
+
+    async def _give_back_blocks(self) -> None:
+        """Give back blocks that stay empty, for as long as the daemon runs."""
+        interval = self._config.scan_interval
+        while True:
+            await asyncio.sleep(interval / 1e9)
+            await asyncio.to_thread(self._address_file.retry)
+            await self._beginning.recorded()
+            try:
+                for block in await self._service.release_idle_blocks(interval):
+                    logger.info("gave block %s back, it was empty for a while", block)
+            except JournalError as error:
+                logger.warning("could not give idle blocks back: %s", error)
+
+    def _log_end(self) -> int:
+        """Say how it ended; the exit status."""
+        if self._failures:
+            if isinstance(self._failures[0].__cause__, JournalDisplacedError):
+                directory = self._journal.path.parent
+                logger.error(
+                    "stopped because the journal is not where it was; nothing was answered since, "
+                    "and what was answered before is in the files that were there: put %s back as "
+                    "it was, run coild-verify --journal %s, then start again",
+                    directory,
+                    directory,
+                )
+            else:
+                logger.error("stopped because the journal failed; what was answered is safe")
+            return 1
+        counted = self._service.statistics
+        logger.info(
+            "stopped, head %s; %d allocated, %d released, %d reused early, %d refused",
+            self._journal.head,
+            counted.allocated,
+            counted.released,
+            counted.reused_early,
+            counted.refused,
+        )
+        return 0
+
+
+async def _serve(
     config: Config, state: State, journal: Journal, listeners: Listeners, notifier: Notifier
 ) -> int:
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    failures: list[JournalError] = []
-
-    readiness = Readiness()
-
-    def on_failure(failure: JournalError) -> None:
-        failures.append(failure)
-        readiness.failure = f"the daemon ends: {failure}"
-        stop.set()
-
-    signals.serve(loop, stop.set)
-    clock = Clock(state.time)
-    clock_watch = ClockWatch(clock)
-    clock_watch.look()
-    exporter = exporter_of(config)
-    blocks = StaticBlocks(state.pools, [block.subnet for block in state.blocks.values()])
-    service = Service(
-        state,
-        journal,
-        blocks,
-        reuse_after=config.reuse_after,
-        clock=clock,
-        ago=clock.ago,
-        announcer=exporter,
-    )
-    journal.start(on_failure)
-    compactor = Compactor(
-        journal,
-        service.record,
-        UpkeepProcess(journal.path.parent),
-        journal.path.parent,
-        clock=clock,
-        newest=lambda: max(state.time, journal.time),
-        stepped=clock.stepped,
-        compact_after=config.compact_after,
-    )
-
-    beginning = Beginning(config, state, journal, service, clock, notifier)
-
-    def health() -> Health:
-        return Health(
-            writable=journal.trouble is None and not beginning.trouble, routes=exporter.health
-        )
-
-    _add_checks(readiness, journal, beginning, exporter)
-    readiness.add("pools", lambda: "; ".join(exhausted(service, blocks, state)))
-    readiness.add("clock", lambda: clock_watch.reason)
-    guard = Guard(config.allowed_hosts, remote=config.allow_remote)
-    app = build_app(service, compactor, guard, health, beginning, readiness)
-    server = Server(app, config.max_connections)
-    socket_watch = SocketWatch(listeners.unix, server.replace)
-    readiness.add("socket", lambda: socket_watch.unreachable, fails=len(listeners.sockets) == 1)
-    readiness.add("socket-lock", lambda: socket_watch.unlocked)
-    address_file = AddressFile(config.data_dir / "http")
-    async with contextlib.AsyncExitStack() as stack:
-        stack.callback(signals.hold)
-        stack.push_async_callback(journal.close)
-        # First of all: whatever keeps this start from serving, the journal must tell of the repair.
-        await beginning.repairs()
-        stack.push_async_callback(exporter.close)
-        await announce_blocks(config, state, exporter)
-        stack.push_async_callback(service.close)
-        await beginning.all()
-        tell_blocked = _tell_blocked(beginning, lambda: blocked(service, blocks, state))
-        tasks = [asyncio.create_task(tell_blocked)]
-        await server.start(listeners.sockets)
-        stack.push_async_callback(asyncio.to_thread, address_file.remove)
-        await asyncio.to_thread(address_file.publish, address_of(listeners.sockets[0]))
-        places = [place_of(sock) for sock in listeners.sockets]
-        _announce(config, journal, places)
-        notifier.ready(f"listening on {' and '.join(places)}")
-        tasks += [
-            asyncio.create_task(beginning.run(on_failure)),
-            asyncio.create_task(_scan(beginning, service, config.scan_interval, address_file)),
-            asyncio.create_task(_renew(beginning, config.scan_interval)),
-            asyncio.create_task(_keep_up(beginning, compactor)),
-            asyncio.create_task(exporter.run()),
-            asyncio.create_task(_be_watched(notifier)),
-            asyncio.create_task(socket_watch.run()),
-            asyncio.create_task(clock_watch.run()),
-        ]
-        for task in tasks:
-            task.add_done_callback(_tell_of_bug)
-        await stop.wait()
-        logger.info("stopping")
-        notifier.stopping("stopping")
-        for task in tasks:
-            task.cancel()
-        # Whoever waits for a compaction is told that there will be none, before the server waits.
-        await compactor.close()
-        # What they started has to end before the loop does.
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await server.stop()
-        if not failures and not beginning.trouble:
-            with contextlib.suppress(JournalError):
-                await service.record(DaemonStopped(clock(), __version__, config.node_name))
-    if failures:
-        if isinstance(failures[0].__cause__, JournalDisplacedError):
-            logger.error(
-                "stopped because the journal is not where it was; nothing was answered since, and "
-                "what was answered before is in the files that were there: put %s back as it was, "
-                "run coild-verify --journal %s, then start again",
-                journal.path.parent,
-                journal.path.parent,
-            )
-        else:
-            logger.error("stopped because the journal failed; what was answered is safe")
-        return 1
-    counted = service.statistics
-    logger.info(
-        "stopped, head %s; %d allocated, %d released, %d reused early, %d refused",
-        journal.head,
-        counted.allocated,
-        counted.released,
-        counted.reused_early,
-        counted.refused,
-    )
-    return 0
+    # Within the loop: parts of it belong to the loop that runs.
+    return await Daemon(config, state, journal, listeners, notifier).serve()
 
 
 def _remove_empty(directories: Iterable[Path]) -> None:
@@ -203,61 +306,6 @@ def _remove_empty(directories: Iterable[Path]) -> None:
     for path in directories:
         with contextlib.suppress(OSError):
             path.rmdir()
-
-
-def _add_checks(
-    readiness: Readiness, journal: Journal, beginning: Beginning, exporter: Exporter
-) -> None:
-    def journal_trouble() -> str:
-        trouble = journal.trouble
-        return f"no space for the journal: {trouble}" if trouble else ""
-
-    def start_trouble() -> str:
-        trouble = beginning.trouble
-        return f"this start cannot be journalled yet: {trouble}" if trouble else ""
-
-    def route_trouble() -> str:
-        failing = exporter.health == "failing"
-        return f"{exporter.reason or 'see the log'}; {_ROUTES_FAIL}" if failing else ""
-
-    readiness.add("journal", journal_trouble, fails=True)
-    readiness.add("start", start_trouble, fails=True)
-    readiness.add("routes", route_trouble)
-    readiness.add("log", logs.dropped)
-
-
-async def _tell_blocked(beginning: Beginning, blocked: Callable[[], list[str]]) -> None:
-    """Say which pools cannot be used because of blocks of old, once the pools are journalled."""
-    await beginning.recorded()
-    for line in blocked():
-        logger.warning("%s", line)
-
-
-async def _keep_up(beginning: Beginning, compactor: Compactor) -> None:
-    """Compact when the journal has grown, for as long as the daemon runs."""
-    await beginning.recorded()
-    await compactor.run()
-
-
-async def _renew(beginning: Beginning, interval: int) -> None:
-    """Look after what the node itself has of its pools, for as long as the daemon runs."""
-    await beginning.recorded()
-    await beginning.node_addresses.run(interval / 1e9)
-
-
-async def _scan(
-    beginning: Beginning, service: Service, interval: int, address_file: AddressFile
-) -> None:
-    """Give back blocks that stay empty, for as long as the daemon runs."""
-    while True:
-        await asyncio.sleep(interval / 1e9)
-        await asyncio.to_thread(address_file.retry)
-        await beginning.recorded()
-        try:
-            for block in await service.release_idle_blocks(interval):
-                logger.info("gave block %s back, it was empty for a while", block)
-        except JournalError as error:
-            logger.warning("could not give idle blocks back: %s", error)
 
 
 async def _be_watched(notifier: Notifier) -> None:
@@ -268,14 +316,14 @@ async def _be_watched(notifier: Notifier) -> None:
         await asyncio.sleep(notifier.watchdog_seconds / 2)
 
 
-def _tell_of_bug(task: asyncio.Task[None]) -> None:
+def _log_bug(task: asyncio.Task[None]) -> None:
     """Say at once that a task that runs beside the requests ended by a bug; they go on."""
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.error("a task of the daemon ended, this is a bug", exc_info=error)
 
 
-def _announce(config: Config, journal: Journal, places: list[str]) -> None:
-    """Say where the daemon is and, to who configured nothing, what it chose."""
+def _log_endpoints(config: Config, journal: Journal, places: list[str]) -> None:
+    """Say where the daemon listens and, if nothing was configured, what it chose."""
     if config.embedded:
         pools = "; ".join(
             f"{name} = {', '.join(map(str, pool.subnets))}, block size {pool.block_size}"
@@ -291,6 +339,6 @@ def _announce(config: Config, journal: Journal, places: list[str]) -> None:
             where,
             '{"pod-namespace": "default", "pod-name": "web-0", "container-id": "c1"}',
         )
-    # TCP last: who waits for that line may ask on either.
+    # TCP last: after that line, both may be asked.
     for place in reversed(places):
         logger.info("listening on %s", place)
