@@ -193,6 +193,7 @@ class Connection(HttpProtocol):
     __slots__ = (
         "_arriving_since",
         "_dropped",
+        "_has_ended",
         "_room",
         "_unread_since",
         "budget",
@@ -215,6 +216,8 @@ class Connection(HttpProtocol):
         self.unread: Shared | None = None
         # How much was dropped of what comes after an error; negative: nothing is to be.
         self._dropped = -1
+        # Whether the peer sends no more.
+        self._has_ended = False
 
     @property
     def is_idle(self) -> bool:
@@ -260,6 +263,26 @@ class Connection(HttpProtocol):
                 # It sends and sends while it waits for its answers: nothing else stops it.
                 self.abort()  # type: ignore[no-untyped-call]
 
+    def eof_received(self) -> bool:
+        """The peer sends no more: whether what it asked for is still to be answered.
+
+        As by `nc -N`. One that hung up altogether looks the same until it is written to.
+        """
+        self._has_ended = True
+        # It is unset while more is waited for.
+        return self._data_received.is_set() and self._dropped < 0
+
+    async def receive_more(self) -> None:
+        """Wait for more of a request, or for the first of the next one."""
+        if self._has_ended:
+            # There is none. The end of the connection ends this task.
+            self.close()
+        elif self.transport is not None:
+            self.transport.resume_reading()
+        # As in Sanic, without a call of it: this is done for each request.
+        self._data_received.clear()
+        await self._data_received.wait()
+
     @property
     def _is_at_work(self) -> bool:
         """Whether a request that came as a whole is being answered."""
@@ -298,6 +321,8 @@ class Connection(HttpProtocol):
         self.recv_buffer.clear()
         self.count()
         self.transport.write_eof()
+        if self._has_ended:
+            return
         self.transport.resume_reading()
         # The end of the connection ends this task.
         await asyncio.sleep(LINGER_SECONDS)

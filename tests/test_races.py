@@ -13,7 +13,14 @@ import pytest
 
 from coild.events import AddressAllocated
 from tests.daemon_kit import Daemon, fold, status_of, wait_for
-from tests.wire_kit import AsyncConnection, allocate_body, connect, request_bytes, target_of
+from tests.wire_kit import (
+    AsyncConnection,
+    allocate_body,
+    connect,
+    exchange,
+    request_bytes,
+    target_of,
+)
 
 Answer = tuple[int, dict[str, Any]]
 
@@ -168,6 +175,24 @@ def test_clients_that_hang_up_before_the_answer(daemon: Daemon, reset: bool) -> 
         sock.sendall(request)
         hang_up(sock, reset=reset)
     assert_whole(daemon, [*wanted, *held])
+
+
+def test_a_client_that_ends_its_side_is_answered(daemon: Daemon) -> None:
+    """What came before the end is answered, all of it, as `nc -N` needs it; then it is over."""
+    place = (daemon.host, daemon.port)
+    for number in range(20):
+        (answer,) = exchange(place, post_of(f"c{number}"), hang_up=True)
+        assert answer.status_code == 200
+    get = request_bytes("GET", "/status")
+    pipelined = exchange(place, get + post_of("c0") + get, answers=4, hang_up=True)
+    cut_off = exchange(place, get + post_of("never")[:-1], answers=2, hang_up=True)
+    unknown = exchange(place, request_bytes("GET", "/none"), answers=2, hang_up=True)
+
+    assert [[200, 409, 200], [200], [404]] == [
+        [answer.status_code for answer in answers] for answers in (pipelined, cut_off, unknown)
+    ]
+    assert "never" not in daemon.status()["pods"]
+    assert_sound(daemon)
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
