@@ -75,6 +75,8 @@ class Verified(msgspec.Struct):
     beginning: Position = GENESIS
     #: The end of the last segment that could be read.
     head: Position = GENESIS
+    #: The last place before it that no power cut takes back: see `Scan.vouched`.
+    vouched: Position = GENESIS
     segments: int = 0
     #: How many events could be read.
     count: int = 0
@@ -93,3 +95,8 @@ class Verified(msgspec.Struct):
     anchored: bool = False
     #: The chain's digest at the end of each segment, by the last sequence.
     boundaries: dict[int, bytes] = {}
+
+    @property
+    def unvouched(self) -> int:
+        """How many of the events are at its end, and not known to be durable yet."""
+        return self.head.sequence - self.vouched.sequence

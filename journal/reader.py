@@ -7,8 +7,9 @@ gone is looked for again under its other name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from journal.archive import read_segment
 from journal.beginning import RejectedSnapshot, Restore, find_beginning
@@ -45,18 +46,29 @@ class Reader:
         *,
         schema: int,
         record_of: RecordOf | None = None,
+        vouched_only: bool = False,
         fs: FileSystem | None = None,
     ) -> None:
-        """With `record_of`, a snapshot is used only if the journal has its record."""
+        """With `record_of`, a snapshot is used only if the journal has its record.
+
+        `vouched_only` leaves out what is written, but not known to be durable: see `Scan.vouched`.
+        """
         self.directory = directory
         self.schema = schema
         self.fs = fs or OsFileSystem()
         self.decoder = list_decoder(event_type)
+        self._vouched_only = vouched_only
         self._records = Records.of(self.decoder, record_of)
 
     def files(self) -> list[SegmentFile]:
         """The segments there are now, oldest first, archived ones included. Raises OSError."""
         return list_history(self.fs, self.directory)
+
+    def to_the_end(self) -> Self:
+        """The same reader, that leaves nothing out."""
+        other = copy(self)
+        other._vouched_only = False  # noqa: SLF001 - it is one of these
+        return other
 
     def restore(
         self, restore: Restore, until: int | None = None
@@ -89,8 +101,9 @@ class Reader:
     ) -> Iterator[Batch]:
         """The events from the sequence `start` on up to the last whole frame, a segment at a time.
 
-        None begins with the oldest event there is: not the first one ever, if history was pruned.
-        Raises JournalCorruptError, also if `start` is nowhere, JournalUnsupportedError, OSError; a
+        With `vouched_only`, up to the last that is known to be durable. `start` None begins with
+        the oldest event there is: not the first one ever, if history was pruned. Raises
+        JournalCorruptError, also if `start` is nowhere, JournalUnsupportedError, OSError; a
         torn tail is where a journal ends.
         """
         files = self.files()
@@ -104,6 +117,8 @@ class Reader:
             if walked is None:
                 return
             first = walked.header.first_sequence
+            if self._vouched_only and not left and not walked.file.archived:
+                del events[walked.found.vouched[0] - first + 1 :]
             if first < start:
                 del events[: start - first]
                 first = start

@@ -243,7 +243,7 @@ class _Pass:
                 # What is good before the damage counts as far as it goes.
                 end = Position(found.next_sequence - 1, found.digest, header.journal_id)
                 self._find_anchor(data, header, end)
-                self._result.head = end
+                self._result.head = self._result.vouched = end
                 self._count(header, end)
             return Fault(Kind.SEGMENT, file.path, error.offset, error.last_sequence, error.reason)
         return Copy(file, header, found, data, events)
@@ -256,7 +256,9 @@ class _Pass:
         result.segments += 1
         self._count(header, end)
         result.events += copy.events
-        result.head = end
+        result.head = result.vouched = end
+        if not sealed and not copy.file.archived:
+            result.vouched = Position(*found.vouched, header.journal_id)
         result.boundaries[header.previous_sequence] = header.previous_digest
         if end.sequence > header.previous_sequence:
             # Marks alone end nothing: the segment before them does.

@@ -64,9 +64,7 @@ def test_a_whole_journal_is_good(directory: Path, capsys: pytest.CaptureFixture[
     _, frames = frames_of(data)
 
     assert main(["--journal", str(directory)]) == 0
-    assert capsys.readouterr().out == (
-        f"5 events in 1 segments, head 5:{frames[-1].digest.hex()}\n"
-    )
+    assert capsys.readouterr().out == (f"5 events in 1 segments, head 5:{frames[4].digest.hex()}\n")
 
 
 @pytest.mark.parametrize("deep", [[], ["--deep"]])
@@ -88,8 +86,8 @@ def test_a_torn_tail_gives_1(directory: Path, capsys: pytest.CaptureFixture[str]
     """The remains of an unfinished write give 1, with file, offset and what will become of it."""
     path, data = segment_of(directory)
     _, frames = frames_of(data)
-    last = frames[-1]
-    path.write_bytes(patched(data, last.offset + 20, bytes(last.end - last.offset - 20)))
+    last = frames[4]
+    path.write_bytes(patched(data, last.offset + 20, bytes(frames[-1].end - last.offset - 20)))
 
     assert main(["--journal", str(directory)]) == 1
     shown = capsys.readouterr()

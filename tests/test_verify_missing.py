@@ -269,6 +269,9 @@ def test_any_segments_missing_are_told(
     """Each run of them by its first file; only the newest behind a live one is not missed."""
     for number in lost:
         place(made, FIRSTS[number]).unlink()
+    for path in made.directory.glob("*.seg"):
+        # Nothing was written for long: then there is no mark to wait for.
+        os.utime(path, (0, 0))
     runs = {number for number in lost if number - 1 not in lost}
     runs.discard(3)
     status, faults, summary = verified(made.directory, capsys)
@@ -279,4 +282,6 @@ def test_any_segments_missing_are_told(
     assert {str(place(made, FIRSTS[number])) for number in runs} == told
     assert ({"the events that follow it are nowhere"} if lost == {0, 1, 2} else set()) == others
     assert (2 if runs else 0) == status
-    assert sum(FIRSTS[n + 1] - FIRSTS[n] for n in range(4) if n not in lost) == summary["events"]
+    assert sum(FIRSTS[n + 1] - FIRSTS[n] for n in range(4) if n not in lost) == (
+        summary["events"] + summary["unvouched-events"]
+    )

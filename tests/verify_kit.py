@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +91,12 @@ def write(directory: Path, events: Iterable[Any]) -> None:
             journal.append([event])
 
 
-def opened_plain(directory: Path) -> Any:
-    """A new journal of coild's schema, which is not replayed."""
-    return opened(directory, schema=SCHEMA, clock=lambda: NOW)
+@contextmanager
+def opened_plain(directory: Path) -> Iterator[Opened]:
+    """A new journal of coild's schema, which is not replayed; it ends with a mark."""
+    with opened(directory, schema=SCHEMA, clock=lambda: NOW) as journal:
+        yield journal
+        journal.log.mark()
 
 
 def records(text: str) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from tools.following import follow_rows, newest
 from tools.holdings import Asked, Output, read_ledger
 from tools.past import open_reader, tell_ahead
 from tools.remaining import Remaining
+from tools.tail import tell_unvouched
 
 PROG = "coild-history"
 
@@ -37,7 +38,8 @@ times: '2026-11-22 14:03:07', 14:03, 2026-11-22T14:03:07Z, '2026-11-22 14:03 UTC
 '2h ago', now, today, yesterday, tomorrow, @1795356180; local time if no zone is written.
 
 Reads the journal beside a running daemon, or a copy, archive included, and changes nothing in it
-but indexes that are missing. With -f it shows what is durable, and ends at --until or Ctrl-C.
+but indexes that are missing. It shows what is known to be on disk, and tells on stderr if the last
+events are not yet. With -f it goes on until --until or Ctrl-C.
 
 exit status: 0 answered, also if nobody held it; 1 the journal cannot be read, or does not reach
 back far enough; 2 wrong usage; 130 interrupted.
@@ -72,7 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     arguments = common.parse(_parser(), argv)
     order = _understand(arguments, time.time_ns())
-    reader = open_reader(common.journal_directory(arguments), Event)
+    directory = common.journal_directory(arguments)
+    reader = open_reader(directory, Event)
+    if not order.follow:
+        tell_unvouched(PROG, directory)
     output = Output(json=order.json)
     if (order.at, order.asked.since, order.asked.until) != (None, None, None):
         tell_ahead(reader, partial(common.notice, PROG))

@@ -61,8 +61,17 @@ class Moment(NamedTuple):
 
 
 def open_reader(directory: Path, event_type: Any = VOCABULARY.folded_type) -> Reader:
-    """A reader of coild's events, those that state is made of unless said otherwise."""
-    return Reader(directory, event_type, schema=VOCABULARY.schema, record_of=VOCABULARY.record_of)
+    """A reader of coild's events, those that state is made of unless said otherwise.
+
+    It gives those that are known to be durable: what a power cut may take back is no history yet.
+    """
+    return Reader(
+        directory,
+        event_type,
+        schema=VOCABULARY.schema,
+        record_of=VOCABULARY.record_of,
+        vouched_only=True,
+    )
 
 
 def whatever_goes(reader: Reader, look: Callable[[], _T]) -> _T:
@@ -230,9 +239,10 @@ def lost(reader: Reader) -> str:
     """
     before = reader.files()[0].first_sequence - 1
     pruned = order_of(reader, before)
-    # What is damaged behind it says nothing of an order; what is before it may.
+    # What is damaged behind it says nothing of an order; what is before it may. That files are gone
+    # shows that the order was durable, whether anything follows it yet or not.
     with contextlib.suppress(JournalError):
-        for batch in open_reader(reader.directory).batches():
+        for batch in open_reader(reader.directory).to_the_end().batches():
             pruned = max(
                 (event.through for event in batch.events if type(event) is HistoryPruned),
                 default=pruned,

@@ -37,6 +37,8 @@ def order_of(reader: Reader, sequence: int) -> int:
 
 def _newest_order(reader: Reader) -> int:
     """Up to where the newest order to prune goes; 0 if there is none."""
+    # Files go when their order is durable: it counts before anything follows it.
+    reader = reader.to_the_end()
     for file in reversed(reader.files()):
         batch = next(reader.batches(file.first_sequence), None)
         for event in reversed(batch.events if batch else ()):

@@ -39,6 +39,7 @@ from tools.replay_check import check_history
 from tools.replay_keys import interact
 from tools.replay_step import Timeline, print_steps
 from tools.replay_text import change_text, event_record, event_text, summary, when
+from tools.tail import tell_unvouched
 
 _PROG = "coild-replay"
 _GENESIS = "genesis"
@@ -57,6 +58,7 @@ examples:
   coild-replay --journal /backup/journal    a copy: read-only, without configuration or daemon
 
 A replay begins at the nearest snapshot; --from genesis replays everything, to the same digest.
+It ends with what is known to be on disk, and tells on stderr if the last events are not yet.
 --step at a terminal is moved by keys: n, space or enter forward, p or b back, g SEQ to an event,
 q to quit; otherwise all steps are printed.
 
@@ -117,6 +119,7 @@ def _main(argv: Sequence[str] | None) -> int:
     first = None if arguments.start in {None, _GENESIS} else _sequence("--from", arguments.start)
     count = None if arguments.lines is None else _sequence("-n", arguments.lines)
     directory = journal_directory(arguments)
+    tell_unvouched(_PROG, directory, through=_through(moments or [until]))
     if arguments.check:
         return _check(directory, as_json=as_json)
     if any(moment.time is not None for moment in (until, *moments)):
@@ -164,6 +167,12 @@ def _moment(text: str, now: int) -> Moment:
     if text.isdecimal():
         return Moment(sequence=_sequence("--diff", text))
     return Moment(time=_time(text, now))
+
+
+def _through(moments: Sequence[Moment]) -> int | None:
+    """The last event that is asked for; None if that is the journal's end, or up to a time."""
+    known = [moment.sequence for moment in moments if moment.sequence is not None]
+    return max(known) if len(known) == len(moments) else None
 
 
 def _sequence(flag: str, text: str) -> int:

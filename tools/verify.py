@@ -14,7 +14,7 @@ from journal.findings import Anchor, Fault, Kind, Verified
 from journal.head import read_head
 from journal.scan import End
 from tools import common
-from tools.tail import wait_vouched
+from tools.tail import say_unvouched, tell_unvouched, wait_vouched
 from tools.verify_advice import (
     EXIT_CORRUPT,
     EXIT_GOOD,
@@ -80,8 +80,9 @@ def _run(arguments: argparse.Namespace) -> int:
     directory = common.journal_directory(arguments)
     as_json = arguments.output == "json"
     if arguments.head:
-        wait_vouched(_PROG, directory)
+        tell_unvouched(_PROG, directory)
         return _head(directory, as_json=as_json)
+    wait_vouched(directory)
     fs = OsFileSystem()
     verified, faults = check(fs, directory, anchor=anchor, deep=arguments.deep)
     found = Found(directory, verified, faults, starts=not faults or starts(fs, directory))
@@ -90,6 +91,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if any(trouble.status == EXIT_CORRUPT for trouble in troubles):
         # What is known to be damaged is not excused by what cannot be judged.
         status = EXIT_CORRUPT
+    if verified.unvouched:
+        say_unvouched(_PROG, directory, verified.unvouched)
     _tell(verified, troubles, status, deep=arguments.deep, as_json=as_json)
     if anchor is not None:
         status = _judge_anchor(anchor, verified, status)
@@ -131,7 +134,7 @@ def _head(directory: Path, *, as_json: bool) -> int:
 def _tell(
     verified: Verified, troubles: Sequence[Trouble], status: int, *, deep: bool, as_json: bool
 ) -> None:
-    head = verified.head
+    head, count = verified.vouched, verified.count - verified.unvouched
     for path, reason in verified.bad_indexes:
         common.notice(_PROG, f"{path}: {reason}; remove it, it will be made again")
     for snapshot in verified.unrecorded:
@@ -161,7 +164,8 @@ def _tell(
                 "result": ("good", "torn", "corrupt", "unsupported")[status],
                 "deep": deep,
                 "first-sequence": verified.beginning.sequence + 1,
-                "events": verified.count,
+                "events": count,
+                "unvouched-events": verified.unvouched,
                 "segments": verified.segments,
                 "snapshots": len(verified.snapshots),
                 "faults": len(troubles),
@@ -181,7 +185,7 @@ def _tell(
             f"  what to do: {remedy}",
         )
     sys.stdout.write(
-        f"{verified.count} events in {verified.segments} segments, "
+        f"{count} events in {verified.segments} segments, "
         f"head {head.sequence}:{head.digest.hex()}\n"
     )
 

@@ -145,7 +145,7 @@ def try_verify(workload: str, seed: int, disks: int | None = None) -> Tried:
     for moment in moments:
         left = list(states(moment.disk, choice, _BOUNDS))
         for state in left if each is None else choice.sample(left, min(each, len(left))):
-            if state.digest in seen or not _has_journal(state.disk):
+            if state.digest in seen or not has_journal(state.disk):
                 continue
             if disks is not None and len(seen) >= disks:
                 break
@@ -189,7 +189,7 @@ def _ask(disk: SimulatedDisk) -> bool:
     return bool(faults)
 
 
-def _has_journal(disk: SimulatedDisk) -> bool:
+def has_journal(disk: SimulatedDisk) -> bool:
     """Whether there is anything that a tool takes for a journal."""
     return DIRECTORY.name in disk.root.live and any(
         Path(name).suffix in {".seg", ".snap"} for name in disk.list_directory(DIRECTORY)
