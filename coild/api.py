@@ -36,15 +36,20 @@ from coild.budget import Budget, Shared
 from coild.by_container import AnotherJournalError, UnknownContainerError
 from coild.compaction_answers import compaction_answer, plan_answer
 from coild.compactor import Compactor
-from coild.container_answers import collection_answer, container_answer, releases_answer
+from coild.container_answers import (
+    check_room,
+    collection_body,
+    container_answer,
+    releases_answer,
+)
 from coild.deadline import HEADER as DEADLINE
 from coild.deadline import Deadline, read_deadline
 from coild.guard import Guard, GuardError
+from coild.holding import Holding
 from coild.limits import (
     ARRIVAL_SECONDS,
     BODY_BYTES_MAX,
     COLLECT_BYTES_MAX,
-    FREE_BYTES,
     HEADER_BYTES_MAX,
     IDLE_SECONDS,
     RESPONSE_SECONDS,
@@ -133,6 +138,7 @@ class _Handlers:
         self._budget = budget
         # One at a time of what needs much memory for a moment.
         self._turn = asyncio.Lock()
+        self._collecting = asyncio.Lock()
         self._bodies = StatusBodies(service, budget, self._turn)
         self._described = Shared(msgspec.json.encode(document()))
         self._readiness = readiness
@@ -239,22 +245,34 @@ class _Handlers:
             body += part
         # Not before: of a body that is not read, the rest would be taken for the next request.
         until = self._check_command(request)
-        if len(body) <= FREE_BYTES:
-            return await self._collect(body, until)
-        async with self._turn:
+        # One at a time: what each keeps until it is done is as much as is held.
+        async with self._collecting:
             return await self._collect(body, until)
 
     async def _collect(self, body: bytearray, until: Deadline | None) -> Answer:
+        # No flush is waited for within a turn: those who only ask for the status wait for it.
+        async with self._turn:
+            forgotten, unknown, dry_run = self._forgotten(body, until)
+        released = forgotten if dry_run else await self._service.collect(forgotten)
+        async with self._turn:
+            answer = await collection_body(released, unknown, dry_run=dry_run)
+            if dry_run:
+                self._budget.check(min(len(answer), self._budget.bytes_max))
+            return SharedAnswer(Shared(answer, self._budget))
+
+    def _forgotten(
+        self, body: bytearray, until: Deadline | None
+    ) -> tuple[list[tuple[str, Holding]], list[str], bool]:
+        """What the request is about, the valid containers that hold nothing, and `dry-run`.
+
+        Raises BusyError, before anything is released, if there is no room for the answer.
+        """
         wanted = decode_collect(body)
-        released = await self._service.collect(
-            wanted.network,
-            frozenset(wanted.valid),
-            int(wanted.sequence),
-            until,
-            dry_run=wanted.dry_run,
+        forgotten = self._service.forgotten(
+            wanted.network, frozenset(wanted.valid), int(wanted.sequence), until
         )
-        unknown = self._service.unknown(wanted.valid, _UNKNOWN_MAX)
-        return collection_answer(released, unknown, dry_run=wanted.dry_run)
+        check_room(forgotten, self._budget)
+        return forgotten, self._service.unknown(wanted.valid, _UNKNOWN_MAX), wanted.dry_run
 
     async def _get_health(self, request: Request) -> Answer:
         self._guard.check(request)

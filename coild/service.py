@@ -14,6 +14,7 @@ import asyncio
 import ipaddress
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 
 import msgspec
@@ -276,21 +277,14 @@ class Service(ByContainer):
         await self._journal.durable(self._journal.last_sequence)
         return released
 
-    async def collect(
-        self,
-        network: str,
-        valid: frozenset[str],
-        sequence: int,
-        until: Deadline | None = None,
-        *,
-        dry_run: bool = False,
+    def forgotten(
+        self, network: str, valid: AbstractSet[str], sequence: int, until: Deadline | None = None
     ) -> list[tuple[str, Holding]]:
-        """Release what the network's runtime does not know of any more; what that was.
+        """What the network's runtime does not know of any more.
 
         That is every address of exactly this network, of a container that is not in `valid`, and
         allocated by the event `sequence` or before: what came later was not in the runtime's list
-        because the list is older. Durable on return. With `dry_run`, it is what would be released,
-        and nothing is. Raises StaleListError, the journal's errors.
+        because the list is older. Raises StaleListError and DeadlineError.
         """
         if sequence > (last := self._journal.last_sequence):
             raise StaleListError(
@@ -300,12 +294,18 @@ class Service(ByContainer):
         if until is not None:
             until.check()
         later = self._allocations.after(sequence)
-        forgotten = [
+        return [
             (container_id, held)
             for container_id, held in self._state.holdings.items()
             if held.network == network and container_id not in valid and container_id not in later
         ]
-        return forgotten if dry_run else await self.release_all(forgotten, COLLECTED)
+
+    async def collect(self, forgotten: Iterable[tuple[str, Holding]]) -> list[tuple[str, Holding]]:
+        """Release what is `forgotten`; what that was. Durable on return.
+
+        Raises the journal's errors.
+        """
+        return await self.release_all(forgotten, COLLECTED)
 
     async def status(self) -> Status:
         """All blocks and addresses as of the last durable event."""

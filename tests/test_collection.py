@@ -8,11 +8,14 @@ import asyncio
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coild.budget import Budget, BusyError
 from coild.collection import Allocations, StaleListError
+from coild.container_answers import CollectionAnswer, Released, check_room, collection_body
 from coild.events import COLLECTED, AddressReleased
 from coild.limits import BODY_BYTES_MAX, COLLECT_BYTES_MAX
 from tests.daemon_kit import Daemon
@@ -59,7 +62,8 @@ async def allocate(bench: Bench, container_id: str, network: str = "pods") -> in
 
 async def collect(bench: Bench, sequence: int, *valid: str, network: str = "pods") -> list[str]:
     """The containers whose addresses were released."""
-    released = await bench.service.collect(network, frozenset(valid), sequence)
+    forgotten = bench.service.forgotten(network, frozenset(valid), sequence)
+    released = await bench.service.collect(forgotten)
     return [container_id for container_id, _ in released]
 
 
@@ -287,3 +291,40 @@ def test_health(daemon: Daemon) -> None:
         before
     )
     assert after["sequence"] > before["sequence"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 1000, 1001])
+@pytest.mark.parametrize("unknown", [[], ["c9"]])
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_long_answer_is_made_in_slices(count: int, unknown: list[str], *, dry_run: bool) -> None:
+    """It is the JSON of the whole, and others go first between the slices."""
+
+    async def main() -> None:
+        bench = await Bench({"default": pool(12, "10.0.0.0/16")}).start()
+        for number in range(count):
+            await allocate(bench, f"c{number}")
+        forgotten = bench.service.forgotten("pods", frozenset(), await bench.service.sequence())
+        body = await collection_body(forgotten, unknown, dry_run=dry_run)
+        whole = CollectionAnswer(
+            [Released(held.address, key, "web-0", "default") for key, held in forgotten],
+            unknown or msgspec.UNSET,
+            dry_run or msgspec.UNSET,
+        )
+
+        assert count == len(forgotten)
+        assert msgspec.json.encode(whole) == body
+
+    asyncio.run(main())
+
+
+def test_a_long_answer_needs_room_before_anything_is_released() -> None:
+    """A short one needs none; one that is longer than the budget has all of it while it is idle."""
+    held: Any = None
+    idle, busy = Budget(1_000_000), Budget(1_000_000)
+    busy.used = 999_999
+    for count in (0, 40):
+        check_room([("c", held)] * count, busy)
+    for count in (40, 100_000):
+        check_room([("c", held)] * count, idle)
+    with pytest.raises(BusyError):
+        check_room([("c", held)] * 100, busy)

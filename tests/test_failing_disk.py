@@ -153,6 +153,27 @@ def test_reads_and_probes_wait_for_no_flush(failing: FailingDaemon) -> None:
     assert daemon.client.get("/health").json()["sequence"] == sequence + 1
 
 
+def test_no_read_waits_for_a_collection_that_waits_for_a_flush(failing: FailingDaemon) -> None:
+    """A long list keeps others from what needs memory for as long as it is read, not longer."""
+    daemon = failing
+    daemon.allocate("old")
+    before = daemon.status()
+    body = {"sequence": daemon.client.get("/health").json()["sequence"], "valid": ["c" * 64] * 200}
+    path = fail(daemon, "hang")
+    with daemon.new_client() as client, ThreadPoolExecutor(1) as pool:
+        posted = pool.submit(client.post, "/gc", json=body)
+        try:
+            wait_for(path.with_suffix(".hangs").exists, "a flush to hang")
+
+            assert daemon.status() == before
+            assert not posted.done()
+        finally:
+            path.unlink()
+        released = posted.result(PATIENCE_SECONDS).json()["released"]
+
+    assert ["old"] == [each["container-id"] for each in released]
+
+
 def test_a_lone_client_is_told_of_a_disk_that_fails(failing: FailingDaemon) -> None:
     """One caller alone is told as well, however many of its events went well before."""
     for number in range(40):
