@@ -16,6 +16,7 @@ from coild.config import AFTER_REBOOT, LOG_FORMATS, LOG_LEVELS, load
 from coild.limits import CONNECTIONS_MAX
 from coild.printable import printable
 from coild.settings import ConfigError, Settings, StartError
+from coild.threads import NO_THREAD, is_shortage
 from journal import (
     JournalCorruptError,
     JournalError,
@@ -243,7 +244,7 @@ def _settings(arguments: dict[str, Any]) -> Settings:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one for each way to end
     """Run `coild`; the exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Help and configuration may hold what an old locale cannot show.
@@ -273,6 +274,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (JournalError, StartError, MemoryError) as error:
         # The last has no words of its own.
         return _fail(EXIT_FAILURE, str(error) or "there is not enough memory to start")
+    except RuntimeError as error:
+        if not is_shortage(error):
+            raise
+        return _fail(EXIT_FAILURE, NO_THREAD)
 
 
 def _show(text: str) -> int:

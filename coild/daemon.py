@@ -36,6 +36,7 @@ from coild.service import Service
 from coild.socket_watch import SocketWatch
 from coild.startup import Beginning
 from coild.systemd import Notifier
+from coild.threads import is_shortage, start_workers
 from coild.upkeep import UpkeepProcess
 from journal import Journal, JournalDisplacedError, JournalError
 
@@ -47,7 +48,8 @@ _ROUTES_FAIL = "pods may not be reached from other nodes"
 def run(config: Config) -> int:
     """Run the daemon until a signal ends it; the exit status.
 
-    Raises ConfigError, StartError and JournalError when it cannot start.
+    Raises ConfigError, StartError and JournalError when it cannot start, RuntimeError if a thread
+    cannot be started.
     """
     inherited = inherit(os.environ, allow_remote=config.allow_remote)
     notifier = Notifier(os.environ)
@@ -69,8 +71,7 @@ def run(config: Config) -> int:
         gc.freeze()
         gc.enable()
         stack.callback(signals.ignore)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            status = runner.run(_serve(config, state, journal, listeners, notifier))
+        status = _run_loop(_serve(config, state, journal, listeners, notifier))
     notifier.close()
     return status
 
@@ -292,6 +293,22 @@ class Daemon:
             counted.refused,
         )
         return 0
+
+
+def _run_loop(serving: Coroutine[Any, Any, int]) -> int:
+    """Run the loop to its end, the exit status. Raises what `serving` raises."""
+    status: int | None = None
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            start_workers(runner.get_loop())
+            status = runner.run(serving)
+    except RuntimeError as error:
+        # To end the workers, the loop wants a thread more. They end with the process.
+        if status is None or not is_shortage(error):
+            raise
+    finally:
+        serving.close()
+    return status
 
 
 async def _serve(

@@ -196,7 +196,14 @@ def last_word(text: str) -> None:
                 os.write(descriptor, line.encode(errors="backslashreplace"))
 
     thread = threading.Thread(target=write, daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:
+        # There may be no more threads. What cannot be written at once is not waited for then.
+        with contextlib.suppress(OSError, ValueError):
+            if select.select([], [stream], [], 0)[1]:
+                write()
+        return
     thread.join(max(0.1, deadline - monotonic()))
 
 

@@ -61,6 +61,9 @@ SEGMENT_BYTES_MIN = 16 * 1024
 #: A frame's offset is mixed into a 32-bit seed; at this bound two offsets never share one.
 SEGMENT_BYTES_MAX = 1 << 30
 
+#: The latest time that the headers hold, in ns since the epoch: it is of the year 2554.
+TIME_MAX = (1 << 64) - 1
+
 #: Kinds of frame.
 EVENTS = 1
 MARK = 2

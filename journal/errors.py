@@ -36,6 +36,16 @@ class JournalDisplacedError(JournalError):
         )
 
 
+class JournalClockError(JournalError):
+    """The clock says what no journal can hold: times are ns since the epoch, in 64 bits."""
+
+    def __init__(self, now: int) -> None:
+        super().__init__(
+            f"the system's clock says {now // 10**9} seconds since 1970, and a journal holds times "
+            "from 1970 to 2554: set the clock, then start again"
+        )
+
+
 class JournalCorruptError(JournalError):
     """Bytes that were durable once are not what they were. Nothing was changed.
 

@@ -18,12 +18,18 @@ import msgspec
 
 from journal.beginning import Restore
 from journal.chain import Progress
-from journal.codec import SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES
+from journal.codec import (
+    SEGMENT_BYTES_MAX,
+    SEGMENT_BYTES_MIN,
+    SEGMENT_HEADER_BYTES,
+    TIME_MAX,
+)
 from journal.commit import EVENT_OVERHEAD_BYTES, GroupCommit, OnFailure
 from journal.custody import Custody, acquire_lock
 from journal.errors import (
     EventTooLargeError,
     JournalBusyError,
+    JournalClockError,
     JournalFailedError,
     JournalFullError,
 )
@@ -93,8 +99,8 @@ class Journal:
         the epoch. `custody` is that of a caller who is the writer already, and who gives it away
         with this call.
 
-        Raises JournalLockedError, JournalCorruptError, JournalUnsupportedError, OSError; nothing
-        has been changed then. ValueError for a segment size out of bounds.
+        Raises JournalLockedError, JournalCorruptError, JournalUnsupportedError, JournalClockError,
+        OSError; nothing has been changed then. ValueError for a segment size out of bounds.
         """
         if not SEGMENT_BYTES_MIN <= segment_bytes <= SEGMENT_BYTES_MAX:
             raise ValueError(
@@ -102,6 +108,9 @@ class Journal:
                 f"not {segment_bytes}"
             )
         fs = fs or OsFileSystem()
+        now = clock()
+        if not 0 <= now <= TIME_MAX:
+            raise JournalClockError(now)
         if custody is None:
             fs.make_directory(directory)
             custody = acquire_lock(fs, directory)
@@ -111,7 +120,7 @@ class Journal:
                 directory,
                 schema=schema,
                 segment_bytes=segment_bytes,
-                now=clock(),
+                now=now,
                 decoder=list_decoder(event_type),
                 deliver=replay,
                 restore=restore,

@@ -57,6 +57,7 @@ FLOORS = (
     {
         "coild.announcer",
         "coild.boot",
+        "coild.threads",
         "coild.freelist",
         "coild.blocks",
         "coild.settings",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from coild.clock_watch import ClockWatch
 from coild.moments import format_utc
 from tests import replay_kit
 from tests.crash import stepped_clock
-from tests.daemon_kit import Daemon, wait_for
+from tests.daemon_kit import PATIENCE_SECONDS, Daemon, command, environment, wait_for
 from tests.history_kit import EPOCH, allocated, beginning, write
 from tests.test_readiness import told
 from tools import history, replay
@@ -197,3 +198,23 @@ def test_a_pool_that_is_only_full_is_no_matter_at_a_start(tmp_path: Path) -> Non
 
         assert told(daemon, "pools")
         assert "has no free" not in daemon.log
+
+
+def test_a_first_start_before_1970_is_told_in_a_line(tmp_path: Path) -> None:
+    """A clock that no journal can hold: status 1, one line, nothing is made."""
+    clock = tmp_path / "clock"
+    stepped_clock.make_clock(clock)
+    stepped_clock.set_clock(clock, -time.time_ns() - YEAR)
+    ended = subprocess.run(
+        command("--data-dir", str(tmp_path / "data"), module=stepped_clock.__name__),
+        env=environment(**{stepped_clock.VARIABLE: str(clock)}),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("coild: the system's clock says -31")
+    assert ended.stderr.count("\n") == 1
+    assert not (tmp_path / "data" / "journal").exists()

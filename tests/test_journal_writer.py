@@ -24,6 +24,7 @@ from journal import (
     EventTooLargeError,
     Journal,
     JournalBusyError,
+    JournalClockError,
     JournalFailedError,
     JournalFullError,
     JournalLockedError,
@@ -805,3 +806,22 @@ async def test_any_segment_size_rolls_over(directory: Path) -> None:
 
     assert len(segments(directory)) > 2
     assert events == read_back(directory)
+
+
+@pytest.mark.parametrize("now", [-(10**9), -1, 1 << 64])
+def test_a_clock_that_no_journal_can_hold_begins_none(directory: Path, now: int) -> None:
+    """Times are ns since the epoch in 64 bits: any other is refused before anything is made."""
+    with pytest.raises(JournalClockError, match="from 1970 to 2554: set the clock"):
+        Journal.open(directory, Event, schema=SCHEMA, replay=print, clock=lambda: now)
+
+    assert not directory.exists()
+
+
+@pytest.mark.parametrize("now", [0, (1 << 64) - 1])
+@in_loop
+async def test_the_first_and_the_last_time_there_is(directory: Path, now: int) -> None:
+    """A journal can be begun, written and read at both."""
+    async with running(directory, clock=lambda: now) as journal_:
+        await journal_.durable(await take(journal_, puts(1)[0]))
+
+    assert puts(1) == read_back(directory)
