@@ -1,12 +1,11 @@
-"""Every answer there is: JSON bodies, and what an error becomes on its way out."""
+"""Answers on their way out: bodies and headers, and what an error becomes."""
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 from sanic import HTTPResponse, Request
@@ -20,17 +19,11 @@ from sanic.exceptions import (
     ServiceUnavailable,
 )
 
-from coild.ages import AgeUnknownError
-from coild.allocator import NoPoolError, Place
-from coild.announcer import RouteHealth
-from coild.bodies import BadRequestError
-from coild.budget import BusyError, Shared
-from coild.by_container import AnotherJournalError, UnknownContainerError
-from coild.collection import StaleListError
-from coild.compactor import TooSoonError
-from coild.deadline import DeadlineError
-from coild.framing import FramingError, TooManyFieldsError
-from coild.guard import ForbiddenError, MissingHostError
+from coild.allocator import Place
+from coild.budget import Shared
+from coild.compaction_plan import CompactionPlan
+from coild.compactor import Compaction
+from coild.errors import ERRORS, NotReadyError, TooManyConnectionsError, status_of
 from coild.limits import (
     ARRIVAL_SECONDS,
     BODY_BYTES_MAX,
@@ -40,12 +33,21 @@ from coild.limits import (
     RESPONSE_SECONDS,
 )
 from coild.log_limit import LogLimit
-from coild.orders import OrderError
+from coild.messages import (
+    CheckAnswer,
+    CompactionAnswer,
+    CompactionPlanAnswer,
+    Failure,
+    Health,
+    HealthAnswer,
+    LiveAnswer,
+    PlacedAnswer,
+    ReadyAnswer,
+)
+from coild.operations import COLLECT, ROUTES, allowed
 from coild.printable import printable
 from coild.readiness import Check, failing, verbose
-from coild.routes import COLLECT, METHODS
-from coild.service import ConflictError, NoAddressError
-from journal import CompactionRunsError, JournalError, JournalFullError
+from journal import JournalError, JournalFullError
 
 logger = logging.getLogger(__name__)
 
@@ -54,134 +56,6 @@ TEXT = "text/plain; charset=utf-8"
 #: In one piece: each field that Sanic formats costs 1%. No other site may read it, or guess types.
 _SAME = b"\r\ncross-origin-resource-policy: same-origin\r\nx-content-type-options: nosniff"
 _TYPES = {kind: kind.encode() + _SAME for kind in (_JSON, TEXT)}
-_ROUTES = ", ".join(f"{' and '.join(methods)} {path}" for path, methods in METHODS.items())
-#: By path, as it is in the request, still percent-encoded.
-_ALLOWED = tuple(
-    (re.compile(re.sub("<[a-z]+>", "[^/]+", re.escape(path))), ", ".join(methods))
-    for path, methods in METHODS.items()
-)
-
-
-class TooManyConnectionsError(Exception):
-    """No further connection is served now. It is never raised: the server answers so by itself."""
-
-
-class NotReadyError(Exception):
-    """The daemon cannot do its work now. It is never raised: /livez and /readyz answer so."""
-
-
-class UnassignedError(Exception):
-    """The pod has no address under this container ID."""
-
-
-#: The status of each error that is meant for clients; any other is a bug, and 500.
-STATUS: dict[type[Exception], int] = {
-    BadRequestError: 400,
-    FramingError: 400,
-    TooManyFieldsError: 413,
-    MissingHostError: 400,
-    ForbiddenError: 403,
-    UnassignedError: 404,
-    UnknownContainerError: 404,
-    AnotherJournalError: 409,
-    ConflictError: 409,
-    CompactionRunsError: 409,
-    StaleListError: 409,
-    OrderError: 400,
-    AgeUnknownError: 409,
-    TooSoonError: 429,
-    NoAddressError: 503,
-    BusyError: 503,
-    DeadlineError: 503,
-    TooManyConnectionsError: 503,
-    NotReadyError: 503,
-    NoPoolError: 500,
-}
-#: After how many seconds to try again, of errors that say so.
-RETRY: dict[type[Exception], int] = {BusyError: 1}
-
-
-class Failure(msgspec.Struct, frozen=True):
-    """The body of every failure: the status of the answer, and what is wrong, for people."""
-
-    status: int
-    error: str
-
-
-class AddressAnswer(msgspec.Struct, frozen=True):
-    """The body of an answer that tells the address of a container."""
-
-    address: Annotated[
-        str, msgspec.Meta(extra_json_schema={"anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]})
-    ]
-    status: Literal[200] = 200
-
-
-class PlacedAnswer(AddressAnswer, frozen=True, kw_only=True):
-    """The same and, for who asks, where it lies; empty: of no pool any more, or no gateway."""
-
-    gateway: str | msgspec.UnsetType = msgspec.UNSET
-    pool: str | msgspec.UnsetType = msgspec.UNSET
-    subnet: str | msgspec.UnsetType = msgspec.UNSET
-
-
-#: The fields of an answer that are there for who asks for them.
-ON_REQUEST = frozenset({"dry-run", "gateway", "pool", "subnet", "unknown"})
-
-
-class ReleaseAnswer(msgspec.Struct, frozen=True):
-    """The address that was released; empty if there was none."""
-
-    address: Annotated[
-        str,
-        msgspec.Meta(
-            extra_json_schema={"anyOf": [{"format": "ipv4"}, {"format": "ipv6"}, {"const": ""}]}
-        ),
-    ]
-    status: Literal[200] = 200
-
-
-class StatusAnswer(msgspec.Struct, frozen=True, rename="kebab"):
-    """The blocks of the node by pool, and the addresses of its containers by container ID."""
-
-    address_blocks: dict[str, list[str]]
-    pods: dict[str, str]
-    status: Literal[200] = 200
-
-
-class Health(msgspec.Struct, frozen=True):
-    """How the daemon is: whether it can allocate, and whether the blocks' routes are exported."""
-
-    writable: bool
-    routes: RouteHealth
-
-
-class HealthAnswer(Health, frozen=True):
-    """How the daemon is, and the sequence of the journal's last durable event."""
-
-    sequence: int
-    status: Literal[200] = 200
-
-
-class LiveAnswer(msgspec.Struct, frozen=True):
-    """The loop turns, and the daemon does not end by a failure."""
-
-    status: Literal[200] = 200
-
-
-class CheckAnswer(msgspec.Struct, frozen=True):
-    """How a check came out: whether it is well and, if not, what is wrong."""
-
-    name: str
-    ok: bool
-    reason: str
-
-
-class ReadyAnswer(msgspec.Struct, frozen=True):
-    """Addresses can be had; some of the checks may tell something all the same."""
-
-    checks: list[CheckAnswer]
-    status: Literal[200] = 200
 
 
 class Answer(HTTPResponse):
@@ -270,6 +144,16 @@ def placed_answer(address: str, place: Place) -> Answer:
     )
 
 
+def compaction_answer(compaction: Compaction) -> Answer:
+    """200 with what a compaction did."""
+    return Answer(msgspec.json.encode(CompactionAnswer(**msgspec.structs.asdict(compaction))))
+
+
+def plan_answer(plan: CompactionPlan) -> Answer:
+    """200 with what a compaction would do."""
+    return Answer(msgspec.json.encode(CompactionPlanAnswer(**msgspec.structs.asdict(plan))))
+
+
 def health_answer(health: Health, sequence: int) -> Answer:
     """200 with the daemon's health."""
     return Answer(msgspec.json.encode(HealthAnswer(health.writable, health.routes, sequence)))
@@ -278,14 +162,14 @@ def health_answer(health: Health, sequence: int) -> Answer:
 def live_answer(failed: str) -> Answer:
     """200, or 503 with why the daemon ends."""
     if failed:
-        return failure(STATUS[NotReadyError], failed)
+        return failure(status_of(NotReadyError), failed)
     return Answer(msgspec.json.encode(LiveAnswer()))
 
 
 def ready_answer(checks: list[Check], *, as_text: bool) -> Answer:
     """200, or 503 with what keeps the daemon from its work; as text, a line for each check."""
     failed = failing(checks)
-    status = STATUS[NotReadyError] if failed else 200
+    status = status_of(NotReadyError) if failed else 200
     if as_text:
         text = verbose(checks).encode(errors="backslashreplace")
         return Answer(text, status, content_type=TEXT)
@@ -310,20 +194,13 @@ def failure(status: int, error: str, allow: str = "", retry_seconds: int = 0) ->
 def too_many_connections() -> bytes:
     """The whole answer to a connection that is one too many."""
     body = msgspec.json.encode(
-        Failure(STATUS[TooManyConnectionsError], "there are too many connections; try again")
+        Failure(status_of(TooManyConnectionsError), "there are too many connections; try again")
     )
     return (
         b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n"
         b"content-type: %b\r\ncontent-length: %d\r\n\r\n%b"
         % (_TYPES[_JSON] + Answer.common, len(body), body)
     )
-
-
-def status_of(error: type[Exception]) -> int:
-    """The status that an error of this type is answered with."""
-    if issubclass(error, SanicException):
-        return error.status_code
-    return STATUS.get(error, 500)
 
 
 def answer_error(request: Request, error: Exception, about: str, log: LogLimit) -> Answer:
@@ -339,10 +216,11 @@ def answer_error(request: Request, error: Exception, about: str, log: LogLimit) 
         text = f"{error}; {go_on} will when there is"
         tell(logging.ERROR, f"refused {asked}: {text}")
         return failure(500, text)
-    if isinstance(error, JournalError) and type(error) not in STATUS:
+    kind = ERRORS.get(type(error))
+    if isinstance(error, JournalError) and (kind is None or type(error) is JournalError):
         tell(logging.ERROR, f"failed {asked}: {error}")
         return failure(500, str(error))
-    if type(error) not in STATUS and not isinstance(error, SanicException):
+    if (kind is None or type(error) is Exception) and not isinstance(error, SanicException):
         tell(logging.ERROR, f"bug: {asked}", error)
         what = f"{type(error).__name__}; the log has the details"
         return failure(500, f"internal error, please report it: {what}")
@@ -353,23 +231,22 @@ def answer_error(request: Request, error: Exception, about: str, log: LogLimit) 
 
 def _refusal(request: Request, error: Exception) -> tuple[Answer, str]:
     """The answer to a request that is the client's to mend, or to repeat, and why it is that."""
-    if type(error) in STATUS:
-        text, status = str(error), STATUS[type(error)]
-        seconds = getattr(error, "retry_seconds", 0) or RETRY.get(type(error), 0)
-        return failure(status, text, retry_seconds=seconds), text
     if isinstance(error, NotFound | MethodNotAllowed):
         return _answer_no_route(request), "there is no such route"
+    if not isinstance(error, SanicException):
+        kind = ERRORS[type(error)]
+        seconds = getattr(error, "retry_seconds", 0) or kind.retry_seconds
+        return failure(kind.status, str(error), retry_seconds=seconds), str(error)
     text = _words(error)
     return failure(status_of(type(error)), text), text
 
 
 def _answer_no_route(request: Request) -> Answer:
     """404 or 405. Sanic's router confuses them at a final slash, and may not know what to allow."""
-    for path, methods in _ALLOWED:
-        if path.fullmatch(request.path):
-            text = f"{request.method} is not allowed for {request.path}; there are {_ROUTES}"
-            return failure(405, text, allow=methods)
-    return failure(404, f"there is no {request.path}; there are {_ROUTES}")
+    if methods := allowed(request.path):
+        text = f"{request.method} is not allowed for {request.path}; there are {ROUTES}"
+        return failure(405, text, allow=methods)
+    return failure(404, f"there is no {request.path}; there are {ROUTES}")
 
 
 def _words(error: Exception) -> str:

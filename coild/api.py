@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -14,14 +15,14 @@ from sanic.config import Config as SanicConfig
 from coild.about import about
 from coild.answers import (
     Answer,
-    Health,
     SharedAnswer,
-    UnassignedError,
     address_answer,
     answer_error,
+    compaction_answer,
     health_answer,
     live_answer,
     placed_answer,
+    plan_answer,
     ready_answer,
 )
 from coild.bodies import (
@@ -34,7 +35,6 @@ from coild.bodies import (
 )
 from coild.budget import Budget, Shared
 from coild.by_container import AnotherJournalError, UnknownContainerError
-from coild.compaction_answers import compaction_answer, plan_answer
 from coild.compactor import Compactor
 from coild.container_answers import (
     check_room,
@@ -44,6 +44,7 @@ from coild.container_answers import (
 )
 from coild.deadline import HEADER as DEADLINE
 from coild.deadline import Deadline, read_deadline
+from coild.errors import UnassignedError
 from coild.guard import Guard, GuardError
 from coild.holding import Holding
 from coild.limits import (
@@ -55,22 +56,10 @@ from coild.limits import (
     RESPONSE_SECONDS,
 )
 from coild.log_limit import LogLimit
+from coild.messages import Health
 from coild.openapi import document
+from coild.operations import OPERATIONS
 from coild.readiness import Readiness
-from coild.routes import (
-    ADDRESS,
-    ADDRESSES,
-    COLLECT,
-    COMPACT,
-    CONTAINER,
-    DOCUMENT,
-    HEALTH,
-    LIVE,
-    METHODS,
-    READY,
-    RELEASE,
-    STATUS,
-)
 from coild.service import Service
 from coild.status import StatusBodies
 from journal import JournalFullError
@@ -118,7 +107,7 @@ class Gate:
 
 
 class _Handlers:
-    """What answers each method of each path."""
+    """What answers each operation: the method that is named like it."""
 
     def __init__(
         self,
@@ -142,20 +131,6 @@ class _Handlers:
         self._bodies = StatusBodies(service, budget, self._turn)
         self._described = Shared(msgspec.json.encode(document()))
         self._readiness = readiness
-        self.table: dict[tuple[str, str], _Handler] = {
-            ("GET", STATUS): self._get_status,
-            ("POST", ADDRESSES): self._post_ip,
-            ("GET", ADDRESS): self._get_ip,
-            ("DELETE", ADDRESS): self._delete_ip,
-            ("GET", CONTAINER): self._get_container,
-            ("POST", RELEASE): self._post_release,
-            ("POST", COMPACT): self._post_compact,
-            ("POST", COLLECT): _function(self._post_gc),
-            ("GET", HEALTH): self._get_health,
-            ("GET", LIVE): self._get_livez,
-            ("GET", READY): self._get_readyz,
-            ("GET", DOCUMENT): self._get_document,
-        }
 
     def _check_command(self, request: Request) -> Deadline | None:
         """Until when the request may be carried out, if it says so.
@@ -167,7 +142,7 @@ class _Handlers:
             raise JournalFullError(self._gate.trouble, used_up=True)
         return _deadline(request)
 
-    async def _post_ip(self, request: Request) -> Answer:
+    async def allocate_address(self, request: Request) -> Answer:
         until = self._check_command(request)
         wanted = decode_allocate(request.body)
         version = _VERSIONS[wanted.address_type]
@@ -183,7 +158,9 @@ class _Handlers:
         )
         return self._placed(address) if wanted.details else address_answer(address)
 
-    async def _get_ip(self, request: Request, namespace: str, pod: str, container: str) -> Answer:
+    async def get_address(
+        self, request: Request, namespace: str, pod: str, container: str
+    ) -> Answer:
         self._guard.check(request)
         parts = _parts(namespace, pod, container)
         address = await self._service.address(*parts)
@@ -196,14 +173,14 @@ class _Handlers:
     def _placed(self, address: str) -> Answer:
         return placed_answer(address, self._service.place(address))
 
-    async def _delete_ip(
+    async def release_address(
         self, request: Request, namespace: str, pod: str, container: str
     ) -> Answer:
         until = self._check_command(request)
         parts = _parts(namespace, pod, container)
         return address_answer(await self._service.release(*parts, until))
 
-    async def _get_container(self, request: Request, container: str) -> Answer:
+    async def get_container(self, request: Request, container: str) -> Answer:
         self._guard.check(request)
         container_id = _part("container ID", container)
         held = await self._service.holding(container_id)
@@ -211,7 +188,7 @@ class _Handlers:
             raise UnknownContainerError(f"container {container_id} has no address")
         return container_answer(container_id, held)
 
-    async def _post_release(self, request: Request) -> Answer:
+    async def release_containers(self, request: Request) -> Answer:
         until = self._check_command(request)
         wanted = decode_release(request.body)
         own = self._service.journal_id
@@ -224,18 +201,18 @@ class _Handlers:
         containers = dict.fromkeys(wanted.container_ids)
         return releases_answer(await self._service.release_containers(containers, until))
 
-    async def _get_status(self, request: Request) -> Answer:
+    async def get_status(self, request: Request) -> Answer:
         self._guard.check(request)
         return SharedAnswer(await self._bodies.get())
 
-    async def _post_compact(self, request: Request) -> Answer:
+    async def compact(self, request: Request) -> Answer:
         self._check_command(request)
         wanted = decode_compact(request.body)
         if wanted.dry_run:
             return plan_answer(await self._compactor.dry_run())
         return compaction_answer(await self._compactor.compact(order=wanted.order, limited=True))
 
-    async def _post_gc(self, request: Request) -> Answer:
+    async def collect_garbage(self, request: Request) -> Answer:
         self._guard.check(request)
         # The one body that may be long: it is read here, so that no other may.
         stream: Any = request.stream
@@ -274,20 +251,20 @@ class _Handlers:
         check_room(forgotten, self._budget)
         return forgotten, self._service.unknown(wanted.valid, _UNKNOWN_MAX), wanted.dry_run
 
-    async def _get_health(self, request: Request) -> Answer:
+    async def get_health(self, request: Request) -> Answer:
         self._guard.check(request)
         return health_answer(self._health(), await self._service.sequence())
 
-    async def _get_livez(self, request: Request) -> Answer:
+    async def get_liveness(self, request: Request) -> Answer:
         self._guard.check(request)
         return live_answer(self._readiness.failure)
 
-    async def _get_readyz(self, request: Request) -> Answer:
+    async def get_readiness(self, request: Request) -> Answer:
         self._guard.check(request)
         as_text = "verbose" in request.get_args(keep_blank_values=True)
         return ready_answer(self._readiness.checks(), as_text=as_text)
 
-    async def _get_document(self, request: Request) -> Answer:
+    async def get_document(self, request: Request) -> Answer:
         self._guard.check(request)
         return SharedAnswer(self._described)
 
@@ -322,17 +299,18 @@ def build_app(
         gate or Gate(),
         app.ctx.budget,
         readiness or Readiness(),
-    ).table
-    for path, method in ((each, method) for each in METHODS for method in METHODS[each]):
-        handler = handlers["GET" if method == "HEAD" else method, path]
-        app.add_route(
-            handler,
-            path,
-            name=f"{method}{handler.__name__}",
-            methods=[method],
-            strict_slashes=True,
-            stream=path == COLLECT,
-        )
+    )
+    for operation in OPERATIONS:
+        handler = getattr(handlers, _snake(operation.name))
+        for method in operation.methods:
+            app.add_route(
+                _function(handler) if operation.streams else handler,
+                operation.path,
+                name=f"{method}{operation.name}",
+                methods=[method],
+                strict_slashes=True,
+                stream=operation.streams,
+            )
     app.exception(Exception)(_error_handler(guard, service, app.ctx.log))
     return app
 
@@ -352,6 +330,10 @@ def _error_handler(
         return answer_error(request, error, about(request, service.pool_for), log)
 
     return on_error
+
+
+def _snake(name: str) -> str:
+    return re.sub("[A-Z]", lambda letter: f"_{letter[0].lower()}", name)
 
 
 def _parts(namespace: str, pod: str, container: str) -> tuple[str, str, str]:

@@ -25,7 +25,7 @@ from coild.limits import (
     RESPONSE_SECONDS,
 )
 from coild.log_limit import LogLimit
-from coild.routes import COMPACT
+from coild.operations import COMPACT
 
 logger = logging.getLogger(__name__)
 

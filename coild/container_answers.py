@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 import msgspec
 
@@ -12,50 +11,12 @@ from coild.answers import Answer
 from coild.budget import Budget
 from coild.holding import Holding
 from coild.limits import FREE_BYTES
+from coild.messages import CollectionAnswer, ContainerAnswer, Released, ReleasesAnswer
 
 #: So many addresses are encoded at a time, then other requests go first.
 _SLICE = 1000
 #: What a Released takes at least.
 _BYTES_MIN = 80
-
-
-class Released(msgspec.Struct, frozen=True, rename="kebab"):
-    """An address that was released, and who had it."""
-
-    address: str
-    container_id: str
-    pod_name: str
-    pod_namespace: str
-
-
-class ContainerAnswer(msgspec.Struct, frozen=True, rename="kebab"):
-    """The address of a container, whose it is, and the CNI network that it is for, if any."""
-
-    address: str
-    container_id: str
-    pod_name: str
-    pod_namespace: str
-    network: str
-    status: Literal[200] = 200
-
-
-class ReleasesAnswer(msgspec.Struct, frozen=True):
-    """What was released of the containers that were named."""
-
-    released: list[Released]
-    status: Literal[200] = 200
-
-
-class CollectionAnswer(msgspec.Struct, rename="kebab", frozen=True):
-    """What a garbage collection released, and which valid containers hold nothing, if any.
-
-    With `dry_run`, nothing was released: `released` is what would be.
-    """
-
-    released: list[Released]
-    unknown: list[str] | msgspec.UnsetType = msgspec.UNSET
-    dry_run: bool | msgspec.UnsetType = msgspec.UNSET
-    status: Literal[200] = 200
 
 
 def releases_answer(released: Iterable[tuple[str, Holding]]) -> Answer:

@@ -17,7 +17,7 @@ import uvloop
 from coild import __version__, logs, signals
 from coild.address_file import AddressFile
 from coild.announcement import announce_blocks, exporter_of
-from coild.answers import Answer, Health
+from coild.answers import Answer
 from coild.api import build_app
 from coild.blocks.static import StaticBlocks
 from coild.clock import Clock
@@ -28,6 +28,7 @@ from coild.events import DaemonStopped
 from coild.exhaustion import blocked, exhausted
 from coild.guard import Guard
 from coild.listen import Listeners, address_of, inherit, listen, place_of
+from coild.messages import Health
 from coild.readiness import Readiness
 from coild.recovery import make_data_dir, recover
 from coild.replay import State

@@ -8,8 +8,9 @@ import msgspec
 from sanic.exceptions import MethodNotAllowed, NotFound
 
 from coild import __version__
-from coild.answers import ON_REQUEST, STATUS, TEXT, Failure, NotReadyError, status_of
+from coild.answers import TEXT
 from coild.bodies import AllocateRequest, CollectRequest, ReleaseRequest
+from coild.errors import ERRORS, NotReadyError, status_of
 from coild.limits import (
     BODY_BYTES_MAX,
     COLLECT_BYTES_MAX,
@@ -18,8 +19,8 @@ from coild.limits import (
     NAME_SCHEMA,
     NETWORK_SCHEMA,
 )
-from coild.operations import ANY, ERRORS, HEADERS, IDS, OPERATIONS, Operation
-from coild.routes import COLLECT, METHODS
+from coild.messages import ON_REQUEST, Failure
+from coild.operations import ANY, COLLECT, HEADERS, IDS, OPERATIONS, Operation
 
 _JSON = "application/json"
 _REFERENCE = "#/components/schemas/{name}"
@@ -82,7 +83,7 @@ def document() -> dict[str, Any]:
         path = operation.path.replace("<", "{").replace(">", "}")
         described = paths.setdefault(path, {})
         described[operation.method.lower()] = _describe(operation)
-        if "HEAD" in METHODS[operation.path] and operation.method == "GET":
+        if "HEAD" in operation.methods:
             described["head"] = _describe(operation) | {
                 "operationId": operation.name.replace("get", "head", 1),
                 "summary": "As GET answers, without the body.",
@@ -144,7 +145,7 @@ def _describe(operation: Operation) -> dict[str, Any]:
     }
     if operation.verbose:
         text = {"schema": {"type": "string"}, "examples": {"answer": {"value": operation.verbose}}}
-        for status in ("200", str(STATUS[NotReadyError])):
+        for status in ("200", str(status_of(NotReadyError))):
             described["responses"][status]["content"][TEXT] = text
     return described
 
@@ -159,12 +160,12 @@ def _answer(operation: Operation) -> dict[str, Any]:
 
 
 def _failure(status: int, errors: tuple[type[Exception], ...]) -> dict[str, Any]:
-    examples = {error.__name__: Failure(status, ERRORS[error][1]) for error in errors}
+    examples = {error.__name__: Failure(status, ERRORS[error].example) for error in errors}
     media = _media(Failure, examples)
     media["schema"]["properties"] = {"status": {"const": status}}
     headers = {"headers": HEADERS[status]} if status in HEADERS else {}
     return {
-        "description": " ".join(ERRORS[error][0] for error in errors),
+        "description": " ".join(ERRORS[error].when for error in errors),
         **headers,
         "content": {_JSON: media},
     }

@@ -1,15 +1,17 @@
-"""What the API does: its operations, and the errors that each may answer with, as data."""
+"""What the API does: its operations, and the errors that each may answer with, as data.
+
+The router, the errors about paths and methods, and the OpenAPI document go by this table.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import msgspec
 from sanic.exceptions import (
     BadRequest,
     ExpectationFailed,
-    MethodNotAllowed,
-    NotFound,
     PayloadTooLarge,
     RequestTimeout,
     ServiceUnavailable,
@@ -17,18 +19,6 @@ from sanic.exceptions import (
 
 from coild.ages import AgeUnknownError
 from coild.allocator import NoPoolError
-from coild.answers import (
-    CheckAnswer,
-    HealthAnswer,
-    LiveAnswer,
-    NotReadyError,
-    PlacedAnswer,
-    ReadyAnswer,
-    ReleaseAnswer,
-    StatusAnswer,
-    TooManyConnectionsError,
-    UnassignedError,
-)
 from coild.bodies import (
     AllocateRequest,
     BadRequestError,
@@ -39,110 +29,44 @@ from coild.bodies import (
 from coild.budget import BusyError
 from coild.by_container import AnotherJournalError, UnknownContainerError
 from coild.collection import StaleListError
-from coild.compaction_answers import CompactionAnswer, CompactionPlanAnswer
 from coild.compactor import TooSoonError
-from coild.container_answers import CollectionAnswer, ContainerAnswer, Released, ReleasesAnswer
 from coild.deadline import DeadlineError
+from coild.errors import NotReadyError, TooManyConnectionsError, UnassignedError
 from coild.framing import FramingError, TooManyFieldsError
 from coild.guard import ForbiddenError, MissingHostError
-from coild.limits import ARRIVAL_SECONDS, RESPONSE_SECONDS
-from coild.orders import OrderError
-from coild.routes import (
-    ADDRESS,
-    ADDRESSES,
-    COLLECT,
-    COMPACT,
-    CONTAINER,
-    DOCUMENT,
-    HEALTH,
-    LIVE,
-    READY,
-    RELEASE,
-    STATUS,
+from coild.messages import (
+    CheckAnswer,
+    CollectionAnswer,
+    CompactionAnswer,
+    CompactionPlanAnswer,
+    ContainerAnswer,
+    HealthAnswer,
+    LiveAnswer,
+    PlacedAnswer,
+    ReadyAnswer,
+    ReleaseAnswer,
+    Released,
+    ReleasesAnswer,
+    StatusAnswer,
 )
+from coild.orders import OrderError
 from coild.service import ConflictError, NoAddressError
 from journal import CompactionRunsError, JournalError, JournalFullError
 
+STATUS = "/status"
+ADDRESSES = "/ip"
+ADDRESS = "/ip/<namespace>/<pod>/<container>"
+CONTAINER = "/containers/<container>"
+RELEASE = "/release"
+COMPACT = "/compact"
+COLLECT = "/gc"
+HEALTH = "/health"
+LIVE = "/livez"
+READY = "/readyz"
+DOCUMENT = "/openapi.json"
+
 IDS = {"pod-namespace": "default", "pod-name": "web-0", "container-id": "c1"}
 
-#: When each error comes, and what it may say.
-ERRORS: dict[type[Exception], tuple[str, str]] = {
-    BadRequestError: ("The body or the path is not what the API takes.", "pod-name is missing"),
-    MissingHostError: ("There is no Host, or more than one.", "there is no Host header"),
-    FramingError: (
-        "Where the request ends, or whom it is for, is not said in one way only (RFC 9112).",
-        "a header has white space before its colon",
-    ),
-    TooManyFieldsError: ("The request has too many header fields.", "more than 64 header fields"),
-    BadRequest: ("The request is no HTTP/1.1.", "this is no HTTP/1.1: a header is malformed"),
-    OrderError: ("There is no such order.", "an order is named by 32 hexadecimal digits"),
-    ForbiddenError: (
-        "Host, Origin or Sec-Fetch-Site is foreign: a web page may be behind the request.",
-        "Host is 'web.example', which is not this machine; allow it with --allowed-hosts",
-    ),
-    UnassignedError: (
-        "The pod has no address under this container ID.",
-        "pod default/web-0 has no address under container ID c1",
-    ),
-    UnknownContainerError: ("The container has no address.", "container c1 has no address"),
-    AnotherJournalError: (
-        "The release is for the daemon of another journal.",
-        "the release is for the daemon of another journal: nothing was released",
-    ),
-    NotFound: ("There is no such path.", "there is no /nowhere"),
-    MethodNotAllowed: (
-        "The path has no such method; `Allow` names those it has.",
-        "PUT is not allowed for /ip",
-    ),
-    RequestTimeout: (
-        f"The request took longer than {ARRIVAL_SECONDS} s to arrive.",
-        "the request did not arrive in time",
-    ),
-    ConflictError: ("The container holds an address already.", "container c1 holds 10.64.0.0"),
-    CompactionRunsError: ("Another compaction is at work.", "another compaction is at work"),
-    AgeUnknownError: (
-        "The order is to lose old history, and the clocks differ by more than a day.",
-        "how old history is cannot be told: the system's clock says 2026-11-28T07:00:00.000000000Z",
-    ),
-    TooSoonError: (
-        "Another one was asked for, without an order, within a minute; see `Retry-After`.",
-        "a compaction was asked for less than 60 s ago; the next may be in 48 s",
-    ),
-    StaleListError: (
-        "The sequence is too old to say what was allocated after it, or is not of this journal.",
-        "the list of what is valid was taken at sequence 3; ask for the sequence again",
-    ),
-    PayloadTooLarge: ("The request is too large.", "the request is too large"),
-    ExpectationFailed: ("Expect is not 100-continue.", "Unknown Expect: miracles"),
-    NoPoolError: ("No pool is configured for the namespace.", "there is no pool 'default'"),
-    JournalFullError: (
-        "There is no space for the journal; GET goes on, and DELETE in what is reserved for it.",
-        "no space for the journal",
-    ),
-    JournalError: ("The journal failed.", "cannot write to the journal: Input/output error"),
-    Exception: ("A bug of the daemon.", "internal error, please report it: KeyError"),
-    NoAddressError: ("The pool has no free address of the family.", "pool default is exhausted"),
-    BusyError: (
-        "Too many long requests and answers are in flight; the answer has `Retry-After`.",
-        "the requests and answers in flight take all the memory that they may; try again",
-    ),
-    DeadlineError: (
-        "The request's deadline is over, so its client has given up; nothing was changed.",
-        "the request's deadline was 0.2 s ago, so its client has given up: nothing was changed",
-    ),
-    ServiceUnavailable: (
-        f"There was no answer within {RESPONSE_SECONDS} s.",
-        "there was no answer in time; ask again, or see the log",
-    ),
-    NotReadyError: (
-        "The daemon cannot do its work now: it says why.",
-        "journal: no space for the journal: No space left on device",
-    ),
-    TooManyConnectionsError: (
-        "There are too many connections; the answer has `Retry-After`, in seconds.",
-        "there are too many connections",
-    ),
-}
 #: What any request may be answered with.
 ANY: tuple[type[Exception], ...] = (
     BadRequest,
@@ -183,6 +107,13 @@ class Operation(NamedTuple):
     #: The other answer that it has, as an example of its type, and when that comes.
     other: Any = None
     other_when: str = ""
+    #: Its handler reads the body itself, which may be longer than others.
+    streams: bool = False
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The method, and HEAD, which is answered as GET is, without the body."""
+        return ("GET", "HEAD") if self.method == "GET" else (self.method,)
 
 
 #: Every operation, as the router has them.
@@ -292,6 +223,7 @@ OPERATIONS = (
         (BadRequestError, StaleListError, DeadlineError, JournalFullError, JournalError),
         CollectRequest,
         {"sequence": 5, "valid": ["c2"], "network": "pods"},
+        streams=True,
     ),
     Operation(
         "GET",
@@ -337,3 +269,21 @@ OPERATIONS = (
         (),
     ),
 )
+
+#: The methods of each path.
+METHODS: dict[str, tuple[str, ...]] = {}
+for _operation in OPERATIONS:
+    METHODS[_operation.path] = (*METHODS.get(_operation.path, ()), *_operation.methods)
+
+#: All of them, for people.
+ROUTES = ", ".join(f"{' and '.join(methods)} {path}" for path, methods in METHODS.items())
+#: By path, as it is in the request, still percent-encoded.
+_ALLOWED = tuple(
+    (re.compile(re.sub("<[a-z]+>", "[^/]+", re.escape(path))), ", ".join(methods))
+    for path, methods in METHODS.items()
+)
+
+
+def allowed(path: str) -> str:
+    """The methods that the path of a request has, as in `Allow`; empty if there is no such path."""
+    return next((methods for pattern, methods in _ALLOWED if pattern.fullmatch(path)), "")

@@ -14,7 +14,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from coild import __version__, routes
+from coild import __version__, operations
 from coild.probe import TIMEOUT_SECONDS as PROBE_SECONDS
 from tests.daemon_kit import ROOT, run
 from tests.systemd_kit import SERVICE, SOCKET
@@ -95,7 +95,7 @@ def test_the_probes_ask_what_coild_answers(name: str, question: str) -> None:
     program = ["python3", "-m", "coild.probe", question]
 
     assert [*program, "--socket", DEFAULT_SOCKET] == probe["exec"]["command"]
-    assert "GET" in routes.METHODS[f"/{question}"]
+    assert "GET" in operations.METHODS[f"/{question}"]
     assert PROBE_SECONDS < probe["timeoutSeconds"]
     assert "httpGet" not in probe
 
