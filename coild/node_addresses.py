@@ -56,7 +56,7 @@ class NodeAddresses:
 
         Raises the journal's errors.
         """
-        self._look()
+        await asyncio.to_thread(self._look)
         pools = with_own(self._pools, self._usable(), self._told_of)
         if self._state.pools != pools:
             await self._service.record(pools_changed(self._clock(), pools))

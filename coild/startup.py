@@ -14,6 +14,7 @@ from coild.boot import Boot, Verdict, compare, read_boot
 from coild.clock import Clock
 from coild.config import Config
 from coild.events import REBOOTED, DaemonStarted, NodeBooted
+from coild.log_limit import LogLimit
 from coild.node_addresses import NodeAddresses
 from coild.replay import State, records_of
 from coild.service import Service
@@ -130,7 +131,7 @@ class Beginning(Gate):
         while self._repairs:
             await self._service.record(self._repairs[0])
             self._repairs.popleft()
-        self._journal.repairs_recorded()
+        await asyncio.to_thread(self._journal.repairs_recorded)
 
     async def _record_start(self) -> None:
         await record_start(
@@ -170,7 +171,8 @@ async def record_start(
     config: Config, state: State, service: Service, clock: Clock, nodes: NodeAddresses
 ) -> None:
     """Journal what is different now: the pools, the node's boot, and that the daemon runs."""
-    boot = read_boot(config.proc)
+    # In threads, all that asks a disk or the kernel: a start that waits for room answers already.
+    boot = await asyncio.to_thread(read_boot, config.proc)
     await nodes.begin()
     for block in state.blocks.values():
         if not block.in_force:
@@ -193,9 +195,16 @@ async def apply_spool(directory: Path, service: Service, notifier: Notifier) -> 
     path = str(directory)
     applied = freed = 0
     troubles: list[spool.SpoolError] = []
+    limit = LogLimit()
+    loop = asyncio.get_running_loop()
+
+    def tell_rejected(path: str) -> None:
+        # From the thread that looks, which flushes the disk for each: so they do not pile up here.
+        loop.call_soon_threadsafe(_tell_rejected, limit, path)
+
     try:
         # In a thread, as all that touches these files: a start that waits for room answers already.
-        batches = spool.batches(path, _SPOOL_BATCH, _tell_rejected)
+        batches = spool.batches(path, _SPOOL_BATCH, tell_rejected)
         while (entries := await asyncio.to_thread(next, batches, None)) is not None:
             # What one flush makes durable, one removal takes away: there may be thousands.
             answers = await asyncio.gather(
@@ -223,6 +232,8 @@ async def apply_spool(directory: Path, service: Service, notifier: Notifier) -> 
             notifier.starting(f"applying the releases of the spool, {applied} so far")
     except spool.SpoolError as error:
         troubles.append(error)
+    finally:
+        limit.flush()
     if troubles:
         logger.warning("%s; what is left there, the plugin's next run applies", troubles[0])
     if applied:
@@ -246,9 +257,10 @@ async def _apply(entry: spool.Claim, service: Service) -> int | None:
     return len(await service.release_containers(entry.container_ids))
 
 
-def _tell_rejected(path: str) -> None:
+def _tell_rejected(limit: LogLimit, path: str) -> None:
     name = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    logger.warning("a release in the spool is damaged, it was set aside: %s", name)
+    text = f"a release in the spool is damaged, it was set aside: {name}"
+    limit.log("damaged", logger, logging.WARNING, text)
 
 
 async def _record_boot(

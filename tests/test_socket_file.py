@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
 import socket
 import stat
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from coild.socket_watch import SocketWatch
 from tests.daemon_kit import Daemon, listening_sockets, run, wait_for
 from tests.test_readiness import told
 from tests.test_systemd import Manager
@@ -308,6 +311,45 @@ def test_a_passed_socket_is_only_told(tmp_path: Path, path: Path) -> None:
             assert manager.stop() == 0
             assert manager.log.count("do not reach this daemon") == 1
             assert "is where it was again" in manager.log
+
+
+class HangingSocket:
+    """A unix socket on a file system that does not answer before it is told to."""
+
+    ADVICE = ""
+    is_locked = True
+    socket = None
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.asked = threading.Event()
+        self.go = threading.Event()
+        #: Whether it was told to go on while it hung.
+        self.freed = False
+
+    @property
+    def is_bound(self) -> bool:
+        """What a stat of the path says."""
+        self.asked.set()
+        self.freed = self.go.wait(5)
+        return True
+
+
+def test_a_path_that_does_not_answer_holds_up_nobody(path: Path) -> None:
+    """While the look at it hangs, the loop turns, and a stop is not kept for ever."""
+    unix = HangingSocket(path)
+
+    async def look() -> None:
+        watch = SocketWatch(unix, None)  # type: ignore[arg-type]
+        task = asyncio.create_task(watch.run())
+        while not unix.asked.is_set():
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        unix.go.set()
+
+    asyncio.run(look())
+    wait_for(lambda: unix.freed, "the end of the hanging look")
 
 
 def test_a_path_whose_owner_accepts_nothing_is_named(tmp_path: Path, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -174,6 +175,36 @@ def test_an_altered_entry_at_the_start(node: Node, alter: Callable[[Path], None]
     assert [other] == node.released
     assert [f"{container}.rejected"] == files(node.spool)
     assert {container: address} == {container: again} == node.held
+
+
+def test_many_damaged_entries_at_the_start(node: Node) -> None:
+    """They are a line a second, which counts the others."""
+    node.daemon.kill()
+    node.spool.mkdir()
+    for number in range(200):
+        (node.spool / f"damaged-{number}").touch()
+    node.bring_up()
+    lines = [line for line in node.daemon.log.splitlines() if DAMAGED in line]
+    others = re.findall(r"\(and (\d+) more like it", "\n".join(lines))
+
+    assert 200 == len(lines) + sum(map(int, others))
+    assert len(lines) < 100
+    assert 200 == len(files(node.spool))
+
+
+def test_many_damaged_entries_at_a_run(node: Node) -> None:
+    """They are one line and their number, and a run that takes too long leaves some of them."""
+    node.spool.mkdir()
+    for number in range(50):
+        (node.spool / f"damaged-{number}").touch()
+    outcome = node.run("ADD", new_id())
+    rejected = [name for name in files(node.spool) if name.endswith(".rejected")]
+    (more,) = re.findall(r"(\d+) more damaged releases were set aside", outcome.stderr) or [0]
+
+    assert outcome.status == 0
+    assert 1 == outcome.stderr.count(ASIDE)
+    assert outcome.stderr.count("\n") <= 3
+    assert len(rejected) == 1 + int(more)
 
 
 @ALTERED

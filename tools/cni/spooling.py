@@ -116,13 +116,30 @@ def drain(config: Config) -> None:
         return  # who must write there, says what is wrong
     from coild import spool  # noqa: PLC0415 - the spool is empty nearly always
 
-    coild = config.coild.until(monotonic() + _DRAIN_SECONDS)
+    deadline = monotonic() + _DRAIN_SECONDS
+    coild = config.coild.until(deadline)
+    rejected = 0
+
+    def on_rejected(path: str) -> None:
+        nonlocal rejected
+        rejected += 1
+        if rejected == 1:
+            _tell_rejected(path)
+        if monotonic() >= deadline:
+            raise _EnoughError("it has more damaged entries than one run takes, the next goes on")
+
     try:
-        for number, claim in enumerate(spool.claims(config.spool, _tell_rejected), 1):
+        for number, claim in enumerate(spool.claims(config.spool, on_rejected), 1):
             if not _apply(coild, claim) or number >= _DRAINED_MAX:
-                return
+                break
     except Exception as error:  # noqa: BLE001 - the command has succeeded, whatever this is
         notice(f"the spool {config.spool} is left as it is: {error}")
+    if rejected > 1:
+        notice(f"{rejected - 1} more damaged releases were set aside in {config.spool}")
+
+
+class _EnoughError(Exception):
+    """The time is over."""
 
 
 def _apply(coild: Coild, claim: spool.Claim) -> bool:
