@@ -7,7 +7,8 @@ namespace's own and that the kernel takes back with the process: that of an abst
 
 Any user of the machine may take such a name. So the one who has it is asked for: a connection to a
 listening socket tells who listens (SO_PEERCRED, unix(7)). A holder that could not change routes
-anyway is no coild, and is not heeded. The holder accepts connections and closes them; one that is
+anyway is no coild, and is not heeded; nor is one that only has the right in a user namespace of its
+own, as any user may make one. The holder accepts connections and closes them; one that is
 stopped for a while leaves them open, which says that it is there, too.
 """
 
@@ -75,7 +76,7 @@ class TableLock:
             if holder is None:
                 continue
             pid, uid = holder
-            if uid in {0, os.geteuid()} or has_net_admin(str(pid)):
+            if _may_be_coild(pid, uid):
                 process = f"process {pid}" if pid else "in another container"
                 self._taken = (
                     f"another coild ({process}) keeps table {self._table}, protocol "
@@ -138,6 +139,25 @@ class TableLock:
         if self._asking is not None:
             self._asking.close()
             self._asking = None
+
+
+def _may_be_coild(pid: int, uid: int) -> bool:
+    """Whether a process may change the routes that this one may; `pid` is 0 if it is not seen."""
+    if not pid or not Path(f"/proc/{pid}/status").exists():
+        return uid in {0, os.geteuid()}
+    return has_net_admin(str(pid)) and _user_namespace(str(pid)) == _user_namespace("self")
+
+
+def _user_namespace(process: str) -> str:
+    """What tells a process's user namespace from those below it; user_namespaces(7).
+
+    Its identity may be read by root only. Its map of users is shown to all, by their own users:
+    no namespace that a user makes has the same as the one that it was made in.
+    """
+    try:
+        return Path(f"/proc/{process}/uid_map").read_text()
+    except OSError:
+        return ""
 
 
 def has_net_admin(process: str = "self") -> bool:
