@@ -10,7 +10,7 @@ default:
 run *args:
     {{ python }} -m coild {{ args }}
 
-# Run the tests, a process for each core; arguments are pytest's, in place of these.
+# Run the tests, two processes for each core; arguments are pytest's, in place of these.
 test *args="-n auto --dist loadfile":
     {{ python }} -m pytest {{ args }}
 

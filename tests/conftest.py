@@ -19,6 +19,36 @@ settings.register_profile("coild", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("coild")
 
 
+#: Files that take longest, the longest first: one that begins last is waited for by all. Whether
+#: they still do, `pytest --durations=0` tells.
+SLOWEST = (
+    *("compact", "displaced_schedules", "crash_campaign", "cni_real", "full_disk", "process"),
+    *("displaced", "exit_status", "disk_errors", "verify_crashes", "verify", "systemd"),
+    *("reboot_real", "history_pruned", "crash", "http_properties", "fuzz_http", "two_nodes"),
+    *("memory", "races", "spool_plugin", "socket_file", "journal_index", "old_journals", "probe"),
+    *("soak", "damage", "readiness", "routes_others", "routes_real", "cni_plugin", "containerd"),
+)
+_PLACES = {f"test_{name}.py": place for place, name in enumerate(SLOWEST)}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` is: two for each of a few cores, for most tests wait for disks and clocks."""
+    cores = len(os.sched_getaffinity(0))
+    return max(cores, min(2 * cores, 8))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have `--dist loadfile` go by our order of the files, not by how many tests they have."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slowest files first; the others, and what is in a file, stay in random order."""
+    items.sort(key=lambda item: _PLACES.get(item.path.name, len(_PLACES)))
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """In CI, a test that was skipped is a failure: whatever it misses, the project must install."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import SLOWEST
+
 ROOT = Path(__file__).parent.parent
 #: More would not be read in one go.
 LINES_MAX = 400
@@ -211,3 +213,9 @@ def test_the_journal_is_entered_by_its_front_door(module: str) -> None:
 def test_files_stay_short(module: str) -> None:
     """No source file is longer than what is read in one go."""
     assert len(SOURCES[module].read_text().splitlines()) <= LINES_MAX
+
+
+@pytest.mark.parametrize("name", SLOWEST)
+def test_the_slowest_files_are_there(name: str) -> None:
+    """What is begun first is a file of tests."""
+    assert (ROOT / "tests" / f"test_{name}.py").exists()

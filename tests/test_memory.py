@@ -25,8 +25,9 @@ from tests.memory_kit import (
 from tests.wire_kit import address_of, connect, error_of, parse_answers, request_bytes
 
 _HELD = 16_384
-#: The daemon with so many addresses is below 90 MiB, and its budget comes on top.
-_BOUND_BYTES = 90 * MIB + 3 * BUDGET_BYTES // 2
+#: The daemon with so many addresses is below 90 MiB, and its budget comes on top; an allocator's
+#: gaps after other tests do, too. Without a budget it would be gigabytes.
+_BOUND_BYTES = 90 * MIB + 2 * BUDGET_BYTES
 
 
 @pytest.fixture(scope="module")
