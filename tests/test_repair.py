@@ -436,9 +436,15 @@ def all_behind_a_snapshot(path: Path) -> None:
 
 @pytest.mark.parametrize("spoil", [behind_a_snapshot, behind_the_archive, all_behind_a_snapshot])
 def test_a_missing_segment_behind_what_is_archived(
-    tmp_path: Path, spoil: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    spoil: Callable[[Path], None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A new segment continues what is left, whatever ends the repair on the way."""
+    # Where no segment is left to tell, one of the default size is made: in every image of a crash.
+    for module in ("journal.damage", "tools.writing"):
+        monkeypatch.setattr(f"{module}.DEFAULT_SEGMENT_BYTES", SEGMENT_BYTES)
     path = tmp_path / "data" / "journal"
     path.parent.mkdir()
     spoil(path)
