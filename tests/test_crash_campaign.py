@@ -88,7 +88,12 @@ def test_the_campaign_has_teeth(name: str) -> None:
     killer = KILLED_BY[name]
     with mutated(name):
         tried = try_workload(
-            killer.workload, SEED, calls=killer.calls, failures_max=40, deeper_one_in=30
+            killer.workload,
+            SEED,
+            calls=killer.calls,
+            failures_max=40,
+            until=killer.promise,
+            deeper_one_in=30,
         )
 
     broken = {failure.promise for failure in tried.failures}

@@ -65,9 +65,12 @@ def try_workload(
     one_in: int = 1,
     deadline: float | None = None,
     failures_max: int = 3,
+    until: str = "",
     deeper_one_in: int = DEEPER_ONE_IN,
 ) -> Tried:
     """Crash a workload at every moment, or at some of them, until it failed so many times.
+
+    Or until the promise `until` was broken.
 
     `only` is the number of one moment, `calls` a pattern of the calls before which to crash;
     `one_in` so many moments are tried, others at the next seed. `deadline` is of
@@ -78,6 +81,8 @@ def try_workload(
         run = _Run(workload, seed, ids, deeper_one_in, failures_max)
         for moment in moments:
             if deadline is not None and time.monotonic() > deadline:
+                break
+            if any(failure.promise == until for failure in run.failures):
                 break
             if (
                 only in {None, moment.number}
