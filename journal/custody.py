@@ -6,7 +6,8 @@ files that no start will ever read. So the writer remembers which files its name
 whether they still do before it acknowledges anything.
 
 The lock is on the directory as well as on the file LOCK in it: a file that was removed or replaced
-does not let a second writer in.
+does not let a second writer in. It is on the segment, too: a copy of hard links (`cp -al`) has the
+same segment in another directory, and its writer would write over this one's events.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Custody:
         self._fs = fs
         self._held: list[_Held] = []
         self._segment: _Held | None = None
+        self._segment_lock: int | None = None
         self._segment_bytes = 0
         self._witness_offset = 0
         self._witness = self._before = b""
@@ -77,8 +79,9 @@ class Custody:
     def write_to(self, path: Path, fd: int, size: int, end: int) -> None:
         """Expect `path` to lead to the segment `fd` of so many bytes, which is the caller's.
 
-        Its content is known up to `end`.
+        Its content is known up to `end`. Raises JournalLockedError if it is another's as well.
         """
+        self._lock_segment(path)
         self._segment = _Held(path, fd, self._fs.identity(fd))
         self._segment_bytes = size
         start = max(0, end - _WITNESS_BYTES)
@@ -106,11 +109,32 @@ class Custody:
 
     def close(self) -> None:
         """Let go of directory and lock. Idempotent, raises nothing."""
-        held, self._held = self._held, []
-        self._segment = None
-        for each in reversed(held):
+        fds = [each.fd for each in self._held]
+        if self._segment_lock is not None:
+            fds.append(self._segment_lock)
+        self._held, self._segment, self._segment_lock = [], None, None
+        for fd in reversed(fds):
             with contextlib.suppress(OSError):
-                self._fs.close(each.fd)
+                self._fs.close(fd)
+
+    def _lock_segment(self, path: Path) -> None:
+        if not self._held:
+            return
+        # A descriptor of its own: the lock ends with this custody, whatever the writer has open.
+        fd = self._fs.open(path)
+        try:
+            if not self._fs.lock(fd):
+                raise JournalLockedError(
+                    path.parent,
+                    f"another process, which has {path.name} under another name: a hard link, as "
+                    "cp -al makes it; give each journal files of its own",
+                )
+        except BaseException:
+            self._fs.close(fd)
+            raise
+        former, self._segment_lock = self._segment_lock, fd
+        if former is not None:
+            self._fs.close(former)
 
     def _check_name(self, held: _Held) -> int:
         """The length in bytes of the file that the name leads to, which is the one that is held."""

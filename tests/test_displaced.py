@@ -155,6 +155,26 @@ def test_the_lock_s_file_lets_nobody_in(tmp_path: Path, act: str) -> None:
         assert before == after
 
 
+def test_a_copy_of_hard_links_lets_nobody_in(tmp_path: Path) -> None:
+    """A copy made by `cp -al` has the same segment: its writer would write over this one's."""
+    with Daemon(tmp_path / "d", "--segment-size=1MiB") as daemon:
+        daemon.allocate("before")
+        # The next segment is locked as the first is.
+        assert daemon.client.post("/compact").is_success
+        daemon.allocate("c1")
+        subprocess.run(["cp", "-al", str(daemon.data_dir), str(tmp_path / "e")], check=True)
+        (tmp_path / "e/journal/LOCK").unlink()
+        second = run("--data-dir", str(tmp_path / "e"), "--http", "127.0.0.1:0")
+        after = daemon.allocate("c2")
+        daemon.kill()
+        daemon.start()
+
+        assert 1 == second.returncode
+        assert "under another name: a hard link" in second.stderr
+        assert after.is_success
+        assert {"before", "c1", "c2"} == set(daemon.status()["pods"])
+
+
 def test_a_start_without_its_address_writes_nothing(tmp_path: Path) -> None:
     """A start whose port is taken makes no directory, and changes nothing in one that is there."""
     with Daemon(tmp_path / "d") as daemon:
