@@ -124,6 +124,8 @@ class Compactor:
         self._fs = OsFileSystem()
         self._task: asyncio.Task[Compaction] | None = None
         self._planning: asyncio.Task[CompactionPlan] | None = None
+        #: Another number after each compaction; odd while one is at work.
+        self.generation = 0
         # The worker does one thing at a time.
         self._working = asyncio.Lock()
         self._closed = False
@@ -226,6 +228,7 @@ class Compactor:
         if order:
             # In a thread, as all that touches these files: a disk may hold it up.
             policy = await asyncio.to_thread(take_order, self._directory, order)
+        self.generation += 1
         try:
             return await self._steps(policy, limited=limited and not order)
         except OSError as error:
@@ -234,6 +237,8 @@ class Compactor:
                 f"the compaction failed{where}: {error.strerror or error}; nothing is lost, the "
                 "next one finishes it"
             ) from error
+        finally:
+            self.generation += 1
 
     async def _steps(self, policy: Policy | None, *, limited: bool) -> Compaction:
         now = 0

@@ -32,6 +32,7 @@ from coild.messages import Health
 from coild.readiness import Readiness
 from coild.recovery import make_data_dir, recover
 from coild.replay import State
+from coild.sealed_watch import SealedWatch
 from coild.server import Server
 from coild.service import Service
 from coild.socket_watch import SocketWatch
@@ -132,6 +133,7 @@ class Daemon:
         )
         self._server = Server(app, config.max_connections)
         self._socket_watch = SocketWatch(listeners.unix, self._server.replace)
+        self._sealed_watch = SealedWatch(journal.path.parent, lambda: self._compactor.generation)
         self._address_file = AddressFile(config.data_dir / "http")
         self._add_checks()
 
@@ -174,6 +176,7 @@ class Daemon:
             _be_watched(self._notifier),
             self._socket_watch.run(),
             self._clock_watch.run(),
+            self._sealed_watch.run(),
         ):
             self._run(work)
 
@@ -237,6 +240,7 @@ class Daemon:
         add("log", logs.dropped)
         add("pools", pools)
         add("clock", lambda: self._clock_watch.reason)
+        add("sealed-files", lambda: self._sealed_watch.reason)
         add("socket", lambda: self._socket_watch.unreachable, fails=only_socket)
         add("socket-lock", lambda: self._socket_watch.unlocked)
 

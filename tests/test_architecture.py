@@ -20,7 +20,7 @@ FLOORS = (
     {"coild.__main__"},
     {"coild.cli"},
     {"coild.daemon"},
-    {"coild.announcement", "coild.recovery", "coild.startup"},
+    {"coild.announcement", "coild.recovery", "coild.sealed_watch", "coild.startup"},
     {"coild.api", "coild.exhaustion", "coild.server"},
     {"coild.about", "coild.openapi", "coild.connections"},
     {"coild.container_answers"},

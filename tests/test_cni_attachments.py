@@ -283,7 +283,16 @@ def test_gc_names_what_coild_does_not_know(plugin: Plugin, shared_daemon: Daemon
     assert 0 == outcome.status
     assert unknown in outcome.stderr
     assert known not in outcome.stderr
-    assert "1 valid attachments" in outcome.stderr
+    assert "of 1 valid attachments" in outcome.stderr
+
+
+def test_gc_names_some_of_very_many_that_coild_does_not_know(plugin: Plugin) -> None:
+    """Where coild names no more of them, their number is said to be the least."""
+    attachments = [{"containerID": new_id(), "ifname": "eth0"} for _ in range(101)]
+    outcome = plugin.run("GC", "", top={"cni.dev/valid-attachments": attachments})
+
+    assert 0 == outcome.status
+    assert "of at least 100 valid attachments" in outcome.stderr
 
 
 def test_a_spool_of_another_users(plugin: Plugin, shared_daemon: Daemon) -> None:

@@ -26,6 +26,8 @@ _VALID = ("cni.dev/valid-attachments", "cni.dev/attachments")
 _TOO_LONG = 413
 #: A list that is too old to be judged is judged by a new sequence, so often.
 _ATTEMPTS = 2
+#: Coild names no more of what it does not know.
+_UNKNOWN_MAX = 100
 
 
 def collect(config: Config) -> None:
@@ -108,8 +110,9 @@ def _tell(answer: dict[str, Any]) -> None:
         notice(f"released {len(released)} leaked addresses: {', '.join(addresses[:10])}")
     unknown = answer.get("unknown")
     if isinstance(unknown, list) and unknown:
+        least = "at least " if len(unknown) >= _UNKNOWN_MAX else ""
         notice(
-            f"coild knows no address of {len(unknown)} valid attachments, so it may give theirs to "
-            f"others: {', '.join(map(str, unknown[:10]))}; was its journal restored, or do several "
-            "runtimes share this network's name?"
+            f"coild knows no address of {least}{len(unknown)} valid attachments, so it may give "
+            f"theirs to others: {', '.join(map(str, unknown[:10]))}; was its journal restored, or "
+            "do several runtimes share this network's name?"
         )
