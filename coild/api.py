@@ -62,6 +62,7 @@ from coild.operations import OPERATIONS
 from coild.readiness import Readiness
 from coild.service import Service
 from coild.status import StatusBodies
+from coild.write_gate import WriteGate
 from journal import JournalFullError
 
 #: So many valid containers that hold nothing are named to a garbage collection.
@@ -99,13 +100,6 @@ def _deadline(request: Request) -> Deadline | None:
     return until
 
 
-class Gate:
-    """What lets requests through that change anything."""
-
-    #: The disk's trouble that has shut it; empty while it is open.
-    trouble = ""
-
-
 class _Handlers:
     """What answers each operation: the method that is named like it."""
 
@@ -115,7 +109,7 @@ class _Handlers:
         compactor: Compactor,
         guard: Guard,
         health: Callable[[], Health],
-        gate: Gate,
+        gate: WriteGate,
         budget: Budget,
         readiness: Readiness,
     ) -> None:
@@ -138,8 +132,8 @@ class _Handlers:
         Raises what a request to change anything is refused with.
         """
         self._guard.check(request)
-        if self._gate.trouble:
-            raise JournalFullError(self._gate.trouble, used_up=True)
+        if self._gate.reason:
+            raise JournalFullError(self._gate.reason, used_up=True)
         return _deadline(request)
 
     async def allocate_address(self, request: Request) -> Answer:
@@ -283,7 +277,7 @@ def build_app(
     compactor: Compactor,
     guard: Guard,
     health: Callable[[], Health],
-    gate: Gate | None = None,
+    gate: WriteGate | None = None,
     readiness: Readiness | None = None,
 ) -> Sanic[Any, Any]:
     """The HTTP application over `service`; it changes nothing while `gate` is shut."""
@@ -296,7 +290,7 @@ def build_app(
         compactor,
         guard,
         health,
-        gate or Gate(),
+        gate or WriteGate(),
         app.ctx.budget,
         readiness or Readiness(),
     )

@@ -36,10 +36,11 @@ from coild.sealed_watch import SealedWatch
 from coild.server import Server
 from coild.service import Service
 from coild.socket_watch import SocketWatch
-from coild.startup import Beginning
+from coild.startup.steps import Startup
 from coild.systemd import Notifier
 from coild.threads import is_shortage, start_workers
 from coild.upkeep import UpkeepProcess
+from coild.write_gate import WriteGate
 from journal import Journal, JournalDisplacedError, JournalError
 
 logger = logging.getLogger(__name__)
@@ -121,14 +122,15 @@ class Daemon:
             stepped=clock.stepped,
             compact_after=config.compact_after,
         )
-        self._beginning = Beginning(config, state, journal, self._service, clock, notifier)
+        self._gate = WriteGate()
+        self._startup = Startup(config, state, journal, self._service, clock, notifier, self._gate)
         self._readiness = Readiness()
         app = build_app(
             self._service,
             self._compactor,
             Guard(config.allowed_hosts, remote=config.allow_remote),
             self._health,
-            self._beginning,
+            self._gate,
             self._readiness,
         )
         self._server = Server(app, config.max_connections)
@@ -154,11 +156,11 @@ class Daemon:
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         """Journal what is different since the last run, then serve; `stack` gets what ends that."""
         # First of all: whatever keeps this start from serving, the journal must tell of the repair.
-        await self._beginning.repairs()
+        await self._startup.record_repairs()
         stack.push_async_callback(self._exporter.close)
         await announce_blocks(self._config, self._state, self._exporter)
         stack.push_async_callback(self._service.close)
-        await self._beginning.all()
+        await self._startup.complete()
         self._run(self._log_blocked())
         await self._server.start(self._listeners.sockets)
         stack.push_async_callback(asyncio.to_thread, self._address_file.remove)
@@ -168,7 +170,7 @@ class Daemon:
         _log_endpoints(self._config, self._journal, places)
         self._notifier.ready(f"listening on {' and '.join(places)}")
         for work in (
-            self._beginning.run(self._fail),
+            self._startup.retry(self._fail),
             self._give_back_blocks(),
             self._keep_node_addresses(),
             self._compact(),
@@ -192,7 +194,7 @@ class Daemon:
         # What they started has to end before the loop does.
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._server.stop()
-        if not self._failures and not self._beginning.trouble:
+        if not self._failures and not self._gate.reason:
             with contextlib.suppress(JournalError):
                 await self._service.record(
                     DaemonStopped(self._clock(), __version__, self._config.node_name)
@@ -211,7 +213,7 @@ class Daemon:
         self._stop_ordered.set()
 
     def _health(self) -> Health:
-        writable = self._journal.trouble is None and not self._beginning.trouble
+        writable = self._journal.trouble is None and not self._gate.reason
         return Health(writable=writable, routes=self._exporter.health)
 
     def _add_checks(self) -> None:
@@ -222,7 +224,7 @@ class Daemon:
             return f"no space for the journal: {trouble}" if trouble else ""
 
         def start() -> str:
-            trouble = self._beginning.trouble
+            trouble = self._gate.reason
             return f"this start cannot be journalled yet: {trouble}" if trouble else ""
 
         def routes() -> str:
@@ -246,19 +248,19 @@ class Daemon:
 
     async def _log_blocked(self) -> None:
         """Say which pools blocks of old keep from being used, once the pools are journalled."""
-        await self._beginning.recorded()
+        await self._startup.done()
         for line in blocked(self._service, self._blocks, self._state):
             logger.warning("%s", line)
 
     async def _compact(self) -> None:
         """Compact when the journal has grown, for as long as the daemon runs."""
-        await self._beginning.recorded()
+        await self._startup.done()
         await self._compactor.run()
 
     async def _keep_node_addresses(self) -> None:
         """Look after what the node itself has of its pools, for as long as the daemon runs."""
-        await self._beginning.recorded()
-        await self._beginning.node_addresses.run(self._config.scan_interval / 1e9)
+        await self._startup.done()
+        await self._startup.node_addresses.run(self._config.scan_interval / 1e9)
 
     async def _give_back_blocks(self) -> None:
         """Give back blocks that stay empty, for as long as the daemon runs."""
@@ -266,7 +268,7 @@ class Daemon:
         while True:
             await asyncio.sleep(interval / 1e9)
             await asyncio.to_thread(self._address_file.retry)
-            await self._beginning.recorded()
+            await self._startup.done()
             try:
                 for block in await self._service.release_idle_blocks(interval):
                     logger.info("gave block %s back, it was empty for a while", block)

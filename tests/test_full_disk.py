@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
@@ -13,8 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from coild import spool, startup
+from coild import spool
 from coild.events import AddressReleased, DaemonStarted, JournalRepaired, PoolsChanged
+from coild.startup import steps
+from coild.write_gate import WriteGate
 from journal import JournalError, JournalFailedError
 from journal.errors import EventTooLargeError
 from tests.daemon_kit import Daemon, fold, run, status_of, wait_for
@@ -224,19 +225,21 @@ def test_a_start_that_can_never_be_journalled_is_no_secret(
     monkeypatch: pytest.MonkeyPatch, error: JournalError, *, told: bool
 ) -> None:
     """What else than a full disk keeps a start from the journal ends the daemon."""
-    monkeypatch.setattr(startup, "_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(steps, "_RETRY_SECONDS", 0.0)
     failures: list[JournalError] = []
 
     async def never() -> None:
         raise error
 
     async def main() -> None:
-        beginning = startup.Beginning.__new__(startup.Beginning)
-        beginning.trouble = "No space left on device"
-        beginning._journal = SimpleNamespace(trouble=None)  # type: ignore[assignment]
-        beginning._steps = deque([never])
-        await beginning.run(failures.append)
-        assert beginning.trouble
+        startup = steps.Startup.__new__(steps.Startup)
+        startup._gate = WriteGate()
+        startup._gate.reason = "No space left on device"
+        startup._journal = SimpleNamespace(trouble=None)  # type: ignore[assignment]
+        startup._next = steps.Step.START
+        startup._record_start = never  # type: ignore[method-assign]
+        await startup.retry(failures.append)
+        assert startup._gate.reason
 
     asyncio.run(main())
 
