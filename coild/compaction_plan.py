@@ -7,14 +7,20 @@ from typing import Literal
 
 import msgspec
 
-from coild.events import Event, HistoryPruned, JournalCompacted, SnapshotTaken
+from coild.events import (
+    Event,
+    HistoryPruned,
+    JournalCompacted,
+    SegmentsIndexed,
+    SnapshotTaken,
+)
 from coild.orders import describe
 from coild.replay import VOCABULARY
 from journal import OsFileSystem, Policy, covering, estimate, read_events
 
-#: So many events after a snapshot may be of compactions alone: each leaves two, an order one more.
+#: So many events after a snapshot may be of compactions alone: each leaves three, or four.
 _BOOKKEEPING_MAX = 100
-_BOOKKEEPING = (SnapshotTaken, JournalCompacted, HistoryPruned)
+_BOOKKEEPING = (SnapshotTaken, JournalCompacted, HistoryPruned, SegmentsIndexed)
 
 
 class CompactionPlan(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):

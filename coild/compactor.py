@@ -20,7 +20,13 @@ import msgspec
 
 from coild.ages import age_now
 from coild.compaction_plan import CompactionPlan, plan_compaction, snapshot_with_nothing_new
-from coild.events import Event, HistoryPruned, JournalCompacted, SnapshotTaken
+from coild.events import (
+    Event,
+    HistoryPruned,
+    JournalCompacted,
+    SegmentsIndexed,
+    SnapshotTaken,
+)
 from coild.orders import describe, take_order
 from coild.replay import VOCABULARY, State
 from journal import (
@@ -47,6 +53,8 @@ _RETRY_SECONDS = 600.0
 _RUNS_SECONDS = 30.0
 #: Over HTTP and without an order, a compaction that writes is to be had so often.
 PAUSE_SECONDS = 60.0
+#: Of one event: it must fit into the smallest frame there is (6 KiB).
+_INDEXES_MAX = 100
 
 
 class Compaction(msgspec.Struct, frozen=True, rename="kebab"):
@@ -83,8 +91,8 @@ class TooSoonError(Exception):
 class Worker(Protocol):
     """Does the heavy part."""
 
-    async def index(self) -> None:
-        """Write the indexes that sealed segments lack. Raises JournalError, OSError."""
+    async def index(self) -> dict[int, bytes]:
+        """`journal.index_sealed`. Raises JournalError, OSError."""
 
     async def prepare(self, through: int) -> Prepared:
         """`journal.prepare` up to the sequence `through`. Raises JournalError, OSError."""
@@ -195,7 +203,8 @@ class Compactor:
                 elif self._journal.sealed != indexed:
                     sealed = self._journal.sealed
                     async with self._working:
-                        await self._worker.index()
+                        made = await self._worker.index()
+                    await self._record_indexes(made)
                     indexed = sealed
             except CompactionRunsError:
                 # One that was asked for, which does all of this, or one of a daemon before this.
@@ -262,6 +271,7 @@ class Compactor:
         covered = self._journal.tail_bytes
         async with self._working:
             prepared = await self._worker.prepare(through)
+        await self._record_indexes(prepared.indexes)
         await self._record(
             SnapshotTaken(
                 self._clock(), through, bytes.fromhex(prepared.digest), prepared.snapshot_bytes
@@ -287,6 +297,13 @@ class Compactor:
             archive_bytes=prepared.archive_bytes,
         )
         return done if policy is None else await self._prune(policy, now, done)
+
+    async def _record_indexes(self, made: dict[int, bytes]) -> None:
+        """Have the journal vouch for the indexes with these digests."""
+        digests = sorted(made.items())
+        for start in range(0, len(digests), _INDEXES_MAX):
+            part = dict(digests[start : start + _INDEXES_MAX])
+            await self._record(SegmentsIndexed(self._clock(), part))
 
     def _nothing_new(self, last: int) -> Compaction | None:
         """What is there, if up to the event `last` there is nothing that is worth a compaction."""

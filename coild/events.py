@@ -20,7 +20,7 @@ from __future__ import annotations
 import msgspec
 
 #: The number of this vocabulary; written into each segment's header.
-SCHEMA = 5
+SCHEMA = 6
 
 #: Why an address was released: its container asked, the runtime does not know the container any
 #: more, or the node has been booted since.
@@ -193,6 +193,13 @@ class HistoryPruned(msgspec.Struct, tag=11, array_like=True, frozen=True, gc=Fal
     policy: str
 
 
+class SegmentsIndexed(msgspec.Struct, tag=15, array_like=True, frozen=True, gc=False):
+    """Indexes were made from sealed segments: their digests, by the segments' first sequences."""
+
+    time: int
+    indexes: dict[int, bytes]
+
+
 _Rare = (
     PoolsChanged
     | BlockAcquired
@@ -204,6 +211,7 @@ _Rare = (
     | SnapshotTaken
     | JournalCompacted
     | HistoryPruned
+    | SegmentsIndexed
     | AttachmentAllocated
     | ReservingPoolsChanged
 )

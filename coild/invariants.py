@@ -22,6 +22,7 @@ from coild.events import (
     NodeBooted,
     PoolsChanged,
     ReservingPoolsChanged,
+    SegmentsIndexed,
     SnapshotTaken,
 )
 from coild.holding import Holding
@@ -200,6 +201,9 @@ class Checker:
                 self._compare_snapshot(event)
             case JournalCompacted() | HistoryPruned():
                 self._past(event.through)
+            case SegmentsIndexed():
+                # A segment that is sealed ends before what tells of it.
+                self._past(max(event.indexes, default=0))
             case _:
                 pass  # of the daemon and its files: nothing in the books
 

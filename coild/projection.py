@@ -33,6 +33,7 @@ from coild.events import (
     PoolSpec,
     Release,
     ReservingPoolsChanged,
+    SegmentsIndexed,
     SnapshotTaken,
 )
 from coild.holding import Attachment, Block, Holding, InconsistentEventError
@@ -277,7 +278,13 @@ class Projection:
                 self.last_active, self.node_name = event.time, event.node_name
             case DaemonStopped():
                 self.node_name = event.node_name
-            case JournalRepaired() | SnapshotTaken() | JournalCompacted() | HistoryPruned():
+            case (
+                JournalRepaired()
+                | SnapshotTaken()
+                | JournalCompacted()
+                | HistoryPruned()
+                | SegmentsIndexed()
+            ):
                 pass  # facts about the daemon and its journal, not about addresses
             case _:
                 raise TypeError(f"{event!r} is not of the vocabulary")

@@ -5,7 +5,8 @@ Here the journal, which knows nothing of addresses, meets what does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -23,12 +24,14 @@ from coild.events import (
     Event,
     Folded,
     JournalRepaired,
+    SegmentsIndexed,
     SnapshotTaken,
 )
 from coild.projection import Projection
 from journal import Keys, Recovered, SetAside, Snapshot, SnapshotRecord, Vocabulary
 
 _decode = msgspec.msgpack.Decoder(Event).decode
+_NONE: Mapping[int, bytes] = MappingProxyType({})
 _OF_ADDRESS = {AddressAllocated, AttachmentAllocated, AddressReleased}
 
 
@@ -83,8 +86,12 @@ def _matcher(key: bytes) -> Callable[[Any], bool]:
     return lambda event: key in _keys_of(event)
 
 
+def _digests_of(event: Any) -> Mapping[int, bytes]:
+    return event.indexes if type(event) is SegmentsIndexed else _NONE
+
+
 #: How events are found: by address, container, pod, and the coming and going of blocks by block.
-KEYS = Keys(_keys_of, version=1, matcher=_matcher)
+KEYS = Keys(_keys_of, version=1, matcher=_matcher, digests_of=_digests_of)
 
 
 def record_of(event: Any) -> SnapshotRecord | None:

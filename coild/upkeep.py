@@ -1,6 +1,6 @@
 """The heavy part of keeping a journal, in a process of its own, and the daemon's end of it.
 
-    coild.upkeep DIRECTORY index               write the indexes that sealed segments lack
+    coild.upkeep DIRECTORY index               make the indexes that sealed segments lack
     coild.upkeep DIRECTORY compact SEQUENCE    prepare a compaction of all up to there
 
 Its output is one JSON object that says how it ended. It changes nothing that the writer
@@ -37,6 +37,8 @@ class Message(msgspec.Struct, omit_defaults=True):
     """What it says at its end."""
 
     prepared: Prepared | None = None
+    #: Of indexes, by the first sequence of their segments; see `index_sealed`.
+    indexes: dict[int, bytes] = {}
     error: str = ""
     #: Another compaction is at work.
     runs: bool = False
@@ -49,9 +51,9 @@ class UpkeepProcess:
         self._directory = directory
         self._process: asyncio.subprocess.Process | None = None
 
-    async def index(self) -> None:
-        """Write the indexes that sealed segments lack. Raises JournalError, OSError."""
-        await self._run("index")
+    async def index(self) -> dict[int, bytes]:
+        """`journal.index_sealed`. Raises JournalError, OSError."""
+        return (await self._run("index")).indexes
 
     async def prepare(self, through: int) -> Prepared:
         """`journal.prepare` up to the sequence `through`. Raises JournalError, OSError."""
@@ -110,8 +112,7 @@ def main(arguments: list[str]) -> int:
     fs = OsFileSystem()
     try:
         if arguments[1] == "index":
-            index_sealed(fs, directory, VOCABULARY)
-            message = Message()
+            message = Message(indexes=index_sealed(fs, directory, VOCABULARY))
         else:
             through = int(arguments[2])
             message = Message(

@@ -23,8 +23,9 @@ from journal.errors import (
 from journal.estimating import Estimate, estimate
 from journal.follow import follow
 from journal.fs import OsFileSystem
-from journal.history import Found, find
+from journal.history import find
 from journal.index import Keys
+from journal.indexed import Found
 from journal.pruning import Policy, Pruning, plan, prune
 from journal.reader import Batch, Reader, read_events
 from journal.recovery import Recovered

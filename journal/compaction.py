@@ -23,22 +23,24 @@ from typing import Any, Protocol
 
 import msgspec
 
-from journal.archive import compress, decompress, errors_of, read_header, read_segment
+from journal.archive import compress, decompress, errors_of, read_header
 from journal.beginning import find_beginning
 from journal.chain import check_end, walk
 from journal.codec import MalformedError
 from journal.copies import check_continued, check_sealed, has_copy
 from journal.custody import Custody
-from journal.errors import CompactionRunsError
+from journal.errors import CompactionRunsError, JournalError
 from journal.fs import FileSystem
-from journal.history import opened_index, write_index
-from journal.index import Keys, build_index
+from journal.index import Keys
+from journal.indexed import Indexes, write_index
+from journal.reader import Reader
 from journal.scan import list_decoder
 from journal.segments import (
     ARCHIVE_NAME,
     SegmentFile,
     archive_path,
     list_archive,
+    list_history,
     list_segments,
     read_file,
 )
@@ -104,6 +106,8 @@ class Prepared(msgspec.Struct, frozen=True):
     archive_bytes: int
     #: The sequence of the snapshot that the state was made from; 0 if it was made from all events.
     before: int = 0
+    #: What the journal is to vouch for: see `index_sealed`.
+    indexes: dict[int, bytes] = {}
 
 
 def sealed_segments(
@@ -143,20 +147,38 @@ def archive_lock(fs: FileSystem, directory: Path) -> Iterator[Custody]:
         custody.close()
 
 
-def index_sealed(fs: FileSystem, directory: Path, vocabulary: Vocabulary) -> int:
-    """Write the indexes that sealed segments lack; how many. Raises as `prepare`."""
-    decoder = list_decoder(vocabulary.event_type)
-    written = 0
-    for file in sealed_segments(fs, directory):
-        with errors_of(file):
-            header = read_header(fs, file, vocabulary.schema)
-            with opened_index(fs, file, header, vocabulary.keys) as index:
-                if index is not None:
-                    continue
-            data = build_index(read_segment(fs, file), header, decoder, vocabulary.keys)
-            write_index(fs, file.index_path, data)
-            written += 1
-    return written
+def index_sealed(
+    fs: FileSystem, directory: Path, vocabulary: Vocabulary, *, archived: bool = False
+) -> dict[int, bytes]:
+    """Make the indexes that sealed segments lack or that the journal does not vouch for.
+
+    Those of `archived` segments too, as far as these are whole. Returns the digests of those that
+    no event vouches for, by the first sequences of their segments: for an event that does. Each was
+    made from a segment that was checked to the last digest. Raises as `prepare`.
+    """
+    reader = Reader(directory, vocabulary.event_type, schema=vocabulary.schema, fs=fs)
+    files = list_history(fs, directory) if archived else list_segments(fs, directory)
+    indexes = Indexes(fs, reader.decoder, vocabulary.keys, make=True)
+    if files:
+        # What is the matter with the segment that is being written, is for others to tell.
+        with contextlib.suppress(JournalError):
+            for batch in reader.batches(files[-1].first_sequence):
+                indexes.learn(batch.events)
+    for file, successor in reversed(list(pairwise(files))):
+        try:
+            with errors_of(successor):
+                following = read_header(fs, successor, vocabulary.schema)
+            with errors_of(file):
+                header = read_header(fs, file, vocabulary.schema)
+            end = indexes.look(file, header, following).end
+        except (JournalError, OSError):
+            if not file.archived:
+                raise
+            continue
+        # One that its successor does not continue is not the segment that was written.
+        if (end.sequence, end.digest) != (following.previous_sequence, following.previous_digest):
+            indexes.unrecorded.pop(file.first_sequence, None)
+    return dict(sorted(indexes.unrecorded.items()))
 
 
 def prepare(
@@ -177,7 +199,7 @@ def prepare(
     """
     with archive_lock(fs, directory):
         _clean_up(fs, directory)
-        index_sealed(fs, directory, vocabulary)
+        indexes = index_sealed(fs, directory, vocabulary, archived=True)
         before, size = _snapshot(fs, directory, through, vocabulary, state, now, progress)
         sealed = _sealed(fs, directory, through)
         there = {file.first_sequence for file in list_archive(fs, directory)}
@@ -201,6 +223,7 @@ def prepare(
         segment_bytes=segment_bytes,
         archive_bytes=archive_bytes,
         before=before,
+        indexes=indexes,
     )
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from journal.chain import GENESIS, Position
-from journal.history import Found
+from journal.indexed import Found
 from journal.snapshot import Snapshot
 
 

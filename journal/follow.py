@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from journal.archive import errors_of, open_segment, read_header
 from journal.codec import SEGMENT_HEADER_BYTES, Frame, MalformedError, SegmentHeader
 from journal.errors import JournalCorruptError
-from journal.history import Found, read_frames
+from journal.indexed import Found, read_frames
 from journal.reader import Reader
 from journal.segments import SegmentFile
 
@@ -126,7 +126,7 @@ class _Follower:
         """The whole frames at the beginning of `data`."""
         read: list[tuple[Frame, list[object]]] = []
         try:
-            for frame, events in read_frames(self._reader, data, self._offset, header):
+            for frame, events in read_frames(self._reader.decoder, data, self._offset, header):
                 read.append((frame, events))
         except MalformedError:
             pass  # zeros, a frame that is being written, or one that is cut by the end of the piece

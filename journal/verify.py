@@ -26,8 +26,8 @@ from journal.copies import beginnings
 from journal.errors import JournalCorruptError
 from journal.findings import Anchor, Fault, Gap, Kind, Verified
 from journal.fs import FileSystem
-from journal.history import Found
 from journal.index import Keys, build_index
+from journal.indexed import Found
 from journal.scan import End, list_decoder, scan
 from journal.segments import SegmentFile, list_archive, list_segments
 from journal.verify_copies import Copy, choose

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from journal.chain import Position
 from journal.codec import SegmentHeader
 from journal.findings import Fault, Kind
-from journal.history import Found
+from journal.indexed import Found
 from journal.scan import Scan
 from journal.segments import SegmentFile
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from journal.codec import MalformedError, SegmentHeader, UnsupportedError
 from journal.findings import BadIndex, Fault, Gap, Kind, Verified
 from journal.fs import FileSystem
-from journal.index import Index, Keys
+from journal.index import Index, Keys, OldIndexError
 from journal.scan import Scan
 from journal.segments import SegmentFile, archive_path, list_archive, segment_path
 from journal.snapshot import Snapshot, SnapshotFile, list_snapshots, read_snapshot
@@ -58,7 +58,7 @@ def check_index(
     keys: Keys,
     expected: Callable[[], bytes],
 ) -> BadIndex | Fault | None:
-    """What is wrong with the index of a good segment; one that is not there is made again.
+    """What is wrong with the index of a good segment; nothing with an old one, or with none.
 
     `expected` gives the index that the segment has. Checksums are anyone's to make anew, so one
     that is whole must be just that: else it hides events of the segment, which is a fault.
@@ -89,7 +89,7 @@ def check_index(
                 "it does not list what its segment holds: it was altered",
             )
     except MalformedError as error:
-        return BadIndex(path, str(error))
+        return None if isinstance(error, OldIndexError) else BadIndex(path, str(error))
     except OSError as error:
         return BadIndex(path, why_unreadable(error))
     finally:

@@ -27,10 +27,11 @@ from coild.events import (
     BlockAcquired,
     PoolsChanged,
     PoolSpec,
+    SegmentsIndexed,
     SnapshotTaken,
 )
 from coild.replay import VOCABULARY, State
-from journal import prepare, retire
+from journal import index_sealed, prepare, retire
 from journal.compaction import sealed_segments
 from journal.log import Log
 from journal.recovery import recover
@@ -164,11 +165,22 @@ def compact(directory: Path, journal: Opened | None = None, *, time: int = EPOCH
     newest = max(directory.glob("*.seg"))
     through = int(newest.name.removesuffix(".seg")) - 1
     done = prepare(FS, directory, through, VOCABULARY, State(), now=EPOCH)
-    record = SnapshotTaken(time, through, bytes.fromhex(done.digest), 1)
+    records = [
+        SegmentsIndexed(time, done.indexes),
+        SnapshotTaken(time, through, bytes.fromhex(done.digest), 1),
+    ]
     with contextlib.nullcontext(journal) if journal else writing(directory) as written:
-        written.append([record])
+        written.append(records)
         written.append([])
     return retire(FS, directory, SCHEMA).segments
+
+
+def index(directory: Path) -> None:
+    """Make the indexes of all sealed segments, on record in the journal."""
+    made = index_sealed(FS, directory, VOCABULARY)
+    with writing(directory) as journal:
+        journal.append([SegmentsIndexed(EPOCH + 3900, made)])
+        journal.append([])
 
 
 def ask(directory: Path, *arguments: str) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ GONE = "the upkeep is gone"
 _LINGERS_SECONDS = 0.3
 
 
-async def index(self: upkeep.UpkeepProcess) -> None:
+async def index(self: upkeep.UpkeepProcess) -> dict[int, bytes]:
     """In place of UpkeepProcess.index."""
     sys.stderr.write(f"{AT_WORK}\n")
     try:
@@ -21,6 +21,7 @@ async def index(self: upkeep.UpkeepProcess) -> None:
         # As the wait for a process that was killed, which must not be cut short.
         await asyncio.sleep(_LINGERS_SECONDS)
         sys.stderr.write(f"{GONE}\n")
+    return {}
 
 
 if __name__ == "__main__":

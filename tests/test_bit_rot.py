@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from journal import history
+from journal import indexed
 from journal.codec import MalformedError, SegmentHeader
 from tests.crash.mutants import mutated
 from tests.crash.rot import Excuse, Rotted, run, run_all
@@ -139,13 +139,13 @@ def test_an_index_that_is_believed_is_missed(
     sample: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So does an index that leads to a part of the frames, and no more is read."""
-    real = history.read_frames
+    real = indexed.read_frames
 
-    def frames(reader: Any, data: bytes, base: int, header: SegmentHeader) -> Iterator[Any]:
+    def frames(decoder: Any, data: bytes, base: int, header: SegmentHeader) -> Iterator[Any]:
         with contextlib.suppress(MalformedError):
-            yield from real(reader, data, base, header)
+            yield from real(decoder, data, base, header)
 
-    monkeypatch.setattr(history, "read_frames", frames)
+    monkeypatch.setattr(indexed, "read_frames", frames)
 
     assert some_bits(sample, 100, "segment").failures
 

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from coild.events import HistoryPruned, JournalCompacted, SnapshotTaken
+from coild.events import HistoryPruned, JournalCompacted, SegmentsIndexed, SnapshotTaken
 from coild.orders import give_order, order_path
 from journal import OsFileSystem, Policy
 from journal.archive import decompress
@@ -119,7 +119,9 @@ def test_compacting_beside_a_daemon_keeps_every_event(tmp_path: Path) -> None:
         assert fold(events).digest() == done["digest"]
         assert [f"{done['sequence'] + 1:020d}.seg"] == live_segments(daemon)
         assert events == daemon.events()[: len(events)]
-        taken, moved = daemon.events()[len(events) :]
+        made, taken, moved = daemon.events()[len(events) :]
+        assert isinstance(made[1], SegmentsIndexed)
+        assert done["sequence"] >= max(made[1].indexes)
         assert isinstance(taken[1], SnapshotTaken)
         assert (done["sequence"], done["digest"]) == (taken[1].sequence, taken[1].digest.hex())
         assert isinstance(moved[1], JournalCompacted)

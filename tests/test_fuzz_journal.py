@@ -26,7 +26,7 @@ from journal.codec import (
     decode_header,
     encode_frame,
 )
-from journal.history import Found
+from journal.indexed import Found
 from journal.segments import SegmentFile, archive_path
 from journal.set_aside import unrecorded
 from tests.compaction_kit import FS, KEYS, VOCABULARY, write_sealed

@@ -24,6 +24,7 @@ from tests.history_kit import (
     beginning,
     compact,
     cycles,
+    index,
     released,
     write,
 )
@@ -93,6 +94,8 @@ def test_an_index_is_never_needed(
     expected = ask(directory, "10.64.0.1")
     if archived:
         compact(directory)
+    else:
+        index(directory)
     indexes = sorted(directory.glob("**/*.idx"))
     good = [path.read_bytes() for path in indexes]
     for path in indexes:

@@ -25,6 +25,7 @@ from coild.events import (
     NodeBooted,
     PoolsChanged,
     PoolSpec,
+    SegmentsIndexed,
     SnapshotTaken,
 )
 from coild.invariants import BrokenInvariantError, Checker, Invariant
@@ -119,6 +120,7 @@ BROKEN = [
     ([POOLS], SnapshotTaken(1, 2, bytes(16), 0), Invariant.PAST),
     ([POOLS], JournalCompacted(1, 2, 1, 1, 1), Invariant.PAST),
     ([POOLS], HistoryPruned(1, 7, 1, 1, "delete"), Invariant.PAST),
+    ([POOLS], SegmentsIndexed(1, {1: bytes(16), 2: bytes(16)}), Invariant.PAST),
 ]
 
 

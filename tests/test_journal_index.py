@@ -54,7 +54,7 @@ from tests.journal_kit import (
 )
 
 LARGE = 256 * 1024
-HEADER_BYTES = 104
+HEADER_BYTES = 108
 
 
 def reader_of(directory: Path, fs: FastFileSystem = FS) -> Reader:
@@ -260,7 +260,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
     "header": lambda data: flipped(data, 30),
     "tables": lambda data: flipped(data, HEADER_BYTES + 5),
     "entries": lambda data: data[: len(data) // 2] + bytes(len(data) - len(data) // 2),
-    "version": lambda data: patched(data, 12, b"\2\0"),
+    "version": lambda data: patched(data, 12, b"\1\0"),
 }
 
 

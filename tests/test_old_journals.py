@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from coild.events import SCHEMA, AttachmentAllocated, DaemonStarted, Event, Folded
-from coild.replay import State
+from coild.replay import KEYS, State
 from journal import Journal
 from journal.chain import walk
 from journal.codec import SEGMENT_HEADER_BYTES, decode_header, encode_frame
@@ -24,6 +24,7 @@ from journal.head import read_head
 from journal.reader import Reader, read_events
 from journal.scan import list_decoder
 from journal.segments import list_history
+from journal.verify import verify
 from tests.daemon_kit import PATIENCE_SECONDS, ROOT, Daemon, environment
 from tests.history_kit import ask
 from tests.journal_kit import patched
@@ -186,3 +187,11 @@ def test_a_daemon_serves_an_old_journal(old: tuple[Path, dict[str, Any]]) -> Non
         pods = daemon.status()["pods"]
 
     assert expected["pods"] == pods
+
+
+def test_verify_finds_nothing_wrong_with_an_old_journal(old: tuple[Path, dict[str, Any]]) -> None:
+    """Nor with the indexes that an older version made, which count no more."""
+    data_dir, _ = old
+    found = verify(OsFileSystem(), data_dir / "journal", schema=SCHEMA, event_type=Event, keys=KEYS)
+
+    assert ([], [], []) == (found.faults, found.altered_indexes, found.bad_indexes)

@@ -173,9 +173,9 @@ class _Here:
         self._as_json = as_json
         self._fs = OsFileSystem()
 
-    async def index(self) -> None:
-        """Write the indexes that sealed segments lack."""
-        await asyncio.to_thread(index_sealed, self._fs, self._directory, VOCABULARY)
+    async def index(self) -> dict[int, bytes]:
+        """`journal.index_sealed`."""
+        return await asyncio.to_thread(index_sealed, self._fs, self._directory, VOCABULARY)
 
     async def prepare(self, through: int) -> Prepared:
         """`journal.prepare`, with its progress on the terminal or as JSON lines."""

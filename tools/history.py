@@ -38,8 +38,10 @@ times: '2026-11-22 14:03:07', 14:03, 2026-11-22T14:03:07Z, '2026-11-22 14:03 UTC
 '2h ago', now, today, yesterday, tomorrow, @1795356180; local time if no zone is written.
 
 Reads the journal beside a running daemon, or a copy, archive included, and changes nothing in it
-but indexes that are missing. It shows what is known to be on disk, and tells on stderr if the last
-events are not yet. With -f it goes on until --until or Ctrl-C.
+but indexes that are missing. Indexes count as far as the journal's events vouch for them: other
+segments are read whole, which takes longer, until the next coild-compact. It shows what is known to
+be on disk, and tells on stderr if the last events are not yet. With -f it goes on until --until or
+Ctrl-C.
 
 exit status: 0 answered, also if nobody held it; 1 the journal cannot be read, or does not reach
 back far enough; 2 wrong usage; 130 interrupted.

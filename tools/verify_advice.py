@@ -81,9 +81,9 @@ def explain(found: Found, fault: Fault) -> Trouble:
     if fault.kind is Kind.INDEX:
         return Trouble(
             fault,
-            "the events are whole; but coild-history goes by the index, and may have kept quiet "
-            "about some of them",
-            f"remove {fault.file}, and ask coild-history again: it makes another from the segment",
+            "the events are whole, and coild-history says nothing that the journal does not vouch "
+            "for; but somebody has altered the file",
+            f"remove {fault.file}: coild-history or the next coild-compact makes another",
         )
     judge = {Kind.SNAPSHOT: _explain_snapshot, Kind.MISSING: _explain_missing}
     return judge.get(fault.kind, _explain_segment)(found, fault)

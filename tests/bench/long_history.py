@@ -15,6 +15,7 @@ from coild.events import (
     AddressReleased,
     BlockAcquired,
     DaemonStarted,
+    SegmentsIndexed,
     SnapshotTaken,
 )
 from coild.projection import pools_changed
@@ -109,8 +110,8 @@ def write(directory: Path, events: int, held: int) -> _Held:
     return holding[len(holding) // 2]
 
 
-def record_snapshot(fs: OsFileSystem, directory: Path, done: Prepared) -> None:
-    """Have the journal say that a snapshot was taken, as the daemon does."""
+def record(fs: OsFileSystem, directory: Path, done: Prepared) -> None:
+    """Have the journal vouch for indexes and snapshot, as the daemon does."""
     recovered = recover(
         fs,
         directory,
@@ -120,6 +121,7 @@ def record_snapshot(fs: OsFileSystem, directory: Path, done: Prepared) -> None:
         restore=lambda _: None,
     )
     log = Log(fs, recovered, Spare(fs, directory, SEGMENT_BYTES), SCHEMA, lambda: _START)
+    log.append([msgspec.msgpack.encode(SegmentsIndexed(_START, done.indexes))])
     event = SnapshotTaken(_START, done.sequence, bytes.fromhex(done.digest), done.snapshot_bytes)
     log.append([msgspec.msgpack.encode(event)])
     log.mark()
@@ -131,5 +133,5 @@ def compact(directory: Path) -> None:
     fs = _NoFlush()
     newest = max(int(path.stem) for path in directory.glob("*.seg"))
     done = prepare(fs, directory, newest - 1, VOCABULARY, State(), now=_START)
-    record_snapshot(fs, directory, done)
+    record(fs, directory, done)
     retire(fs, directory, SCHEMA)

@@ -29,7 +29,7 @@ _FRAME = struct.Struct("<4sIIHBBQQ16s")
 _ARCHIVE_MAGIC = b"\x89JARC\r\n\x1a"
 _ARCHIVE_FOOTER_BYTES = 48
 _INDEX_MAGIC = b"\x89JIDX\r\n\x1a"
-_INDEX_HEADER_BYTES = 104
+_INDEX_HEADER_BYTES = 108
 _SNAPSHOT_MAGIC = b"\x89JSNP\r\n\x1a"
 _SNAPSHOT_HEADER_BYTES = 120
 _SKIPPABLE = 0x184D2A5E
@@ -91,21 +91,24 @@ def mended_index(data: bytes, header: SegmentHeader) -> bytes:
     """An index of the segment that `header` is of, with checksums that fit."""
     head = bytearray(data[:_INDEX_HEADER_BYTES].ljust(_INDEX_HEADER_BYTES, b"\0"))
     head[:8] = _INDEX_MAGIC
-    head[12:14] = b"\1\0"
+    head[12:14] = b"\2\0"
     head[15] %= 4
     head[16:24] = struct.pack("<II", KEYS.version, 64 * 1024)
     head[32:64] = header.journal_id + header.segment_id
     (chunks, entries) = struct.unpack_from("<II", head, 24)
+    (records,) = struct.unpack_from("<I", head, 104)
     rest = bytearray(data[_INDEX_HEADER_BYTES:])
     buckets = 24 * chunks
-    stop = buckets + (8 << head[15])
+    buckets_end = buckets + (20 << head[15])
+    stop = buckets_end + 24 * records
     if stop > len(rest):
         return bytes(head + rest)
     start = 0
-    for at in range(buckets, stop, 8):
+    for at in range(buckets, buckets_end, 20):
         end = min(struct.unpack_from("<I", rest, at)[0], entries)
-        crc = zlib.crc32(rest[stop + 4 * start : stop + 4 * end])
-        struct.pack_into("<II", rest, at, end, crc)
+        part = rest[stop + 4 * start : stop + 4 * end]
+        digest = hashlib.blake2b(part, digest_size=DIGEST_BYTES).digest()
+        struct.pack_into("<I16s", rest, at, end, digest)
         start = end
     head[8:12] = zlib.crc32(rest[:stop], zlib.crc32(head[12:])).to_bytes(4, "little")
     return bytes(head + rest)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from journal import JournalError, Reader, Recovered, find, read_events
 from journal.codec import SEGMENT_HEADER_BYTES
 from journal.findings import Gap, Kind, Verified
-from journal.history import Found
+from journal.indexed import Found
 from journal.recovery import recover
 from journal.segments import NOTE_NAME
 from journal.verify import verify

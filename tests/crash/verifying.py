@@ -23,6 +23,7 @@ from coild.events import (
     JournalCompacted,
     PoolsChanged,
     PoolSpec,
+    SegmentsIndexed,
     SnapshotTaken,
 )
 from coild.replay import VOCABULARY, State
@@ -79,6 +80,7 @@ class CoildSession(Session):
         done = prepare(self.disk, DIRECTORY, through, VOCABULARY, State(), now=self.clock())
         self._meanwhile = None
         digest = bytes.fromhex(done.digest)
+        self._record(SegmentsIndexed(self.clock(), done.indexes))
         self._record(SnapshotTaken(self.clock(), done.sequence, digest, done.snapshot_bytes))
         self._meanwhile = meanwhile
         retire(self.disk, DIRECTORY, SCHEMA)
