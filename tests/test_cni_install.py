@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.cni_kit import Outcome, Plugin, install_plugin
 from tests.daemon_kit import PATIENCE_SECONDS
+from tools.cni.install import install
 
 VERSION = {"CNI_COMMAND": "VERSION", "PATH": "/nowhere"}
 
@@ -141,3 +144,24 @@ def test_an_empty_interpreter_is_none(tmp_path: Path) -> None:
 
     assert refused.returncode == 1
     assert "absolute path" in refused.stderr
+
+
+@pytest.mark.parametrize("what", ["huge", "pipe"])
+def test_what_is_no_plugin_is_replaced(tmp_path: Path, what: str) -> None:
+    """Whatever has the executable's name is replaced; it is neither read whole nor waited for."""
+    executable = tmp_path / "coild-ipam"
+    if what == "huge":
+        executable.touch()
+        os.truncate(executable, 60 << 30)
+    else:
+        os.mkfifo(executable)
+    _, first = install(tmp_path, sys.executable)
+    module = next((tmp_path / "coild-ipam.lib").rglob("spool.py"))
+    os.truncate(module, 60 << 30)
+    _, second = install(tmp_path, sys.executable)
+    _, third = install(tmp_path, sys.executable)
+
+    assert first[0].startswith("installed ")
+    assert second[0].startswith("installed ")
+    assert third == [f"{executable} is up to date"]
+    assert "1.0.0" == ask_version(executable).answer["cniVersion"]

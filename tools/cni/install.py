@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 from coild import __version__
+from coild.files import UnfitFileError, read_limited
 from tools.cni.config import VERSIONS
 from tools.cni.errors import IO_FAILURE
 
@@ -32,6 +33,7 @@ DIRECTORY = Path("/opt/cni/bin")
 #: All that the executable may import of ours.
 _MODULES = (
     "coild/__init__.py",
+    "coild/files.py",
     "coild/spool.py",
     "coild/spool_entries.py",
     "coild/spool_files.py",
@@ -44,6 +46,8 @@ _SUPERSEDED_SECONDS = 3600
 #: What a kernel before 5.1 reads of the first line.
 _FIRST_LINE_BYTES_MAX = 127
 _PROBE_SECONDS = 30
+#: Many times what an executable of any version has.
+_EXECUTABLE_BYTES_MAX = 1 << 16
 #: The oldest Python that runs the plugin.
 _PYTHON_MIN = (3, 9)
 
@@ -66,10 +70,12 @@ try:
     from tools.cni.main import main
 except Exception as error:
     import json
+    version = ""
     try:
-        version = json.load(sys.stdin)["cniVersion"] if environ.get(b"CNI_COMMAND") else ""
+        if environ.get(b"CNI_COMMAND"):
+            version = json.loads(sys.stdin.buffer.read(1 << 26))["cniVersion"]
     except Exception:
-        version = ""
+        pass
     answer = {{
         "cniVersion": version if version in {versions} else "{newest}",
         "code": {code},
@@ -196,8 +202,8 @@ def _text(python: str, build: str) -> bytes:
 def _build_of(executable: Path) -> str:
     """The library that is in use; empty if there is none."""
     try:
-        text = executable.read_bytes().decode(errors="replace")
-    except FileNotFoundError:
+        text = read_limited(executable, _EXECUTABLE_BYTES_MAX).decode(errors="replace")
+    except (FileNotFoundError, UnfitFileError):
         return ""
     name = text.partition(f"/{LIBRARY}/")[2].partition('"')[0]
     return "" if "/" in name else name
@@ -205,14 +211,22 @@ def _build_of(executable: Path) -> str:
 
 def _is_installed(directory: Path, build: str, python: str, sources: dict[str, bytes]) -> bool:
     library = directory / LIBRARY / build
-    if (directory / NAME).read_bytes() != _text(python, build):
+    if not _has(directory / NAME, _text(python, build)):
         return False
     if not (directory / NAME).stat().st_mode & stat.S_IXOTH:
         return False
     found = {str(path.relative_to(library)) for path in library.rglob("*.py")}
     return found == set(sources) and all(
-        (library / name).read_bytes() == content for name, content in sources.items()
+        _has(library / name, content) for name, content in sources.items()
     )
+
+
+def _has(path: Path, content: bytes) -> bool:
+    """Whether a file has just this content."""
+    try:
+        return read_limited(path, len(content)) == content
+    except UnfitFileError:
+        return False
 
 
 def _write_library(build: Path, sources: dict[str, bytes], python: str) -> list[str]:
