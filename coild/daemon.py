@@ -243,6 +243,7 @@ class Daemon:
         add("pools", pools)
         add("clock", lambda: self._clock_watch.reason)
         add("sealed-files", lambda: self._sealed_watch.reason)
+        add("addresses", lambda: self._startup.node_addresses.reason)
         add("socket", lambda: self._socket_watch.unreachable, fails=only_socket)
         add("socket-lock", lambda: self._socket_watch.unlocked)
 

@@ -16,6 +16,8 @@ _REQUEST, _DUMP = 0x1, 0x300
 _HEADER = struct.Struct("=IHHII")
 _BODY = struct.Struct("=BBBBI")
 _ATTRIBUTE = struct.Struct("=HH")
+#: RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR.
+_GROUPS = 0x10 | 0x100
 #: if_addr.h: the address of the interface; where it has a peer, the first is the peer's.
 _ADDRESS, _LOCAL = 1, 2
 _VERSIONS = {socket.AF_INET: 4, socket.AF_INET6: 6}
@@ -43,6 +45,35 @@ def interface_addresses() -> set[tuple[int, int]]:
                     raise OSError(-number, "the kernel does not list the interfaces' addresses")
                 if kind == _NEW_ADDRESS and (address := _address_of(message)) is not None:
                     found.add(address)
+
+
+class AddressWatch:
+    """Readable when an address came to an interface or went from it."""
+
+    def __init__(self) -> None:
+        """Raises OSError."""
+        self._socket = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
+        )
+        self._socket.bind((0, _GROUPS))
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self._socket.fileno()
+
+    def drain(self) -> None:
+        """Take note of all that happened: it is not readable until something else does."""
+        while True:
+            try:
+                self._socket.recv(_DATAGRAM_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                pass  # some was lost, for it was much; the next reads on
+
+    def close(self) -> None:
+        """Hear of nothing more."""
+        self._socket.close()
 
 
 def _messages(datagram: bytes) -> Iterator[tuple[int, bytes]]:

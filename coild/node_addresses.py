@@ -7,6 +7,7 @@ node as a container does; when all pools name theirs and nobody needs that one, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
@@ -17,7 +18,7 @@ import msgspec
 from coild.addresses import Pool, Span
 from coild.events import UNNEEDED
 from coild.holding import Holding
-from coild.interfaces import interface_addresses
+from coild.interfaces import AddressWatch, interface_addresses
 from coild.projection import pools_changed
 from coild.replay import State
 from coild.service import Service
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 #: So many addresses that are held and set apart are told by name.
 _TOLD_MAX = 5
+_SETTLE_SECONDS = 0.5
 _Address = tuple[int, int]
 
 
@@ -62,14 +64,43 @@ class NodeAddresses:
             await self._service.record(pools_changed(self._clock(), pools))
         self._tell_held()
 
+    @property
+    def reason(self) -> str:
+        """Which of the node's addresses the pools have, as the check of /readyz tells it."""
+        found = [
+            f"{span} of pool {name}"
+            for name, pool in self._pools.items()
+            for span in own_of(pool, self._usable())
+        ]
+        if not found:
+            return ""
+        more = f" and {len(found) - _TOLD_MAX} more" if len(found) > _TOLD_MAX else ""
+        named = ", ".join(found[:_TOLD_MAX])
+        return f"addresses of this node are in pools, and are not handed out: {named}{more}"
+
     async def run(self, seconds: float) -> NoReturn:
-        """Look again every so many seconds."""
-        while True:
-            try:
-                await self.renew()
-            except JournalError as error:
-                logger.warning("what the node has of its pools was not journalled: %s", error)
-            await asyncio.sleep(seconds)
+        """Look again every so many seconds, and soon after the kernel tells of a change."""
+        loop = asyncio.get_running_loop()
+        changed = asyncio.Event()
+        watch: AddressWatch | None = None
+        try:
+            with contextlib.suppress(OSError):  # then every so many seconds has to do
+                watch = AddressWatch()
+                loop.add_reader(watch.fileno(), _note, watch, changed)
+            while True:
+                changed.clear()
+                try:
+                    await self.renew()
+                except JournalError as error:
+                    logger.warning("what the node has of its pools was not journalled: %s", error)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), seconds)
+                # The start of a container changes several.
+                await asyncio.sleep(min(seconds, _SETTLE_SECONDS))
+        finally:
+            if watch is not None:
+                loop.remove_reader(watch.fileno())
+                watch.close()
 
     async def renew(self) -> None:
         """Set apart what the node has by now, and give back what it does not need any more.
@@ -80,6 +111,7 @@ class NodeAddresses:
         pools = with_own(self._state.pools, self._usable(), self._told_of)
         if self._state.pools != pools:
             await self._service.record(pools_changed(self._clock(), pools))
+            self._tell_held()
         unneeded = self._service.gateway_use.taken()
         if unneeded and not self._needs(unneeded):
             await self._service.release_all(unneeded, UNNEEDED)
@@ -145,14 +177,26 @@ def with_own(
     """The pools, without the node's own addresses; `told` is called for each such."""
     found = dict(pools)
     for name, pool in pools.items():
-        missing = []
-        for version, address in sorted(own):
-            if pool.subnet_of(version, address) and address not in pool.apart(version):
-                missing.append(Span(version, address, address))
-                told(name, missing[-1])
+        missing = own_of(pool, own)
+        for span in missing:
+            told(name, span)
         if missing:
             found[name] = msgspec.structs.replace(pool, unusable=(*pool.unusable, *missing))
     return found
+
+
+def own_of(pool: Pool, own: AbstractSet[_Address]) -> list[Span]:
+    """Those of the node's own addresses that are the pool's, and that it does not set apart."""
+    return [
+        Span(version, address, address)
+        for version, address in sorted(own)
+        if pool.subnet_of(version, address) and address not in pool.apart(version)
+    ]
+
+
+def _note(watch: AddressWatch, changed: asyncio.Event) -> None:
+    watch.drain()
+    changed.set()
 
 
 def _number(held: Holding) -> _Address:

@@ -194,6 +194,9 @@ def test_no_pod_of_a_network_gets_a_dead_address(
         assert sorted(usable) == sorted(found)
 
 
+ADDRESSES = {f"10.9.0.{last}" for last in range(8)}
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may make network namespaces")
 def test_an_address_of_the_node_is_no_pods(tmp_path: Path) -> None:
     """What an interface has at the start is set apart, with a warning."""
@@ -210,6 +213,41 @@ def test_an_address_of_the_node_is_no_pods(tmp_path: Path) -> None:
     assert {"fd09::", "fd09::1", "fd09::3"} == set(six)
     assert "10.9.0.1 is an address of this node, and in pool default" in told
     assert "fd09::2 is an address of this node" in told
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make network namespaces")
+def test_an_address_that_the_node_gets_is_no_pods_from_then_on(tmp_path: Path) -> None:
+    """It is told with its holder, and by /readyz, within a second or so; when it is gone, no more.
+
+    What the pool itself sets apart is told of nobody: there a gateway is the node's.
+    """
+    with Namespace() as namespace, namespace.entered():
+        options = ("--pool", "default=10.9.0.0/29", "--block-size", "1")
+        apart = ("--gateway", "default=10.9.0.1", "--reserved", "default=10.9.0.6")
+        with Daemon(tmp_path / "data", *options, *apart) as daemon, IPRoute() as netlink:
+
+            def told() -> str:
+                text = daemon.client.get("/readyz?verbose").text
+                return next(line for line in text.splitlines() if "addresses" in line)
+
+            quiet = told()
+            held = daemon.allocate("c1").json()["address"]
+            for own in ("10.9.0.1", "10.9.0.4", "10.9.0.6", held):
+                netlink.addr("add", index=1, address=own, prefixlen=32)
+            wait_for(lambda: "set apart are held" in daemon.log, "the holder to be told")
+            wait_for(lambda: held in told() and "10.9.0.4" in told(), "the check")
+            heard = told()
+            log = daemon.log
+            others = allocate_all(daemon)
+            for own in ("10.9.0.4", held):
+                netlink.addr("del", index=1, address=own, prefixlen=32)
+            wait_for(lambda: told() == quiet, "it to be well again")
+
+    assert "[+]addresses ok" == quiet
+    assert heard.startswith("[!]addresses told: addresses of this node are in pools")
+    assert {"10.9.0.4", held} == {each for each in ADDRESSES if each in heard}
+    assert f"{held} by container c1" in log
+    assert ADDRESSES - {"10.9.0.1", "10.9.0.4", "10.9.0.6", held} == set(others)
 
 
 def test_the_gateway_that_the_node_took_goes_when_nobody_needs_it(
