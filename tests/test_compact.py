@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import os
 import re
 import signal
@@ -27,6 +24,7 @@ from tests import lingering_upkeep
 from tests.daemon_kit import PATIENCE_SECONDS, Daemon, environment, fold, status_of, wait_for
 from tests.damage_kit import KINDS
 from tests.history_kit import write
+from tests.tool_kit import run_here
 from tools.compact import main
 
 PRUNED = ("pruned-through", "pruned-segments", "pruned-bytes")
@@ -47,23 +45,9 @@ def compact(*arguments: str, **variables: str) -> subprocess.CompletedProcess[st
     )
 
 
-def compact_here(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The same in this process, which has all of it imported."""
-    out, error = io.StringIO(), io.StringIO()
-    # What is logged is written to stderr.
-    handler = logging.StreamHandler(error)
-    logging.getLogger().addHandler(handler)
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
-            status = main(arguments)
-    finally:
-        logging.getLogger().removeHandler(handler)
-    return subprocess.CompletedProcess(arguments, status, out.getvalue(), error.getvalue())
-
-
 def compacted(*arguments: str) -> dict[str, Any]:
     """What a compaction that went well says of itself."""
-    done = compact_here(*arguments, "-o", "json")
+    done = run_here(main, *arguments, "-o", "json")
     assert (0, "") == (done.returncode, done.stderr)
     last: dict[str, Any] = msgspec.json.decode(done.stdout.splitlines()[-1])
     return last
@@ -550,7 +534,7 @@ def test_a_dry_run_says_what_a_run_does(
     make(tmp_path / "journal")
     arguments = ("--journal", str(tmp_path / "journal"), *policy)
     said, done, said_again, done_again = (
-        msgspec.json.decode(compact_here(*arguments, "-o", "json", *dry).stdout.splitlines()[-1])
+        msgspec.json.decode(run_here(main, *arguments, "-o", "json", *dry).stdout.splitlines()[-1])
         for dry in (["--dry-run"], [], ["--dry-run"], [])
     )
 

@@ -38,9 +38,11 @@ from coild.moments import format_utc
 from coild.replay import State
 from tests.daemon_kit import PATIENCE_SECONDS, ROOT, Daemon, environment
 from tests.replay_kit import BEGAN, compact, fold, histories, history, write
+from tests.tool_kit import run_here
 from tools import replay_step
 from tools.common import ToolError
 from tools.past import Moment, rebuild
+from tools.replay import main
 from tools.replay_step import Timeline
 
 COMMAND = [sys.executable, "-W", "error", "-m", "tools.replay"]
@@ -55,16 +57,8 @@ def silent(_text: str) -> None:
 
 
 def replay(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `coild-replay`."""
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        env=environment(TZ="UTC"),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
+    """Run `coild-replay`, in this process."""
+    return run_here(main, *arguments)
 
 
 def lines(journal: Path, *arguments: str) -> list[Any]:

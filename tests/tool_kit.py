@@ -1,0 +1,46 @@
+"""Operators' tools run in the test's own process, which has all that they import."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from unittest import mock
+
+
+@contextlib.contextmanager
+def in_utc() -> Iterator[None]:
+    """Local time is UTC."""
+    try:
+        with mock.patch.dict(os.environ, TZ="UTC"):
+            time.tzset()
+            yield
+    finally:
+        time.tzset()
+
+
+def run_here(
+    main: Callable[[Sequence[str] | None], int], *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """What a process that calls `main` would have ended with, its local time being UTC.
+
+    A start of Python and of all imports costs more than most of what a tool does. What a process
+    is for (signals, pipes, a terminal, the environment) needs one.
+    """
+    out, error = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    # What is logged goes to stderr.
+    handler = logging.StreamHandler(error)
+    logging.getLogger().addHandler(handler)
+    try:
+        with in_utc(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+            status = main(arguments)
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    finally:
+        logging.getLogger().removeHandler(handler)
+    text, words = (stream.buffer.getvalue().decode() for stream in (out, error))
+    return subprocess.CompletedProcess(arguments, status, text, words)
