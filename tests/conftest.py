@@ -22,11 +22,11 @@ settings.load_profile("coild")
 #: Files that take longest, the longest first: one that begins last is waited for by all. Whether
 #: they still do, `pytest --durations=0` tells.
 SLOWEST = (
-    *("compact", "displaced_schedules", "crash_campaign", "cni_real", "full_disk", "process"),
-    *("displaced", "exit_status", "disk_errors", "verify_crashes", "verify", "systemd"),
-    *("reboot_real", "history_pruned", "crash", "http_properties", "fuzz_http", "two_nodes"),
-    *("memory", "races", "spool_plugin", "socket_file", "journal_index", "old_journals", "probe"),
-    *("soak", "damage", "readiness", "routes_others", "routes_real", "cni_plugin", "containerd"),
+    *("displaced_schedules", "compact", "full_disk", "cni_real", "process", "displaced"),
+    *("crash", "spool_plugin", "reboot_real", "crash_campaign", "set_apart", "socket_file"),
+    *("exit_status", "journal_index", "history_pruned", "fuzz_http", "disk_errors", "races"),
+    *("http_properties", "memory", "routes_others", "routes_real", "slow_clients", "old_journals"),
+    *("cni_plugin", "containerd", "two_nodes", "systemd", "damage", "readiness", "probe", "soak"),
 )
 _PLACES = {f"test_{name}.py": place for place, name in enumerate(SLOWEST)}
 

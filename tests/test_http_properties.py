@@ -15,11 +15,12 @@ import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.crash.scale import rounds
 from tests.daemon_kit import Daemon
 from tests.wire_kit import address_of, error_of, request_bytes, target_of
 
 bounded = settings(
-    max_examples=200,
+    max_examples=rounds(100, 400),
     deadline=None,
     # The daemon is shared on purpose: each example cleans up after itself.
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -48,7 +48,9 @@ class Part(NamedTuple):
 PARTS = (
     Part("kill -9 and stepped clocks", "tests/test_crash.py"),
     Part("bit rot", "tests/test_bit_rot.py"),
-    Part("HTTP", "tests/test_fuzz_http.py tests/test_slow_clients.py"),
+    Part(
+        "HTTP", "tests/test_fuzz_http.py tests/test_http_properties.py tests/test_slow_clients.py"
+    ),
     Part("power cuts under the daemon, and its faults", "tests/test_daemon_faults.py"),
     Part("histories", "tests/test_linearizability.py"),
     Part("decoder and recovery", "tests/test_fuzz_journal.py"),
