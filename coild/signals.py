@@ -40,6 +40,9 @@ def begin() -> None:
         signal.signal(stopping, lambda *_: os._exit(0))
     for other in (signal.SIGPIPE, *_OF_TERMINALS, *_told()):
         signal.signal(other, signal.SIG_IGN)
+    # What blocked them for itself may have started this: then no stop would come, nor the news that
+    # a child ended.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def configure() -> None:

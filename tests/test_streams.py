@@ -256,6 +256,33 @@ def test_signals_are_dealt_with_before_anything_is_loaded(tmp_path: Path) -> Non
     assert process.returncode == 0
 
 
+def test_a_parent_that_blocks_signals_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
+    """The mask is inherited: without an end of that, only KILL would end it, and no compaction."""
+    data_dir = tmp_path / "data"
+    blocking = (
+        "import os, signal as s, sys; s.pthread_sigmask(s.SIG_SETMASK, s.valid_signals()); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    line = [*command("--data-dir", str(data_dir), "--http", "127.0.0.1:0")]
+    with subprocess.Popen([line[0], "-c", blocking, *line], env=environment()) as process:
+        try:
+            wait_for((data_dir / "http").exists, "coild to start")
+            address = (data_dir / "http").read_text().strip()
+            with httpx.Client(base_url=f"http://{address}", timeout=PATIENCE_SECONDS) as client:
+                body = {"pod-namespace": "default", "pod-name": "web-0", "container-id": "c1"}
+                statuses = [
+                    client.post("/ip", json=body).status_code,
+                    client.post("/compact").status_code,
+                ]
+            process.terminate()
+            status = process.wait(PATIENCE_SECONDS)
+        finally:
+            process.kill()
+
+    assert [200, 200] == statuses
+    assert 0 == status
+
+
 def test_a_background_job_may_log_to_its_terminal(tmp_path: Path) -> None:
     """With `stty tostop` the kernel would stop it at its first line, and with it every answer."""
     controller, terminal = os.openpty()

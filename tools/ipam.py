@@ -130,6 +130,9 @@ def _install(directory: str, python: str | None, *, unchecked: bool) -> int:
         _, notices = install(where, chosen, unchecked=unchecked)
     except InstallError as error:
         return _fail(f"cannot install: {error}", EXIT_FAILURE)
+    except FileNotFoundError:
+        # Of `abspath`: all others are told as InstallError.
+        return _fail("the current directory was removed: name the whole path", EXIT_FAILURE)
     for text in notices:
         _notice(text)
     return _show(json.dumps(_CONFLIST, indent=2) + "\n")
