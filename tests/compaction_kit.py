@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +40,24 @@ def _keys_of(event: Any) -> Iterable[bytes]:
     return keys
 
 
+#: The key of events that vouch for indexes, where there are any.
+_INDEXES = "indexes"
+
+
+def index_record(made: Mapping[int, bytes]) -> Put:
+    """The event that vouches for indexes with these digests."""
+    return Put(_INDEXES, msgspec.msgpack.encode(made))
+
+
+def _digests_of(event: Any) -> Mapping[int, bytes]:
+    if isinstance(event, Put) and event.key == _INDEXES:
+        return msgspec.msgpack.decode(event.value, type=dict[int, bytes])
+    return {}
+
+
 KEYS = Keys(_keys_of, version=1)
+#: The same, of journals whose events vouch for indexes: others do not count.
+VOUCHED_KEYS = Keys(_keys_of, version=1, digests_of=_digests_of)
 VOCABULARY = Vocabulary(schema=SCHEMA, event_type=Event, folded_type=Event, keys=KEYS)
 
 

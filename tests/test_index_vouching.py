@@ -24,14 +24,14 @@ from coild.events import SCHEMA as COILD_SCHEMA
 from coild.events import Event as CoildEvent
 from coild.events import SegmentsIndexed
 from coild.replay import KEYS as COILD_KEYS
-from journal import Found, Keys, Reader, find, index_sealed, prepare, retire
+from journal import Found, Reader, find, index_sealed, prepare, retire
 from journal.archive import compress, read_segment
 from journal.codec import SegmentHeader, decode_header
 from journal.compaction import Vocabulary
 from journal.index import build_index
 from journal.scan import list_decoder
 from journal.segments import SegmentFile, list_history
-from tests.compaction_kit import FS, KEYS, NOW, State, write_sealed
+from tests.compaction_kit import FS, KEYS, NOW, VOUCHED_KEYS, State, index_record, write_sealed
 from tests.daemon_kit import Daemon, wait_for
 from tests.history_kit import ask, beginning, cycles, write
 from tests.journal_kit import DECODER, SCHEMA, Cut, Event, FastFileSystem, Put, opened
@@ -39,27 +39,17 @@ from tests.journal_kit import DECODER, SCHEMA, Cut, Event, FastFileSystem, Put, 
 #: Four chunks.
 SEGMENT_BYTES = 256 * 1024
 ROUNDS = 4
-RECORD = "indexes"
 _HEADER = struct.Struct("<8sIHBBIIII16s16sQQQ16sI")
 _CHUNK, _BUCKET, _RECORD = struct.Struct("<QQQ"), struct.Struct("<I16s"), struct.Struct("<Q16s")
-_DIGESTS = msgspec.msgpack.Decoder(dict[int, bytes])
 
 
-def digests_of(event: Any) -> Mapping[int, bytes]:
-    """What an event of these tests vouches for."""
-    if isinstance(event, Put) and event.key == RECORD:
-        return _DIGESTS.decode(event.value)
-    return {}
-
-
-VOUCHED = Keys(KEYS.of, version=1, digests_of=digests_of)
-VOCABULARY = Vocabulary(schema=SCHEMA, event_type=Event, folded_type=Event, keys=VOUCHED)
+VOCABULARY = Vocabulary(schema=SCHEMA, event_type=Event, folded_type=Event, keys=VOUCHED_KEYS)
 
 
 def record(directory: Path, made: Mapping[int, bytes]) -> None:
     """Have the journal vouch for indexes."""
     with opened(directory, segment_bytes=SEGMENT_BYTES, clock=lambda: NOW) as journal:
-        journal.append([Put(RECORD, msgspec.msgpack.encode(made))])
+        journal.append([index_record(made)])
         journal.append([])
 
 
@@ -107,7 +97,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 def asked(directory: Path, wanted: bytes, fs: FastFileSystem = FS) -> list[Found]:
     """The events with a key, by the indexes."""
-    return list(find(Reader(directory, Event, schema=SCHEMA, fs=fs), VOUCHED, wanted))
+    return list(find(Reader(directory, Event, schema=SCHEMA, fs=fs), VOUCHED_KEYS, wanted))
 
 
 def assert_answers(made: Made, *wanted: bytes) -> None:
@@ -174,7 +164,7 @@ def header_of(file: SegmentFile) -> SegmentHeader:
 
 def without(file: SegmentFile, hidden: frozenset[bytes]) -> bytes:
     """An index that was rebuilt from the segment, as if some keys were not in it."""
-    blind = Keys(lambda event: set(KEYS.of(event)) - hidden, version=1, digests_of=digests_of)
+    blind = VOUCHED_KEYS._replace(of=lambda event: set(KEYS.of(event)) - hidden)
     return build_index(read_segment(FS, file), header_of(file), DECODER, blind)
 
 
@@ -434,10 +424,8 @@ def recorded(daemon: Daemon) -> list[int]:
 
 def _hide_containers(directory: Path) -> None:
     """Put indexes in place that are those of the segments, but for the containers."""
-    blind = Keys(
-        lambda event: [key for key in COILD_KEYS.of(event) if key[:1] != b"c"],
-        version=COILD_KEYS.version,
-        digests_of=COILD_KEYS.digests_of,
+    blind = COILD_KEYS._replace(
+        of=lambda event: [key for key in COILD_KEYS.of(event) if key[:1] != b"c"]
     )
     decoder = list_decoder(CoildEvent)
     for file in list_history(FS, directory)[:-1]:

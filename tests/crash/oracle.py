@@ -21,7 +21,7 @@ from journal.errors import JournalCorruptError, JournalError
 from journal.findings import Fault
 from journal.repair import truncate
 from journal.verify import verify
-from tests.compaction_kit import KEYS, State, state_of
+from tests.compaction_kit import VOUCHED_KEYS, State, state_of
 from tests.crash.disk import SimulatedDisk
 from tests.crash.session import (
     DIRECTORY,
@@ -123,7 +123,9 @@ class Oracle:
         if DIRECTORY.name not in disk.root.live:
             return []
         try:
-            found = verify(disk, DIRECTORY, schema=known.schema, event_type=Event, keys=KEYS)
+            found = verify(
+                disk, DIRECTORY, schema=known.schema, event_type=Event, keys=VOUCHED_KEYS
+            )
         except (JournalError, OSError) as error:
             raise BrokenPromiseError("verify says what recovery does", repr(error)) from error
         # A crash spoils indexes, but a good one that hides events is someone's work.
@@ -239,7 +241,7 @@ class Oracle:
         """The indexes lead to all events with a key, whatever became of them."""
         key = events[-1].key if events else ""
         try:
-            found = list(find(reader, KEYS, b"k" + key.encode()))
+            found = list(find(reader, VOUCHED_KEYS, b"k" + key.encode()))
         except (JournalError, OSError) as error:
             raise BrokenPromiseError("history is found", repr(error)) from error
         expected = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import random
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -23,7 +23,7 @@ from journal.pruning import plan as plan_pruning
 from journal.pruning import prune
 from journal.recovery import Recovered, recover
 from journal.spare import Spare
-from tests.compaction_kit import KEYS, State
+from tests.compaction_kit import VOUCHED_KEYS, State, index_record
 from tests.crash.disk import SimulatedDisk
 from tests.journal_kit import DECODER, SCHEMA, Cut, Event, Put, encode
 
@@ -124,7 +124,7 @@ def open_journal(fs: FileSystem, schema: int, clock: Callable[[], int]) -> Opene
 
 def vocabulary(schema: int) -> Vocabulary:
     """What the events are."""
-    return Vocabulary(schema=schema, event_type=Event, folded_type=Event, keys=KEYS)
+    return Vocabulary(schema=schema, event_type=Event, folded_type=Event, keys=VOUCHED_KEYS)
 
 
 @contextlib.contextmanager
@@ -208,13 +208,22 @@ class Session:
         """Seal, prepare, record, retire, record; `meanwhile` is called before the calls between."""
         through = self.journal.log.seal()
         self._meanwhile = meanwhile
-        prepare(self.disk, DIRECTORY, through, vocabulary(self.schema), State(), now=self.clock())
+        keys = vocabulary(self.schema)
+        done = prepare(self.disk, DIRECTORY, through, keys, State(), now=self.clock())
         self._meanwhile = None
+        self.vouch(done.indexes)
         self.append()
         self._meanwhile = meanwhile
         retire(self.disk, DIRECTORY, self.schema)
         self._meanwhile = None
         self.append()
+
+    def vouch(self, indexes: Mapping[int, bytes]) -> None:
+        """Record indexes."""
+        event = index_record(indexes)
+        self.submitted.append(event)
+        self.journal.log.append([encode(event)])
+        self.acknowledged = len(self.submitted)
 
     def prune(self) -> None:
         """Record, then remove all of the archive."""

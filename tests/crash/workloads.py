@@ -180,8 +180,8 @@ def _repairs(session: Session) -> None:
         session.journal.log.seal()
     session.append(2, 900)
     session.append(2)
+    session.vouch(index_sealed(session.disk, DIRECTORY, vocabulary(session.schema)))
     session.close()
-    index_sealed(session.disk, DIRECTORY, vocabulary(session.schema))
     _damage(session)
     state = State()
     truncation = plan(
