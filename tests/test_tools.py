@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -13,6 +15,7 @@ import pytest
 
 from tests.daemon_kit import PATIENCE_SECONDS, ROOT, environment
 from tests.history_kit import allocated, beginning, write
+from tests.tool_kit import run_here
 
 OLD = ROOT / "tests/old_journals/schema-2/journal"
 TOOLS = {
@@ -44,16 +47,17 @@ def journal(tmp_path: Path) -> Path:
     return Path(shutil.copytree(OLD, tmp_path / "journal"))
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
 @pytest.mark.parametrize("tool", TOOLS)
-def test_a_closed_stream_is_no_error(journal: Path, tool: str, closed: str) -> None:
+def test_a_closed_stream_is_no_error(journal: Path, tool: str) -> None:
     """A wrapper may close what it does not need: the rest comes out as ever."""
     line = f"tool {tool} --journal {journal} {' '.join(TOOLS[tool])}"
-    expected, done = shell(line), shell(f"{line} {closed}")
+    expected = shell(line)
+    for closed in ("<&-", ">&-", "2>&-"):
+        done = shell(f"{line} {closed}")
 
-    assert expected.returncode == done.returncode
-    assert ("" if closed == ">&-" else expected.stdout) == done.stdout
-    assert "Traceback" not in done.stderr
+        assert expected.returncode == done.returncode
+        assert ("" if closed == ">&-" else expected.stdout) == done.stdout
+        assert "Traceback" not in done.stderr
 
 
 def test_a_difference_since_a_while_ago(journal: Path) -> None:
@@ -82,11 +86,19 @@ def test_an_empty_directory_name_is_refused() -> None:
     assert "empty" in done.stderr
 
 
-@pytest.mark.parametrize(
-    "arguments", ["", "--print-completion bash", "--help", "--version", "--nonsense"]
-)
-@pytest.mark.parametrize("closed", [">/dev/full", "2>/dev/full", ">&-", "2>&-", "<&-"])
-@pytest.mark.parametrize("tool", TOOLS)
+ARGUMENTS = ("", "--print-completion bash", "--help", "--version", "--nonsense")
+CLOSED = (">/dev/full", "2>/dev/full", ">&-", "2>&-", "<&-")
+#: Each stream with all arguments and with each tool, each tool with all arguments: a Latin square
+#: of the 125. And of what each tool writes, all on a full disk.
+STREAMS = [
+    case
+    for case in itertools.product(TOOLS, CLOSED, ARGUMENTS)
+    if sum(map(tuple.index, (tuple(TOOLS), CLOSED, ARGUMENTS), case)) % 5 == 0
+    or (case[1] == CLOSED[0] and case[2] in ARGUMENTS[:2])
+]
+
+
+@pytest.mark.parametrize(("tool", "closed", "arguments"), STREAMS)
 def test_no_output_is_no_traceback(journal: Path, tool: str, closed: str, arguments: str) -> None:
     """Whatever is asked, and whichever stream is full or closed."""
     # Without the warning that what stands in for a closed stream is never closed itself.
@@ -139,7 +151,8 @@ def test_what_is_no_file_keeps_nobody_waiting(journal: Path, victim: str, kind: 
     else:
         path.symlink_to(os.devnull)
     for tool, arguments in TOOLS.items():
-        done = shell(f"tool {tool} --journal {journal} {' '.join(arguments)}")
+        main = importlib.import_module(f"tools.{tool}").main
+        done = run_here(main, "--journal", str(journal), *arguments)
 
         assert "Traceback" not in done.stderr
         assert done.returncode == 0 or "not a regular file" in done.stderr, done
