@@ -16,7 +16,7 @@ from journal.recovery import Recovered, recover
 from journal.scan import list_decoder
 from tests.compaction_kit import put_tree, tree
 from tests.journal_kit import SEGMENT_BYTES, FastFileSystem, flipped, frames_of, opened
-from tests.verify_kit import NOW, facts, records
+from tests.verify_kit import NOW, age, facts, records
 from tools import compact, repair, verify
 
 FS = FastFileSystem()
@@ -144,6 +144,7 @@ def test_verify_says_what_a_start_will_do(
         same, do = list(damages(directory))[number]
         assert name == same
         do()
+        age(directory)
         status = verify.main(["--journal", str(directory), "-o", "json"])
         faults = [it for it in records(capsys.readouterr().out) if "fault" in it]
         copy = tmp_path / "copy"

@@ -16,7 +16,7 @@ from coild.events import HistoryPruned
 from journal.archive import decompress
 from journal.segments import archive_path, segment_path
 from tests.journal_kit import FastFileSystem, segments
-from tests.verify_kit import NOW, Made, facts, opened_plain, records
+from tests.verify_kit import NOW, Made, age, facts, opened_plain, records
 from tools.verify import main
 
 #: The first sequence of each segment of `Made`, and of what would follow.
@@ -269,9 +269,7 @@ def test_any_segments_missing_are_told(
     """Each run of them by its first file; only the newest behind a live one is not missed."""
     for number in lost:
         place(made, FIRSTS[number]).unlink()
-    for path in made.directory.glob("*.seg"):
-        # Nothing was written for long: then there is no mark to wait for.
-        os.utime(path, (0, 0))
+    age(made.directory)
     runs = {number for number in lost if number - 1 not in lost}
     runs.discard(3)
     status, faults, summary = verified(made.directory, capsys)

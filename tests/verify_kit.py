@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -97,6 +98,13 @@ def opened_plain(directory: Path) -> Iterator[Opened]:
     with opened(directory, schema=SCHEMA, clock=lambda: NOW) as journal:
         yield journal
         journal.log.mark()
+
+
+def age(directory: Path) -> None:
+    """Have the segments look as if they were written long ago: no tool waits for a mark then."""
+    for file in directory.glob("*.seg"):
+        if file.is_file():
+            os.utime(file, (0, 0))
 
 
 def records(text: str) -> list[dict[str, Any]]:
