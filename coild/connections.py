@@ -54,8 +54,15 @@ class _Http(Http):
 
     async def http1(self) -> None:
         """Serve requests until the connection is to be closed."""
-        await super().http1()  # type: ignore[no-untyped-call]
         connection: Any = self.protocol
+        try:
+            await super().http1()  # type: ignore[no-untyped-call]
+        except AttributeError:
+            # Sanic logs a request that ends with its connection, also where none has come yet.
+            request: Any = self.request
+            if request is not None or connection.transport:
+                raise
+            return
         if self.response is not None and self.response.status >= 400:
             await connection.linger()
 

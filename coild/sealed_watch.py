@@ -85,6 +85,8 @@ class SealedWatch:
         self._generation = generation
         self._directories = (_Directory(directory), _Directory(directory / "archive"))
         self._thread = WorkerThread("sealed-watch")
+        # Not later: once the daemon serves, it starts no thread.
+        self._thread.start()
         self._known: dict[Path, _File] = {}
         self._known_at = -1
         self._told: dict[Path, str] = {}

@@ -23,10 +23,14 @@ class WorkerThread:
         self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
-    def submit(self, work: Callable[[], _T]) -> asyncio.Future[_T]:
-        """Have it done; what it returns or raises. What was cancelled before it began is not."""
+    def start(self) -> None:
+        """Start the thread now. Raises RuntimeError if the system gives no more of them."""
         if not self._thread.ident:
             self._thread.start()
+
+    def submit(self, work: Callable[[], _T]) -> asyncio.Future[_T]:
+        """Have it done; what it returns or raises. What was cancelled before it began is not."""
+        self.start()
         future: Future[_T] = Future()
         self._jobs.put((future, work))
         return asyncio.wrap_future(future)

@@ -25,6 +25,7 @@ class Faulty:
         if self._fault == "bug":
             raise KeyError("RTA_DST")
         if self._fault == "hangs":
+            os.write(2, b"the kernel hangs\n")
             threading.Event().wait()
 
     def remove(self, block: Subnet) -> None:

@@ -82,8 +82,8 @@ def test_following_goes_on_across_roll_over_and_compaction(tmp_path: Path) -> No
     assert retired > 5
     assert (status, stderr) == (130, "")
     assert [f"c{n}" for n in range(120) for _ in range(2)] == [row["container-id"] for row in rows]
-    # Each 40 events, a compaction left a record.
-    expected = [4 + 1 + n // 2 * 2 + n // 40 for n in range(240)]
+    # Each 40 events, a compaction left two records.
+    expected = [4 + 1 + n // 2 * 2 + n // 40 * 2 for n in range(240)]
     assert expected == [row["allocated-seq"] for row in rows]
     assert [False, True] * 120 == [bool(row["released-at"]) for row in rows]
 

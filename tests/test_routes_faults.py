@@ -42,6 +42,7 @@ def test_a_stop_does_not_wait_for_the_kernel(tmp_path: Path) -> None:
     """A thread that the kernel never returns to keeps neither the journal nor the process open."""
     with FaultyDaemon(tmp_path / "data", "--export-routes", ROUTES="hangs") as daemon:
         status = daemon.allocate("c0").status_code
+        wait_for(lambda: "the kernel hangs" in daemon.log, "the kernel to be asked")
         ended = daemon.stop()
         log = daemon.log
 
