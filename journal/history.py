@@ -6,7 +6,7 @@ reads the segment, makes an index, and keeps it if the directory can be written 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
@@ -33,12 +33,12 @@ class _Part(NamedTuple):
 def find(
     reader: Reader,
     keys: Keys,
-    wanted: bytes,
+    wanted: bytes | Collection[bytes],
     *,
     start: int | None = None,
     progress: SegmentProgress | None = None,
 ) -> Iterator[Found]:
-    """All events from the sequence `start` on that have the key `wanted`, oldest first.
+    """All events from the sequence `start` on that have a key of those `wanted`, oldest first.
 
     The answer is that of reading everything, whatever became of the indexes.
     None begins with the oldest event there is: not the first one ever, if history was pruned.
@@ -59,7 +59,8 @@ def find(
     del files[:skipped]
     if not files:
         return
-    for part in _search(reader, keys, wanted, files, max(start, files[0].first_sequence), progress):
+    some = {wanted} if isinstance(wanted, bytes) else set(wanted)
+    for part in _search(reader, keys, some, files, max(start, files[0].first_sequence), progress):
         # What is good before a gap was worth telling.
         yield from (found for found in part.events if found.sequence >= start)
         if part.error is not None:
@@ -69,13 +70,13 @@ def find(
 def _search(
     reader: Reader,
     keys: Keys,
-    wanted: bytes,
+    wanted: set[bytes],
     files: list[SegmentFile],
     start: int,
     progress: SegmentProgress | None,
 ) -> list[_Part]:
     """What is found in each of the segments `files`, in their order."""
-    matches = keys.matching(wanted)
+    matches = _matching(keys, wanted)
     indexes = Indexes(reader.fs, reader.decoder, keys)
     parts = [_search_tail(reader, indexes, matches, max(start, files[-1].first_sequence))]
     following: SegmentHeader | None = None
@@ -88,7 +89,7 @@ def _search(
         try:
             header = _header_of(reader, file)
             following = following or _header_of(reader, successor)
-            look = partial(indexes.look, header=header, following=following, wanted=(wanted,))
+            look = partial(indexes.look, header=header, following=following, wanted=tuple(wanted))
             looked = _retry_moved(reader, file, look)
             events = [found for found in looked.events if matches(found.event)]
             check_succession(successor, following, looked.end)
@@ -99,6 +100,13 @@ def _search(
     if progress is not None:
         progress(len(files), len(files))
     return parts[::-1]
+
+
+def _matching(keys: Keys, wanted: set[bytes]) -> Callable[[Any], bool]:
+    """A test whether an event has one of the keys."""
+    if len(wanted) == 1:
+        return keys.matching(*wanted)
+    return lambda event: not wanted.isdisjoint(keys.of(event))
 
 
 def _search_tail(

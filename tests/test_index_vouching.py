@@ -293,6 +293,16 @@ def test_an_index_rebuilt_from_a_subset_hides_nothing(made: Made, hidden: bytes)
         assert_answers(made, hidden)
 
 
+def test_several_keys_at_once(made: Made) -> None:
+    """What has any of them is found once, in order; none is nothing."""
+    wanted = [b"k3-89", b"konce-0", b"v\3", b"knone", b"k0-3"]
+    expected = sorted({found.sequence for key in wanted for found in made.answers.get(key, [])})
+    reader = Reader(made.directory, Event, schema=SCHEMA)
+
+    assert expected == [found.sequence for found in find(reader, VOUCHED_KEYS, wanted)]
+    assert [] == list(find(reader, VOUCHED_KEYS, []))
+
+
 class Watching(FastFileSystem):
     """Notes the names of files that are read whole, or nearly so."""
 

@@ -89,7 +89,7 @@ def _keys(reader: Reader, question: Question) -> list[bytes] | None:
     if question.pod is not None:
         return [pod_key(*question.pod)]
     block = question.block
-    # Each look-up reads the newest segment, and a chunk of others.
+    # For each address, chunks of segments are read.
     if block is not None and 2 * block.size <= len(reader.files()):
         return [address_key(block.version, address) for address in range(block.base, block.end)]
     return None
@@ -97,11 +97,7 @@ def _keys(reader: Reader, question: Question) -> list[bytes] | None:
 
 def _find(reader: Reader, keys: list[bytes], start: int) -> Iterable[tuple[int, Any]]:
     with common.progress("searching") as progress:
-        if len(keys) == 1:
-            yield from find(reader, KEYS, keys[0], start=start, progress=progress)
-            return
-        found = [entry for key in keys for entry in find(reader, KEYS, key, start=start)]
-    yield from sorted(found, key=lambda entry: entry.sequence)
+        yield from find(reader, KEYS, keys, start=start, progress=progress)
 
 
 def _scan(reader: Reader, start: int) -> Iterator[tuple[int, Any]]:
