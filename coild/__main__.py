@@ -2,7 +2,7 @@
 
 import sys
 
-from coild import signals
+from coild.process import signals
 
 
 def main() -> int:

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from coild import __version__, logs, signals
-from coild.config import AFTER_REBOOT, LOG_FORMATS, LOG_LEVELS, load
-from coild.limits import CONNECTIONS_MAX
-from coild.printable import printable
-from coild.settings import ConfigError, Settings, StartError
-from coild.threads import NO_THREAD, is_shortage
+from coild import __version__
+from coild.config.config import AFTER_REBOOT, LOG_FORMATS, LOG_LEVELS, load
+from coild.config.layers import ConfigError, Settings, StartError
+from coild.process import logs, signals
+from coild.process.threads import NO_THREAD, is_shortage
+from coild.rules.limits import CONNECTIONS_MAX
+from coild.rules.printable import printable
 from journal import (
     JournalCorruptError,
     JournalError,

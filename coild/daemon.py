@@ -14,33 +14,34 @@ from typing import Any
 
 import uvloop
 
-from coild import __version__, logs, signals
-from coild.address_file import AddressFile
-from coild.announcement import announce_blocks, exporter_of
-from coild.answers import Answer
-from coild.api import build_app
+from coild import __version__
+from coild.allocation.exhaustion import blocked, exhausted
+from coild.allocation.service import Service
+from coild.allocation.write_gate import WriteGate
 from coild.blocks.static import StaticBlocks
-from coild.clock import Clock
-from coild.clock_watch import ClockWatch
-from coild.compactor import Compactor
-from coild.config import Config
-from coild.events import DaemonStopped
-from coild.exhaustion import blocked, exhausted
-from coild.guard import Guard
-from coild.listen import Listeners, address_of, inherit, listen, place_of
-from coild.messages import Health
-from coild.readiness import Readiness
+from coild.config.config import Config
+from coild.http.answers import Answer
+from coild.http.api import build_app
+from coild.http.guard import Guard
+from coild.http.messages import Health
+from coild.http.readiness import Readiness
+from coild.http.server import Server
+from coild.process import logs, signals
+from coild.process.address_file import AddressFile
+from coild.process.clock import Clock
+from coild.process.clock_watch import ClockWatch
+from coild.process.listen import Listeners, address_of, inherit, listen, place_of
+from coild.process.socket_watch import SocketWatch
+from coild.process.systemd import Notifier
+from coild.process.threads import is_shortage, start_workers
 from coild.recovery import make_data_dir, recover
-from coild.replay import State
-from coild.sealed_watch import SealedWatch
-from coild.server import Server
-from coild.service import Service
-from coild.socket_watch import SocketWatch
+from coild.routing.setup import announce_blocks, exporter_of
+from coild.rules.events import DaemonStopped
 from coild.startup.steps import Startup
-from coild.systemd import Notifier
-from coild.threads import is_shortage, start_workers
-from coild.upkeep import UpkeepProcess
-from coild.write_gate import WriteGate
+from coild.upkeep.compactor import Compactor
+from coild.upkeep.sealed_watch import SealedWatch
+from coild.upkeep.worker import UpkeepProcess
+from coild.vocabulary import State
 from journal import Journal, JournalDisplacedError, JournalError
 
 logger = logging.getLogger(__name__)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import tqdm
 
-from coild import logs
-from coild.config import Config
-from coild.events import SCHEMA, Folded
-from coild.holding import InconsistentEventError
-from coild.replay import State, record_of
-from coild.settings import StartError
-from coild.systemd import Notifier
+from coild.config.config import Config
+from coild.config.layers import StartError
+from coild.process import logs
+from coild.process.systemd import Notifier
+from coild.rules.events import SCHEMA, Folded
+from coild.rules.holding import InconsistentEventError
+from coild.vocabulary import State, record_of
 from journal import Journal, JournalError, OsFileSystem, UnrecordedSnapshot
 
 logger = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from typing import Any, Self
 import httpx
 import msgspec
 
-from coild.events import SCHEMA, Event
-from coild.projection import Projection
+from coild.rules.events import SCHEMA, Event
+from coild.rules.projection import Projection
 from journal import read_events
 from tests.wire_kit import exchange, request_bytes
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-from coild.events import SCHEMA, HistoryPruned, SnapshotTaken
-from coild.replay import VOCABULARY, State
+from coild.rules.events import SCHEMA, HistoryPruned, SnapshotTaken
+from coild.vocabulary import VOCABULARY, State
 from journal import prepare, prune, retire
 from journal.codec import SEGMENT_HEADER_BYTES, decode_header
 from tests.history_kit import EPOCH, FS, beginning, cycles, write, writing

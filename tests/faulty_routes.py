@@ -6,8 +6,11 @@ import os
 import sys
 import threading
 
-from coild import announcement, cli, exporter, kernel
-from coild.addresses import Subnet
+from coild import cli
+from coild.routing import exporter
+from coild.routing import netlink as kernel
+from coild.routing import setup as announcement
+from coild.rules.addresses import Subnet
 
 
 class Faulty:

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
-from coild.addresses import Subnet
-from coild.events import (
+from coild.rules.addresses import Subnet
+from coild.rules.events import (
     COLLECTED,
     REBOOTED,
     REQUESTED,
@@ -30,7 +30,7 @@ from coild.events import (
     SegmentsIndexed,
     SnapshotTaken,
 )
-from coild.replay import VOCABULARY, State
+from coild.vocabulary import VOCABULARY, State
 from journal import index_sealed, prepare, retire
 from journal.compaction import sealed_segments
 from journal.log import Log

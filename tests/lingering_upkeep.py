@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from coild import cli, upkeep
+from coild import cli
+from coild.upkeep import worker as upkeep
 
 AT_WORK = "the upkeep is at work"
 GONE = "the upkeep is gone"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from coild.events import HistoryPruned
+from coild.rules.events import HistoryPruned
 from journal import OsFileSystem
 from journal.segments import list_history
 from tests.history_kit import (

@@ -10,8 +10,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from coild.addresses import Subnet
-from coild.events import (
+from coild.rules.addresses import Subnet
+from coild.rules.events import (
     COLLECTED,
     REBOOTED,
     REQUESTED,
@@ -25,8 +25,8 @@ from coild.events import (
     Event,
     NodeBooted,
 )
-from coild.projection import pools_changed
-from coild.replay import VOCABULARY, State
+from coild.rules.projection import pools_changed
+from coild.vocabulary import VOCABULARY, State
 from journal import Journal, JournalBusyError, prepare, retire
 from tests.journal_kit import SEGMENT_BYTES, FastFileSystem
 from tests.service_kit import pool

@@ -13,14 +13,14 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from coild.addresses import Pool, Subnet
-from coild.announcer import Announcer, RouteHealth
+from coild.allocation.service import Service
 from coild.blocks import BlockSource
 from coild.blocks.static import StaticBlocks
-from coild.clock import Clock
-from coild.events import AddressAllocated, AddressReleased, Event, Folded
-from coild.projection import Projection, pools_changed
-from coild.service import Service
+from coild.process.clock import Clock
+from coild.routing.announcer import Announcer, RouteHealth
+from coild.rules.addresses import Pool, Subnet
+from coild.rules.events import AddressAllocated, AddressReleased, Event, Folded
+from coild.rules.projection import Projection, pools_changed
 from journal import Journal, JournalError
 
 _T = TypeVar("_T")

@@ -15,15 +15,16 @@ from typing import Any
 
 import pytest
 
-from coild import spool, spool_files
-from coild.events import REQUESTED, AddressReleased
+from coild.rules.events import REQUESTED, AddressReleased
+from coild.spool import files as spool_files
+from coild.spool import releases as spool
 from tests.cni_kit import NOBODY, Outcome, Plugin
 from tests.daemon_kit import ROOT, Daemon, environment
 
 #: Says "held" when it has the entry, and keeps it until its stdin ends.
 _HOLDER = """
 import sys
-from coild import spool
+from coild.spool import releases as spool
 claim = spool.claim(sys.argv[1], sys.argv[2], 0.0)
 print("held" if claim else "none", flush=True)
 sys.stdin.read()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from coild.address_file import AddressFile
+from coild.process.address_file import AddressFile
 
 
 def test_what_could_not_be_written_is_written_by_a_retry(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from coild.addresses import BITS, Subnet, address_text
+from coild.rules.addresses import BITS, Subnet, address_text
 from tests.service_kit import pool
 
 VERSIONS = st.sampled_from([4, 6])

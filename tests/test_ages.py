@@ -8,11 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from coild.ages import AgeUnknownError, age_now
-from coild.clock import Clock
-from coild.events import HistoryPruned
-from coild.moments import format_utc
-from coild.orders import OrderError, describe, give_order, take_order
+from coild.audit.times import format_utc
+from coild.process.clock import Clock
+from coild.rules.events import HistoryPruned
+from coild.upkeep.ages import AgeUnknownError, age_now
+from coild.upkeep.prune_orders import OrderError, describe, give_order, take_order
 from journal import Policy
 from tests.crash import stepped_clock
 from tests.daemon_kit import Daemon

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from coild.addresses import Subnet
-from coild.announcer import RouteHealth
-from coild.events import BlockReleased
+from coild.routing.announcer import RouteHealth
+from coild.rules.addresses import Subnet
+from coild.rules.events import BlockReleased
 from journal import JournalBusyError, JournalError, JournalFailedError, JournalFullError
 from tests.service_kit import Bench, HeldBlocks, pool, settled
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coild.boot import Boot, Verdict, compare, read_boot
+from coild.process.boot import Boot, Verdict, compare, read_boot
 from tests.boot_kit import FakeProc
 
 HOUR = 3600 * 10**9

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coild.clock import Clock
+from coild.process.clock import Clock
 
 #: How the wall is set between two readings, and how much time really passes, in ns.
 STEPS = st.lists(

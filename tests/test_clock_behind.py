@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from coild.clock import Clock
-from coild.clock_watch import ClockWatch
-from coild.moments import format_utc
+from coild.audit.times import format_utc
+from coild.process.clock import Clock
+from coild.process.clock_watch import ClockWatch
 from tests import replay_kit
 from tests.crash import stepped_clock
 from tests.daemon_kit import PATIENCE_SECONDS, Daemon, command, environment, wait_for
@@ -91,7 +91,7 @@ def test_steps_while_the_daemon_runs_are_told_once_each(tmp_path: Path) -> None:
 
 def test_a_watch_warns_again_only_for_another_step(caplog: pytest.LogCaptureFixture) -> None:
     """Up to a minute is no matter; a further step back is told, the way back to good time once."""
-    caplog.set_level(logging.INFO, "coild.clock_watch")
+    caplog.set_level(logging.INFO, "coild.process.clock_watch")
     now = [0, 10**18]
     watch = ClockWatch(Clock(10**18, wall=lambda: now[1], monotonic=lambda: now[0]))
 

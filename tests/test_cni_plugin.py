@@ -20,7 +20,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from coild.limits import COLLECT_BYTES_MAX
+from coild.rules.limits import COLLECT_BYTES_MAX
 from tests.cni_kit import (
     NOBODY,
     VERSIONS,

@@ -17,7 +17,7 @@ from typing import Any
 import pyroute2
 import pytest
 
-from coild.events import COLLECTED, REQUESTED, AddressReleased
+from coild.rules.events import COLLECTED, REQUESTED, AddressReleased
 from tests.cni_kit import install_plugin
 from tests.daemon_kit import PATIENCE_SECONDS, Daemon, wait_for
 from tests.debian_kit import package

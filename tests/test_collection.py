@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coild.budget import Budget, BusyError
-from coild.collection import Allocations, StaleListError
-from coild.container_answers import check_room, collection_body
-from coild.events import COLLECTED, AddressReleased
-from coild.limits import BODY_BYTES_MAX, COLLECT_BYTES_MAX
-from coild.messages import CollectionAnswer, Released
+from coild.allocation.recent_allocations import Allocations, StaleListError
+from coild.http.budget import Budget, BusyError
+from coild.http.container_answers import check_room, collection_body
+from coild.http.messages import CollectionAnswer, Released
+from coild.rules.events import COLLECTED, AddressReleased
+from coild.rules.limits import BODY_BYTES_MAX, COLLECT_BYTES_MAX
 from tests.daemon_kit import Daemon
 from tests.service_kit import Bench, pool, settled
 from tests.wire_kit import error_of

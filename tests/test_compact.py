@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from coild.events import HistoryPruned, JournalCompacted, SegmentsIndexed, SnapshotTaken
-from coild.orders import give_order, order_path
+from coild.rules.events import HistoryPruned, JournalCompacted, SegmentsIndexed, SnapshotTaken
+from coild.upkeep.prune_orders import give_order, order_path
 from journal import OsFileSystem, Policy
 from journal.archive import decompress
 from tests import lingering_upkeep

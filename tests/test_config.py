@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from coild import __version__
-from coild.addresses import Pool, Span
 from coild.cli import main
-from coild.config import SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN, Config, load
-from coild.endpoint import Endpoint
-from coild.settings import FileSettings, Settings, kebab, variable
+from coild.config.config import SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN, Config, load
+from coild.config.endpoint import Endpoint
+from coild.config.layers import FileSettings, Settings, kebab, variable
+from coild.rules.addresses import Pool, Span
 from tests import daemon_kit
 from tests.service_kit import pool
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from coild.events import REQUESTED, AddressAllocated, AddressReleased
+from coild.rules.events import REQUESTED, AddressAllocated, AddressReleased
 from tests.containerd_kit import Containerd
 from tests.daemon_kit import PATIENCE_SECONDS, Daemon, wait_for
 from tests.debian_kit import package

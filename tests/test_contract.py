@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from coild.events import AddressAllocated, AddressReleased
+from coild.rules.events import AddressAllocated, AddressReleased
 from tests.daemon_kit import Daemon
 from tests.wire_kit import address_of, allocate_body, error_of, request_bytes, target_of
 

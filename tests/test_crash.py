@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 import pytest
 
-from coild.events import (
+from coild.rules.events import (
     AddressAllocated,
     AddressReleased,
     DaemonStarted,
     DaemonStopped,
     JournalCompacted,
 )
-from coild.orders import give_order
+from coild.upkeep.prune_orders import give_order
 from tests.crash import stepped_clock
 from tests.crash.scale import report, rounds
 from tests.daemon_kit import Daemon, fold, status_of

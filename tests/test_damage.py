@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coild.events import SCHEMA, Folded
-from coild.replay import State
+from coild.rules.events import SCHEMA, Folded
+from coild.vocabulary import State
 from journal import Journal, JournalError
 from journal.archive import read_segment
 from journal.codec import SEGMENT_HEADER_BYTES

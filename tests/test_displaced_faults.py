@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from coild import daemon
-from coild.config import load
-from coild.events import SCHEMA, DaemonStarted, Folded
-from coild.settings import Settings, StartError
+from coild.config.config import load
+from coild.config.layers import Settings, StartError
+from coild.rules.events import SCHEMA, DaemonStarted, Folded
 from journal import Journal
 from journal.custody import acquire_lock
 from journal.errors import JournalDisplacedError, JournalLockedError

@@ -20,13 +20,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coild import exporter as module
-from coild import others
-from coild.addresses import Subnet
-from coild.announcer import RouteError, RoutesForbiddenError
-from coild.exporter import Exporter
-from coild.route_watch import Changes
-from coild.table_lock import TableTakenError
+from coild.routing import exporter as module
+from coild.routing import others
+from coild.routing.announcer import RouteError, RoutesForbiddenError
+from coild.routing.exporter import Exporter
+from coild.routing.route_watch import Changes
+from coild.routing.table_lock import TableTakenError
+from coild.rules.addresses import Subnet
 
 BLOCKS = [Subnet.parse(f"10.0.0.{32 * number}/27") for number in range(6)]
 A, B, C, *_ = BLOCKS
@@ -126,7 +126,7 @@ async def running(table: Table, *blocks: Subnet, **how: Any) -> AsyncIterator[Ex
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     """What the exporter says."""
-    caplog.set_level(logging.INFO, "coild.exporter")
+    caplog.set_level(logging.INFO, "coild.routing.exporter")
     return caplog
 
 
@@ -496,7 +496,7 @@ def test_who_changes_the_table_all_the_time_is_met_now_and_then(
     """However much is told, the table is compared at intervals, and it is logged once."""
     monkeypatch.setattr(others, "SETTLE_SECONDS", 0.001)
     monkeypatch.setattr(others, "NOTICE_SECONDS", 0.1)
-    log.set_level(logging.WARNING, "coild.others")
+    log.set_level(logging.WARNING, "coild.routing.others")
 
     async def scenario() -> None:
         table, pipe = Table(), Pipe()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from coild.events import DaemonStarted, DaemonStopped
+from coild.rules.events import DaemonStarted, DaemonStopped
 from tests.crash import failing_daemon
 from tests.daemon_kit import PATIENCE_SECONDS, Daemon, fold, status_of, wait_for
 from tests.wire_kit import AsyncConnection, allocate_body, error_of, request_bytes, target_of

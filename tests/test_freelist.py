@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from coild.addresses import Subnet
-from coild.freelist import FreeList, LowestSet
-from coild.holding import Block
+from coild.rules.addresses import Subnet
+from coild.rules.free_list import FreeList, LowestSet
+from coild.rules.holding import Block
 
 REUSE_AFTER = 10
 #: Around the bounds of a word, and far beyond it.

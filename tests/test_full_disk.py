@@ -12,10 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from coild import spool
-from coild.events import AddressReleased, DaemonStarted, JournalRepaired, PoolsChanged
+from coild.allocation.write_gate import WriteGate
+from coild.rules.events import AddressReleased, DaemonStarted, JournalRepaired, PoolsChanged
+from coild.spool import releases as spool
 from coild.startup import steps
-from coild.write_gate import WriteGate
 from journal import JournalError, JournalFailedError
 from journal.errors import EventTooLargeError
 from tests.daemon_kit import Daemon, fold, run, status_of, wait_for

@@ -25,7 +25,7 @@ from schemathesis.specs.openapi.checks import (
     positive_data_acceptance,
 )
 
-from coild.openapi import document
+from coild.http.openapi import document
 from tests.crash.scale import LONG, report
 from tests.daemon_kit import Daemon
 from tests.openapi_kit import Contract

@@ -15,8 +15,8 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 
-from coild.moments import format_local, format_utc
-from coild.projection import Projection
+from coild.audit.times import format_local, format_utc
+from coild.rules.projection import Projection
 from tests.daemon_kit import Daemon, environment, wait_for
 from tests.history_kit import (
     ADDRESSES,

@@ -11,10 +11,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from coild.events import (
+from coild.audit.times import format_utc
+from coild.rules.events import (
     SCHEMA,
 )
-from coild.moments import format_utc
 from journal import OsFileSystem, Policy, plan, prune
 from tests.history_kit import (
     EPOCH,

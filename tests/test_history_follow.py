@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from coild.events import SCHEMA, AddressAllocated, AddressReleased, Event
+from coild.rules.events import SCHEMA, AddressAllocated, AddressReleased, Event
 from journal import read_events
 from tests.daemon_kit import PATIENCE_SECONDS, Daemon, environment
 from tests.history_kit import (

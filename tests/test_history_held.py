@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from coild.holders import Ledger, Question
-from coild.moments import format_local, format_utc
-from coild.projection import Projection
+from coild.audit.ledger import Ledger, Question
+from coild.audit.times import format_local, format_utc
+from coild.rules.projection import Projection
 from journal import prune
 from tests.daemon_kit import Daemon
 from tests.history_kit import (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from coild.events import COLLECTED, REBOOTED, REQUESTED, NodeBooted
+from coild.rules.events import COLLECTED, REBOOTED, REQUESTED, NodeBooted
 from tests.history_kit import (
     EPOCH,
     NAME,

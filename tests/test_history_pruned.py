@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from coild.events import HistoryPruned
-from coild.moments import format_utc
+from coild.audit.times import format_utc
+from coild.rules.events import HistoryPruned
 from journal import prune
 from tests.daemon_kit import PATIENCE_SECONDS, environment
 from tests.history_kit import (

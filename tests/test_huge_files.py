@@ -36,8 +36,8 @@ _FOOTER_BYTES = 48
 START = """
 import sys
 from pathlib import Path
-from coild.events import SCHEMA, Folded
-from coild.replay import State, record_of
+from coild.rules.events import SCHEMA, Folded
+from coild.vocabulary import State, record_of
 from journal import JournalError, OsFileSystem
 from journal.recovery import recover
 from journal.scan import list_decoder

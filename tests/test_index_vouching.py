@@ -20,10 +20,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coild.events import SCHEMA as COILD_SCHEMA
-from coild.events import Event as CoildEvent
-from coild.events import SegmentsIndexed
-from coild.replay import KEYS as COILD_KEYS
+from coild.rules.events import SCHEMA as COILD_SCHEMA
+from coild.rules.events import Event as CoildEvent
+from coild.rules.events import SegmentsIndexed
+from coild.vocabulary import KEYS as COILD_KEYS
 from journal import Found, Reader, find, index_sealed, prepare, retire
 from journal.archive import compress, read_segment
 from journal.codec import SegmentHeader, decode_header

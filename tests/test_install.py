@@ -14,8 +14,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from coild import __version__, operations
-from coild.probe import TIMEOUT_SECONDS as PROBE_SECONDS
+from coild import __version__
+from coild.http import operations
+from coild.process.probe import TIMEOUT_SECONDS as PROBE_SECONDS
 from tests.daemon_kit import ROOT, run
 from tests.systemd_kit import SERVICE, SOCKET
 from tools.cni.config import DEFAULT
@@ -92,7 +93,7 @@ def test_the_schema_knows_a_wrong_key(where: str) -> None:
 def test_the_probes_ask_what_coild_answers(name: str, question: str) -> None:
     """Each probe asks GET of a path of the API, over the socket, and has time to say its reason."""
     probe = daemon()[name]
-    program = ["python3", "-m", "coild.probe", question]
+    program = ["python3", "-m", "coild.process.probe", question]
 
     assert [*program, "--socket", DEFAULT_SOCKET] == probe["exec"]["command"]
     assert "GET" in operations.METHODS[f"/{question}"]

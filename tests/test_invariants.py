@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coild.addresses import Span, Subnet
-from coild.events import (
+from coild.audit.invariants import BrokenInvariantError, Checker, Invariant
+from coild.rules.addresses import Span, Subnet
+from coild.rules.events import (
     REQUESTED,
     AddressAllocated,
     AddressReleased,
@@ -28,8 +29,7 @@ from coild.events import (
     SegmentsIndexed,
     SnapshotTaken,
 )
-from coild.invariants import BrokenInvariantError, Checker, Invariant
-from coild.projection import pools_changed
+from coild.rules.projection import pools_changed
 from tests.replay_kit import fold, histories
 from tests.service_kit import pool
 

@@ -14,9 +14,9 @@ from typing import Any
 import pyroute2
 import pytest
 
-from coild.addresses import Subnet
-from coild.announcer import RouteError
-from coild.kernel import KernelRoutes
+from coild.routing.announcer import RouteError
+from coild.routing.netlink import KernelRoutes
+from coild.rules.addresses import Subnet
 from tests.daemon_kit import PATIENCE_SECONDS, ROOT, environment
 from tests.netns_kit import Namespace
 
@@ -358,8 +358,8 @@ def test_a_list_that_changed_meanwhile_is_asked_for_again(
 def test_without_the_right(namespace: Namespace, runner: list[str]) -> None:
     """Who may not change routes is told so when it starts, by the kernel itself."""
     code = (
-        "from coild.announcer import RoutesForbiddenError\n"
-        "from coild.kernel import KernelRoutes\n"
+        "from coild.routing.announcer import RoutesForbiddenError\n"
+        "from coild.routing.netlink import KernelRoutes\n"
         "try:\n"
         f"    KernelRoutes({TABLE}, {PROTOCOL})\n"
         "except RoutesForbiddenError as error:\n"

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from coild.endpoint import Endpoint
-from coild.tcp import bind_all
+from coild.config.endpoint import Endpoint
+from coild.process.tcp import bind_all
 from tests.daemon_kit import Daemon, command, environment, listening_sockets, run
 from tests.wire_kit import address_of, exchange, request_bytes
 
@@ -180,7 +180,7 @@ def test_localhost_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError(97, "Address family not supported by protocol")
         return real(family, kind)
 
-    monkeypatch.setattr("coild.tcp.socket.socket", without_ipv6)
+    monkeypatch.setattr("coild.process.tcp.socket.socket", without_ipv6)
     sockets = bind_all((Endpoint("localhost", 0),))
     families = [sock.family for sock in sockets]
     for sock in sockets:

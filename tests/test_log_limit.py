@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from coild.log_limit import INTERVAL_SECONDS, LogLimit
+from coild.process.log_limit import INTERVAL_SECONDS, LogLimit
 from tests.daemon_kit import Daemon, wait_for
 from tests.wire_kit import request_bytes
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from coild.limits import BODY_BYTES_MAX, BUDGET_BYTES, COLLECT_BYTES_MAX
+from coild.rules.limits import BODY_BYTES_MAX, BUDGET_BYTES, COLLECT_BYTES_MAX
 from tests.bench.populate import POOL, populate
 from tests.daemon_kit import Daemon, wait_for
 from tests.memory_kit import (

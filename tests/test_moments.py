@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coild.moments import format_local, format_utc, parse_age, parse_moment, parse_span
+from coild.audit.times import format_local, format_utc, parse_age, parse_moment, parse_span
 from tests.daemon_kit import environment
 
 S = 10**9
@@ -24,7 +24,7 @@ MIDNIGHT_UTC = 1795305600 * S
 #: Logs one line of that moment and an eighth of a second, as coild does.
 _LOGS = f"""
 import logging, sys
-from coild.logs import configure
+from coild.process.logs import configure
 configure("info", sys.argv[1])
 times = {{"created": {NOW / S + 0.125}, "msecs": 125}}
 logging.getLogger().handle(

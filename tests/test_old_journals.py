@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from coild.events import SCHEMA, AttachmentAllocated, DaemonStarted, Event, Folded
-from coild.replay import KEYS, State
+from coild.rules.events import SCHEMA, AttachmentAllocated, DaemonStarted, Event, Folded
+from coild.vocabulary import KEYS, State
 from journal import Journal
 from journal.chain import walk
 from journal.codec import SEGMENT_HEADER_BYTES, decode_header, encode_frame

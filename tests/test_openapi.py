@@ -18,10 +18,11 @@ from sanic import Sanic
 from sanic.http import http1
 from sanic.server.protocols import http_protocol
 
-from coild import bodies, limits
-from coild.api import build_app
-from coild.errors import ERRORS, status_of
-from coild.openapi import document
+from coild.http import bodies
+from coild.http.api import build_app
+from coild.http.errors import ERRORS, status_of
+from coild.http.openapi import document
+from coild.rules import limits
 from tests.daemon_kit import Daemon
 from tests.openapi_kit import Contract, pointer
 from tests.wire_kit import allocate_body, request_bytes

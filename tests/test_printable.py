@@ -15,8 +15,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from coild.logs import JsonFormatter, PlainFormatter
-from coild.printable import printable, printable_json
+from coild.process.logs import JsonFormatter, PlainFormatter
+from coild.rules.printable import printable, printable_json
 from tests.daemon_kit import Daemon, command, environment
 from tests.history_kit import EPOCH, allocated, beginning, released, write
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from coild.events import SCHEMA, DaemonStarted, DaemonStopped, JournalRepaired, NodeBooted
+from coild.rules.events import SCHEMA, DaemonStarted, DaemonStopped, JournalRepaired, NodeBooted
 from journal.chain import walk
 from journal.fs import OsFileSystem
 from journal.segments import list_segments

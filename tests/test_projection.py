@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coild.addresses import Subnet
-from coild.events import (
+from coild.rules.addresses import Subnet
+from coild.rules.events import (
     REQUESTED,
     AddressAllocated,
     AddressReleased,
@@ -28,8 +28,8 @@ from coild.events import (
     PoolSpec,
     Release,
 )
-from coild.holding import Block, InconsistentEventError
-from coild.projection import Projection, pools_changed
+from coild.rules.holding import Block, InconsistentEventError
+from coild.rules.projection import Projection, pools_changed
 from tests.service_kit import decode_event, decode_folded, pool
 
 BLOCK = Subnet.parse("10.0.0.8/29").key

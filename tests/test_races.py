@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from coild.events import AddressAllocated
+from coild.rules.events import AddressAllocated
 from tests.daemon_kit import Daemon, fold, status_of, wait_for
 from tests.wire_kit import (
     AsyncConnection,

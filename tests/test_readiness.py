@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coild.readiness import Check, Readiness, failing, verbose
+from coild.http.readiness import Check, Readiness, failing, verbose
 from tests.cni_kit import Plugin
 from tests.daemon_kit import Daemon
 from tests.disk_kit import small_disk

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from coild.cli import main
-from coild.settings import FileSettings, PoolSettings, Settings, kebab
+from coild.config.layers import FileSettings, PoolSettings, Settings, kebab
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from coild.clock import boottime
-from coild.events import REBOOTED, AddressReleased, NodeBooted
+from coild.process.clock import boottime
+from coild.rules.events import REBOOTED, AddressReleased, NodeBooted
 from tests.boot_kit import FakeProc
 from tests.daemon_kit import Daemon, wait_for
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from coild.events import (
+from coild.rules.events import (
     OPERATOR,
     SCHEMA,
     DaemonStopped,
@@ -19,7 +19,7 @@ from coild.events import (
     JournalRepaired,
     SnapshotTaken,
 )
-from coild.replay import VOCABULARY, State, records_of
+from coild.vocabulary import VOCABULARY, State, records_of
 from journal import prepare, prune, read_events, retire
 from journal.codec import SEGMENT_HEADER_BYTES
 from journal.damage import plan

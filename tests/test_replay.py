@@ -24,18 +24,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coild.addresses import Subnet
-from coild.clock import Clock
-from coild.difference import Change, View, difference, effect, patch, undone, view
-from coild.events import (
+from coild.audit.diff import Change, View, difference, effect, patch, undone, view
+from coild.audit.times import format_utc
+from coild.process.clock import Clock
+from coild.rules.addresses import Subnet
+from coild.rules.events import (
     AddressAllocated,
     AddressReleased,
     BlockAcquired,
     HistoryPruned,
     SnapshotTaken,
 )
-from coild.moments import format_utc
-from coild.replay import State
+from coild.vocabulary import State
 from tests.daemon_kit import PATIENCE_SECONDS, ROOT, Daemon, environment
 from tests.replay_kit import BEGAN, compact, fold, histories, history, write
 from tests.tool_kit import run_here

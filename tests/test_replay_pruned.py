@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from coild.events import HistoryPruned
-from coild.moments import format_utc
+from coild.audit.times import format_utc
+from coild.rules.events import HistoryPruned
 from journal import prune
 from tests.history_kit import EPOCH, FS, compact, cycles, writing
 from tests.pruning_kit import (

@@ -14,8 +14,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from coild.addresses import Pool
-from coild.clock import Clock
+from coild.process.clock import Clock
+from coild.rules.addresses import Pool
 from tests.crash import stepped_clock
 from tests.daemon_kit import Daemon
 from tests.service_kit import Bench, MemoryJournal, pool

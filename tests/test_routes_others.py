@@ -17,9 +17,9 @@ import httpx
 import pyroute2
 import pytest
 
-from coild.addresses import Subnet
-from coild.route_watch import Changes, RouteWatch
-from coild.table_lock import TableLock, TableTakenError
+from coild.routing.route_watch import Changes, RouteWatch
+from coild.routing.table_lock import TableLock, TableTakenError
+from coild.rules.addresses import Subnet
 from tests.daemon_kit import PATIENCE_SECONDS, Daemon, wait_for
 from tests.netns_kit import Namespace
 

@@ -27,9 +27,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from msgspec.structs import replace
 
 import coild
-from coild.addresses import Pool, Span
-from coild.allocator import NoPoolError
-from coild.service import ConflictError, NoAddressError, Statistics
+from coild.allocation.service import ConflictError, NoAddressError, Statistics
+from coild.rules.addresses import Pool, Span
+from coild.rules.allocator import NoPoolError
 from tests.service_kit import Bench, pool
 
 REUSE_AFTER = 30

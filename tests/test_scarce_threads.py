@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from coild.threads import start_workers
+from coild.process.threads import start_workers
 from tests.crash import scarce_threads
 from tests.daemon_kit import PATIENCE_SECONDS, Daemon, command, environment
 

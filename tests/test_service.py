@@ -10,14 +10,14 @@ from typing import Any, cast
 
 import pytest
 
-from coild import keeper
-from coild.addresses import Subnet
+from coild.allocation import keeper
+from coild.allocation.service import ConflictError, NoAddressError
 from coild.blocks import NoBlockError
-from coild.budget import Budget
-from coild.events import AddressAllocated, AddressReleased, BlockAcquired, BlockReleased
-from coild.projection import Projection
-from coild.service import ConflictError, NoAddressError
-from coild.status import StatusBodies
+from coild.http.budget import Budget
+from coild.http.status import StatusBodies
+from coild.rules.addresses import Subnet
+from coild.rules.events import AddressAllocated, AddressReleased, BlockAcquired, BlockReleased
+from coild.rules.projection import Projection
 from journal import JournalBusyError, JournalFailedError, JournalFullError
 from tests.service_kit import Bench, HeldBlocks, pool, settled
 

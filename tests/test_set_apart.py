@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from pyroute2 import IPRoute
 
-from coild.addresses import Pool, Span, Subnet
 from coild.blocks import NoBlockError
 from coild.blocks.static import StaticBlocks
-from coild.events import UNNEEDED, AddressReleased
-from coild.ranges import Ranges
-from coild.unicast import why_no_unicast
+from coild.rules.addresses import Pool, Span, Subnet
+from coild.rules.events import UNNEEDED, AddressReleased
+from coild.rules.ranges import Ranges
+from coild.rules.unicast import why_no_unicast
 from tests.cni_kit import Plugin, new_id
 from tests.daemon_kit import Daemon, wait_for
 from tests.netns_kit import Namespace

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from coild.events import SCHEMA
+from coild.rules.events import SCHEMA
 from journal.codec import decode_header
 from journal.fs import OsFileSystem
 from journal.head import read_head

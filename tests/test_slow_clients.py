@@ -24,9 +24,9 @@ from types import SimpleNamespace
 import pytest
 from sanic.http import Stage
 
-from coild.connections import Connection
-from coild.openapi import document
-from coild.orders import give_order
+from coild.http.connections import Connection
+from coild.http.openapi import document
+from coild.upkeep.prune_orders import give_order
 from tests import daemon_kit
 from tests.crash.scale import LONG, report
 from tests.daemon_kit import Daemon, wait_for
@@ -51,7 +51,7 @@ HALF_POST = POST[:-10]
 
 _LAUNCH = """
 import resource, sys
-from coild import limits
+from coild.rules import limits
 limits.ARRIVAL_SECONDS, limits.RESPONSE_SECONDS, limits.IDLE_SECONDS = {times}
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, ({files} or 1024, {files} or hard))

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from coild.socket_watch import SocketWatch
+from coild.process.socket_watch import SocketWatch
 from tests.daemon_kit import Daemon, listening_sockets, run, wait_for
 from tests.test_readiness import told
 from tests.test_systemd import Manager

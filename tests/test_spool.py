@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coild import spool, spool_files
-from coild.spool_files import TEMPORARY
+from coild.spool import files as spool_files
+from coild.spool import releases as spool
+from coild.spool.files import TEMPORARY
 from tests.spool_kit import Calls, files, held_elsewhere, holder_of, kept, soon
 
 #: Any that coild takes, and then some: no control characters, no surrogates.

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coild import spool
+from coild.spool import releases as spool
 from tests.disk_kit import fill, make_read_only, small_disk
 from tests.spool_kit import as_nobody, files, kept, soon
 

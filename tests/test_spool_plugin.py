@@ -25,7 +25,8 @@ LONG_SECONDS = 30
 #: is removed.
 _KILLED = """
 import itertools, os, signal, sys
-from coild import cli, spool
+from coild import cli
+from coild.spool import releases as spool
 numbers, last, remove = itertools.count(1), int(sys.argv.pop(1)), spool.Claim.remove
 def killed(claim):
     if next(numbers) == last:

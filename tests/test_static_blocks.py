@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coild.addresses import BITS, Pool, Subnet
 from coild.blocks import NoBlockError
 from coild.blocks.static import StaticBlocks
+from coild.rules.addresses import BITS, Pool, Subnet
 from tests.service_kit import pool
 
 #: The subnets here have at most so many addresses: each can be looked at.

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 import httpx
 import pytest
 
-from coild import logs
+from coild.process import logs
 from tests.daemon_kit import PATIENCE_SECONDS, Daemon, command, environment, wait_for
 
 SUBSETS = list(chain.from_iterable(combinations("012", size) for size in (1, 2, 3)))
@@ -65,7 +65,9 @@ def test_no_file_of_ours_is_a_standard_stream(tmp_path: Path, closed: tuple[str,
     assert links == dict.fromkeys(closed, "/dev/null")
 
 
-@pytest.mark.parametrize("module", ["coild.upkeep", "tools.verify", "tools.ipam", "tools.history"])
+@pytest.mark.parametrize(
+    "module", ["coild.upkeep.worker", "tools.verify", "tools.ipam", "tools.history"]
+)
 def test_every_entry_point_opens_its_streams(module: str) -> None:
     """By the time that the module runs, the three descriptors are open."""
     code = (
@@ -105,7 +107,7 @@ def test_a_probe_tells_of_the_daemon_not_of_its_stdout(
     tmp_path: Path, daemon_socket: Path, redirection: str
 ) -> None:
     """A daemon is not restarted for a probe whose words nobody could read."""
-    probe = [command()[0], "-m", "coild.probe", "livez", "--socket"]
+    probe = [command()[0], "-m", "coild.process.probe", "livez", "--socket"]
     line = ["sh", "-c", f'exec "$@" {redirection}', "sh"]
     live, dead = (
         subprocess.run([*line, *probe, path], env=environment(), capture_output=True, check=False)

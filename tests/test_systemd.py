@@ -22,8 +22,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coild.events import SCHEMA, Event, NodeBooted
-from coild.systemd import Notifier, take_descriptors
+from coild.process.systemd import Notifier, take_descriptors
+from coild.rules.events import SCHEMA, Event, NodeBooted
 from journal import read_events
 from tests.cni_kit import Plugin, new_id
 from tests.daemon_kit import (

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coild.units import format_duration, format_size, parse_duration, parse_size
+from coild.rules.units import format_duration, format_size, parse_duration, parse_size
 
 SECOND = 10**9
 MINUTE = 60 * SECOND

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coild.events import (
+from coild.rules.events import (
     SCHEMA,
     AddressAllocated,
     HistoryPruned,
     SnapshotTaken,
 )
-from coild.replay import VOCABULARY, State
+from coild.vocabulary import VOCABULARY, State
 from journal import prepare, prune, retire
 from journal.archive import read_segment
 from journal.codec import SEGMENT_HEADER_BYTES, decode_header

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
-from coild.events import SCHEMA, Folded, HistoryPruned, SnapshotTaken
-from coild.replay import VOCABULARY, State
+from coild.rules.events import SCHEMA, Folded, HistoryPruned, SnapshotTaken
+from coild.vocabulary import VOCABULARY, State
 from journal import JournalError, prepare, prune, retire
 from journal.recovery import Recovered, recover
 from journal.scan import list_decoder

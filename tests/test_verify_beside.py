@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from coild.events import SCHEMA, DaemonStarted, HistoryPruned, SnapshotTaken
-from coild.replay import VOCABULARY, State
+from coild.rules.events import SCHEMA, DaemonStarted, HistoryPruned, SnapshotTaken
+from coild.vocabulary import VOCABULARY, State
 from journal import prepare, prune, retire
 from journal.fs import FileSystem
 from tests.daemon_kit import PATIENCE_SECONDS, Daemon

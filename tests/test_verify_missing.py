@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from coild.events import HistoryPruned
+from coild.rules.events import HistoryPruned
 from journal.archive import decompress
 from journal.segments import archive_path, segment_path
 from tests.journal_kit import FastFileSystem, segments

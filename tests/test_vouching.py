@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from coild.events import SCHEMA, Folded, SnapshotTaken
-from coild.replay import VOCABULARY, State, record_of
+from coild.rules.events import SCHEMA, Folded, SnapshotTaken
+from coild.vocabulary import VOCABULARY, State, record_of
 from journal import prepare
 from journal.recovery import recover
 from journal.scan import list_decoder

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from coild.addresses import Subnet
-from coild.events import (
+from coild.rules.addresses import Subnet
+from coild.rules.events import (
     SCHEMA,
     AddressAllocated,
     BlockAcquired,
@@ -19,7 +19,7 @@ from coild.events import (
     PoolSpec,
     SnapshotTaken,
 )
-from coild.replay import VOCABULARY, State
+from coild.vocabulary import VOCABULARY, State
 from journal import prepare, retire
 from tests.journal_kit import FastFileSystem, Opened, opened
 

@@ -19,9 +19,9 @@ from typing import Any, NoReturn
 import msgspec
 
 from coild import __version__
-from coild.config import default_data_dir
-from coild.printable import printable, printable_json
-from coild.settings import ConfigError
+from coild.config.config import default_data_dir
+from coild.config.layers import ConfigError
+from coild.rules.printable import printable, printable_json
 from journal import JournalCorruptError, JournalError, JournalUnsupportedError
 from journal.segments import ARCHIVE_NAME
 

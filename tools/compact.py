@@ -16,15 +16,15 @@ from typing import Any
 
 import msgspec
 
-from coild.ages import age_now
-from coild.compaction_plan import CompactionPlan, plan_compaction
-from coild.compactor import Compaction, Compactor
-from coild.events import SCHEMA, Event
-from coild.files import read_limited
-from coild.moments import parse_span
-from coild.orders import give_order, order_path
-from coild.replay import VOCABULARY, State
-from coild.units import parse_size
+from coild.audit.times import parse_span
+from coild.config.files import read_limited
+from coild.rules.events import SCHEMA, Event
+from coild.rules.units import parse_size
+from coild.upkeep.ages import age_now
+from coild.upkeep.compaction_plan import CompactionPlan, plan_compaction
+from coild.upkeep.compactor import Compaction, Compactor
+from coild.upkeep.prune_orders import give_order, order_path
+from coild.vocabulary import VOCABULARY, State
 from journal import (
     JournalLockedError,
     OsFileSystem,

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from coild.holders import Holder, Ledger
+from coild.audit.ledger import Holder, Ledger
 from journal import Reader, follow
 from tools.holdings import Asked, Output, complete, read_ledger
 from tools.remaining import GONE, Remaining

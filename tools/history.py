@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-from coild.addresses import BITS, Subnet
-from coild.events import Event
-from coild.holders import Holder, Question
-from coild.moments import format_local, parse_age, parse_moment
-from coild.printable import printable
+from coild.audit.ledger import Holder, Question
+from coild.audit.times import format_local, parse_age, parse_moment
+from coild.rules.addresses import BITS, Subnet
+from coild.rules.events import Event
+from coild.rules.printable import printable
 from journal import Reader
 from tools import common
 from tools.following import follow_rows, newest

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from coild.events import AddressAllocated
-from coild.holders import Holder, Ledger, Question
-from coild.moments import format_local, format_utc
-from coild.printable import printable
-from coild.replay import KEYS, State, address_key, container_key, pod_key
+from coild.audit.ledger import Holder, Ledger, Question
+from coild.audit.times import format_local, format_utc
+from coild.rules.events import AddressAllocated
+from coild.rules.printable import printable
+from coild.vocabulary import KEYS, State, address_key, container_key, pod_key
 from journal import JournalCorruptError, Reader, find
 from tools import common
 from tools.remaining import Remaining

@@ -10,10 +10,10 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from coild.clock_watch import ahead
-from coild.events import HistoryPruned
-from coild.holding import InconsistentEventError
-from coild.replay import VOCABULARY, State
+from coild.process.clock_watch import ahead
+from coild.rules.events import HistoryPruned
+from coild.rules.holding import InconsistentEventError
+from coild.vocabulary import VOCABULARY, State
 from journal import Batch, JournalError, Reader, RejectedSnapshot, UnrecordedSnapshot
 from journal.codec import MalformedError, UnsupportedError
 from journal.snapshot import SnapshotFile, list_snapshots, read_snapshot

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from coild.events import HistoryPruned
+from coild.rules.events import HistoryPruned
 from journal import JournalCorruptError, JournalError, Reader
 from tools import common
 

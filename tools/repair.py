@@ -11,9 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from coild.events import Event, HistoryPruned, SnapshotTaken
-from coild.holding import InconsistentEventError
-from coild.replay import VOCABULARY, State
+from coild.rules.events import Event, HistoryPruned, SnapshotTaken
+from coild.rules.holding import InconsistentEventError
+from coild.vocabulary import VOCABULARY, State
 from journal import JournalCorruptError, JournalUnsupportedError, OsFileSystem
 from journal.custody import Custody, acquire_lock
 from journal.damage import StraySegmentError, Truncation, plan

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from coild.difference import difference, view
-from coild.invariants import BrokenInvariantError
-from coild.moments import format_local, format_utc, parse_moment
-from coild.printable import printable
-from coild.projection import Projection
+from coild.audit.diff import difference, view
+from coild.audit.invariants import BrokenInvariantError
+from coild.audit.times import format_local, format_utc, parse_moment
+from coild.rules.printable import printable
+from coild.rules.projection import Projection
 from tools.common import (
     EXIT_FAILURE,
     UsageError,

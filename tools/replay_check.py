@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from coild.events import SnapshotTaken
-from coild.invariants import BrokenInvariantError, Checker, Invariant
-from coild.replay import VOCABULARY, State
+from coild.audit.invariants import BrokenInvariantError, Checker, Invariant
+from coild.rules.events import SnapshotTaken
+from coild.vocabulary import VOCABULARY, State
 from journal import JournalError
 from journal.snapshot import state_digest
 from tools.common import progress

@@ -9,9 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from coild.difference import Change, effect, undone
-from coild.moments import format_local, format_utc
-from coild.replay import VOCABULARY, State
+from coild.audit.diff import Change, effect, undone
+from coild.audit.times import format_local, format_utc
+from coild.vocabulary import VOCABULARY, State
 from journal import Batch
 from tools.common import ToolError, emit
 from tools.past import (

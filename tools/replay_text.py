@@ -7,12 +7,12 @@ from typing import Any
 
 import msgspec
 
-from coild.addresses import Subnet
-from coild.difference import AddressChange, BlockChange, BootChange, Change, PoolChange, PoolView
-from coild.events import PoolSpec
-from coild.moments import format_local, format_utc
-from coild.printable import printable
-from coild.projection import Projection
+from coild.audit.diff import AddressChange, BlockChange, BootChange, Change, PoolChange, PoolView
+from coild.audit.times import format_local, format_utc
+from coild.rules.addresses import Subnet
+from coild.rules.events import PoolSpec
+from coild.rules.printable import printable
+from coild.rules.projection import Projection
 from tools.common import table
 
 _MARKS = {"gained": "+", "lost": "-", "moved": "~", "changed": "~"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from coild.replay import VOCABULARY
+from coild.vocabulary import VOCABULARY
 from journal import JournalError, OsFileSystem
 from journal.fs import FileSystem
 from journal.head import read_head

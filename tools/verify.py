@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from coild.replay import VOCABULARY
+from coild.vocabulary import VOCABULARY
 from journal import JournalCorruptError, OsFileSystem
 from journal.findings import Anchor, Fault, Kind, Verified
 from journal.head import read_head

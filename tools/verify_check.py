@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from coild.events import HistoryPruned, SnapshotTaken
-from coild.holding import InconsistentEventError
-from coild.replay import VOCABULARY, State
+from coild.rules.events import HistoryPruned, SnapshotTaken
+from coild.rules.holding import InconsistentEventError
+from coild.vocabulary import VOCABULARY, State
 from journal import JournalCorruptError, JournalError
 from journal.beginning import find_beginning
 from journal.chain import walk

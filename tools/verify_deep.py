@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from coild.holding import InconsistentEventError
-from coild.invariants import BrokenInvariantError, Checker
-from coild.replay import VOCABULARY, State
+from coild.audit.invariants import BrokenInvariantError, Checker
+from coild.rules.holding import InconsistentEventError
+from coild.vocabulary import VOCABULARY, State
 from journal import JournalCorruptError, Reader
 from journal.findings import Fault, Kind, Verified
 from journal.fs import FileSystem

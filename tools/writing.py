@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from coild.clock import Clock
-from coild.events import SCHEMA, Event, Folded
-from coild.replay import State, record_of, records_of
+from coild.process.clock import Clock
+from coild.rules.events import SCHEMA, Event, Folded
+from coild.vocabulary import State, record_of, records_of
 from journal import DEFAULT_SEGMENT_BYTES, Journal, JournalBusyError, OsFileSystem
 from journal.archive import read_header
 from journal.custody import Custody

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from coild.addresses import Subnet
+from coild.rules.addresses import Subnet
 
 
 class NoBlockError(Exception):

@@ -9,9 +9,9 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Mapping
 
-from coild.addresses import BITS, Pool, Subnet
 from coild.blocks import NoBlockError
-from coild.ranges import Ranges
+from coild.rules.addresses import BITS, Pool, Subnet
+from coild.rules.ranges import Ranges
 
 
 class StaticBlocks:

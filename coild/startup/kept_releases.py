@@ -6,10 +6,10 @@ import asyncio
 import logging
 from pathlib import Path
 
-from coild import spool
-from coild.log_limit import LogLimit
-from coild.service import Service
-from coild.systemd import Notifier
+from coild.allocation.service import Service
+from coild.process.log_limit import LogLimit
+from coild.process.systemd import Notifier
+from coild.spool import releases as spool
 
 logger = logging.getLogger(__name__)
 

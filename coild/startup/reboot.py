@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 
-from coild.boot import Boot, Verdict, compare
-from coild.clock import Clock
-from coild.config import Config
-from coild.events import REBOOTED, NodeBooted
-from coild.replay import State
-from coild.service import Service
+from coild.allocation.service import Service
+from coild.config.config import Config
+from coild.process.boot import Boot, Verdict, compare
+from coild.process.clock import Clock
+from coild.rules.events import REBOOTED, NodeBooted
+from coild.vocabulary import State
 
 logger = logging.getLogger(__name__)
 

@@ -9,17 +9,17 @@ from collections import deque
 from collections.abc import Callable
 
 from coild import __version__
-from coild.boot import read_boot
-from coild.clock import Clock
-from coild.config import Config
-from coild.events import DaemonStarted
-from coild.node_addresses import NodeAddresses
-from coild.replay import State, records_of
-from coild.service import Service
+from coild.allocation.node_addresses import NodeAddresses
+from coild.allocation.service import Service
+from coild.allocation.write_gate import WriteGate
+from coild.config.config import Config
+from coild.process.boot import read_boot
+from coild.process.clock import Clock
+from coild.process.systemd import Notifier
+from coild.rules.events import DaemonStarted
 from coild.startup.kept_releases import apply_spool
 from coild.startup.reboot import record_boot
-from coild.systemd import Notifier
-from coild.write_gate import WriteGate
+from coild.vocabulary import State, records_of
 from journal import Journal, JournalError, JournalFailedError, JournalFullError
 
 logger = logging.getLogger(__name__)

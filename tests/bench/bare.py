@@ -21,7 +21,7 @@ import uvloop
 from sanic import HTTPResponse, Request, Sanic
 from sanic.response import raw
 
-from coild.api import sanic_config
+from coild.http.api import sanic_config
 
 _BODY = b'{"address":"10.64.0.0","status":200}'
 _FRAME = bytes(208)

@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from coild.addresses import Subnet, address_text
-from coild.events import SCHEMA
-from coild.replay import VOCABULARY
+from coild.rules.addresses import Subnet, address_text
+from coild.rules.events import SCHEMA
+from coild.vocabulary import VOCABULARY
 from journal import Reader
 from tests.bench.long_history import compact, write
 from tests.bench.populate import POOL

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from coild.addresses import Pool, Subnet
-from coild.events import (
+from coild.rules.addresses import Pool, Subnet
+from coild.rules.events import (
     REQUESTED,
     SCHEMA,
     AddressAllocated,
@@ -18,8 +18,8 @@ from coild.events import (
     SegmentsIndexed,
     SnapshotTaken,
 )
-from coild.projection import pools_changed
-from coild.replay import VOCABULARY, State
+from coild.rules.projection import pools_changed
+from coild.vocabulary import VOCABULARY, State
 from journal import OsFileSystem, Prepared, prepare, retire
 from journal.log import Log
 from journal.recovery import recover

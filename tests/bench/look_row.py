@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from coild.events import SCHEMA, DaemonStarted, Folded
+from coild.rules.events import SCHEMA, DaemonStarted, Folded
 from journal import Journal
 from tests.bench.bare import flusher
 from tests.bench.table import Row

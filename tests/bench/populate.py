@@ -6,11 +6,11 @@ import asyncio
 import time
 from pathlib import Path
 
-from coild.addresses import Pool, Subnet
+from coild.allocation.service import Service
 from coild.blocks.static import StaticBlocks
-from coild.events import SCHEMA, Folded
-from coild.projection import Projection, pools_changed
-from coild.service import Service
+from coild.rules.addresses import Pool, Subnet
+from coild.rules.events import SCHEMA, Folded
+from coild.rules.projection import Projection, pools_changed
 from journal import Journal
 from tests.service_kit import Unannounced
 

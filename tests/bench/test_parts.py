@@ -16,9 +16,9 @@ import pytest
 import uvloop
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from coild.addresses import Pool, Subnet
-from coild.allocator import Allocator
-from coild.events import (
+from coild.rules.addresses import Pool, Subnet
+from coild.rules.allocator import Allocator
+from coild.rules.events import (
     SCHEMA,
     AddressAllocated,
     AddressReleased,
@@ -26,7 +26,7 @@ from coild.events import (
     Event,
     Folded,
 )
-from coild.projection import Projection, pools_changed
+from coild.rules.projection import Projection, pools_changed
 from journal import Journal
 from journal.codec import (
     FRAME_BYTES_MAX,

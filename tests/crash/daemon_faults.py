@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from coild import service
-from coild.committer import Committer
+from coild.allocation import service
+from coild.allocation.committer import Committer
 from journal import commit
 from tests.crash.mutants import Edit, by_function, edited
 

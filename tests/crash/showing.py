@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from typing import Any, NamedTuple
 
-from coild.replay import VOCABULARY, State
+from coild.vocabulary import VOCABULARY, State
 from journal import JournalError, Reader
 from journal.findings import Anchor
 from tests.crash.disk import SimulatedDisk

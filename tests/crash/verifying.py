@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from coild.addresses import Subnet
-from coild.events import (
+from coild.rules.addresses import Subnet
+from coild.rules.events import (
     SCHEMA,
     AddressAllocated,
     AddressReleased,
@@ -26,7 +26,7 @@ from coild.events import (
     SegmentsIndexed,
     SnapshotTaken,
 )
-from coild.replay import VOCABULARY, State
+from coild.vocabulary import VOCABULARY, State
 from journal import Policy, prepare, retire
 from journal.custody import acquire_lock
 from journal.findings import Kind

@@ -200,7 +200,7 @@ def _field(fields: list[bytes], wanted: bytes) -> bytes:
 def _clock_name() -> str:
     """Which clock time.monotonic() is: the boot ID and the time namespace, after a space.
 
-    Empty where that is not known. As `coild.deadline` has it, which imports more.
+    Empty where that is not known. As `coild.allocation.deadline` has it, which imports more.
     """
     try:
         with open("/proc/sys/kernel/random/boot_id", "rb") as file:  # noqa: PTH123 - pathlib takes longer than this

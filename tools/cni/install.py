@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 from coild import __version__
-from coild.files import UnfitFileError, read_limited
+from coild.config.files import UnfitFileError, read_limited
 from tools.cni.config import VERSIONS
 from tools.cni.errors import IO_FAILURE
 
@@ -33,10 +33,10 @@ DIRECTORY = Path("/opt/cni/bin")
 #: All that the executable may import of ours.
 _MODULES = (
     "coild/__init__.py",
-    "coild/files.py",
-    "coild/spool.py",
-    "coild/spool_entries.py",
-    "coild/spool_files.py",
+    "coild/config/files.py",
+    "coild/spool/releases.py",
+    "coild/spool/entries.py",
+    "coild/spool/files.py",
     "tools/__init__.py",
     "tools/ipam.py",
 )

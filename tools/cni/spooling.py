@@ -1,4 +1,4 @@
-"""The spool as the commands use it; `coild.spool` is imported only if there is something to do."""
+"""The spool as the commands use it; `coild.spool.releases` is imported only if there is something to do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tools.cni.requests import refusal, release, release_by_names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from coild import spool
+    from coild.spool import releases as spool
     from tools.cni.client import Coild
     from tools.cni.config import Config
     from tools.cni.environment import Attachment
@@ -56,7 +56,7 @@ def settle(config: Config, key: str) -> None:
     """
     if _is_empty(config.spool):
         return
-    from coild import spool  # noqa: PLC0415 - the spool is empty nearly always
+    from coild.spool import releases as spool  # noqa: PLC0415 - the spool is empty nearly always
 
     try:
         claim = spool.claim(config.spool, key, config.coild.deadline, _tell_rejected)
@@ -82,7 +82,7 @@ def keep(config: Config, attachment: Attachment, key: str, reason: str) -> None:
 
     An entry of the container's first ID stands for both.
     """
-    from coild import spool  # noqa: PLC0415 - coild answers nearly always
+    from coild.spool import releases as spool  # noqa: PLC0415 - coild answers nearly always
 
     # Without waiting any longer, if the time is over: an entry is held by others for moments only.
     deadline = max(config.coild.deadline, monotonic() + _DRAIN_SECONDS)
@@ -114,7 +114,7 @@ def drain(config: Config) -> None:
             return
     except OSError:
         return  # who must write there, says what is wrong
-    from coild import spool  # noqa: PLC0415 - the spool is empty nearly always
+    from coild.spool import releases as spool  # noqa: PLC0415 - the spool is empty nearly always
 
     deadline = monotonic() + _DRAIN_SECONDS
     coild = config.coild.until(deadline)
@@ -209,7 +209,7 @@ def remember(config: Config) -> None:
             pass
         except FileNotFoundError:
             # The spool's own parents, as the first release that is kept makes them.
-            from coild.spool_files import make  # noqa: PLC0415 - once on a node
+            from coild.spool.files import make  # noqa: PLC0415 - once on a node
 
             make(directory)
         fd = open_file(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)

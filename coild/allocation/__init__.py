@@ -1,0 +1,1 @@
+"""What happens to a request for an address: decided, journalled, durable, answered."""

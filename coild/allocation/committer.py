@@ -1,0 +1,51 @@
+"""How an event comes to be: decided, appended and applied in one step of the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from coild.rules.allocator import Allocator
+from coild.rules.events import Event
+from coild.rules.projection import Projection
+from journal import Journal, JournalBusyError
+
+_T = TypeVar("_T")
+
+
+class Committer:
+    """Appends to the journal what was decided, and applies it. Belongs to one event loop."""
+
+    def __init__(self, state: Projection, journal: Journal, allocator: Allocator) -> None:
+        self._state = state
+        self._journal = journal
+        self._allocator = allocator
+
+    def commit(self, event: Event, *, essential: bool = False) -> int:
+        """Append an event and apply it; the event's sequence. It is durable later.
+
+        An `essential` event may use the room that a full disk leaves for releases. Raises the
+        journal's errors: appending comes first, and if it is refused, nothing has happened.
+        """
+        sequence = self._journal.append(event, essential=essential)
+        self._state.apply(event)
+        self._allocator.observe(event)
+        return sequence
+
+    async def when_room(self, decide: Callable[[], _T]) -> _T:
+        """What `decide` returns, which decides and commits without waiting for anything.
+
+        While the journal is too busy for another event, it waits and decides anew: what was true
+        before may not be true any more. Raises what `decide` raises.
+        """
+        while True:
+            try:
+                return decide()
+            except JournalBusyError:
+                await self._journal.room()
+
+    async def record(self, event: Event) -> int:
+        """Commit a fact that is not about one container; its sequence. Durable on return."""
+        sequence = await self.when_room(lambda: self.commit(event, essential=True))
+        await self._journal.durable(sequence)
+        return sequence

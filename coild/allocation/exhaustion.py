@@ -1,0 +1,51 @@
+"""Which pools have no address to give any more, and whether blocks of old keep them from it."""
+
+from __future__ import annotations
+
+from coild.allocation.service import Service
+from coild.blocks.static import StaticBlocks
+from coild.rules.addresses import BITS, Pool
+from coild.rules.projection import Projection
+
+#: So many blocks are named.
+_NAMED_MAX = 3
+_OF_OLD = ": blocks of a former configuration stand in its subnets "
+
+
+def exhausted(service: Service, blocks: StaticBlocks, state: Projection) -> list[str]:
+    """For each pool and family without a free address, a line that names them."""
+    return [
+        f"pool {name!r} has no free IPv{version} address{_of_old(pool, version, state)}"
+        for name, pool in state.pools.items()
+        for version in BITS
+        if pool.of(version)
+        and not service.free(name, version)
+        and not blocks.has_block(name, version)
+    ]
+
+
+def blocked(service: Service, blocks: StaticBlocks, state: Projection) -> list[str]:
+    """Those of `exhausted` that have no address because of blocks of a former configuration."""
+    return [line for line in exhausted(service, blocks, state) if _OF_OLD in line]
+
+
+def _of_old(pool: Pool, version: int, state: Projection) -> str:
+    """The blocks in the pool's subnets that an earlier configuration made, if there are any."""
+    found = [
+        block
+        for block in state.blocks.values()
+        if not block.in_force
+        and block.version == version
+        and any(
+            block.subnet.base < subnet.end and subnet.base < block.subnet.end
+            for subnet in pool.of(version)
+        )
+    ]
+    if not found:
+        return ""
+    names = ", ".join(f"{block.subnet} of pool {block.pool!r}" for block in found[:_NAMED_MAX])
+    more = f" and {len(found) - _NAMED_MAX} more" if len(found) > _NAMED_MAX else ""
+    return (
+        f"{_OF_OLD}({names}{more}), until their "
+        f"{sum(block.held for block in found)} addresses are released"
+    )

@@ -1,0 +1,176 @@
+"""The blocks of this node: asked of their source when they are wanted, given back when idle.
+
+There is one request at a time for a pool and family, and all who need a block wait for it together.
+The source may be a cluster: it may take long and fail. One that is slow for a pool delays no other
+pool, and a request that waits for it gets an answer in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from coild.allocation.committer import Committer
+from coild.allocation.pending import Pending
+from coild.blocks import BlockSource, NoBlockError
+from coild.routing.announcer import Announcer
+from coild.rules.addresses import Subnet
+from coild.rules.allocator import Allocator
+from coild.rules.events import BlockAcquired, BlockReleased
+from coild.rules.holding import Block
+from journal import Journal, JournalError
+
+logger = logging.getLogger(__name__)
+
+#: How long a request waits for a block. The container runtime gives up later than this, and an
+#: answer is worth more to it than a time-out.
+BLOCK_WAIT_SECONDS = 10.0
+#: How long it waits for a spare block while it could have an address that was released lately: what
+#: a slow cluster does must not keep it from that.
+SPARE_WAIT_SECONDS = 0.05
+
+
+class BlockKeeper:
+    """Acquires and releases the node's blocks. Belongs to one event loop. Durations are in ns."""
+
+    def __init__(
+        self,
+        source: BlockSource,
+        journal: Journal,
+        committer: Committer,
+        allocator: Allocator,
+        announcer: Announcer,
+        *,
+        clock: Callable[[], int],
+        ago: Callable[[int], int],
+    ) -> None:
+        """`clock` gives the times of events, `ago` the time of an event so long ago."""
+        self._source = source
+        self._journal = journal
+        self._committer = committer
+        self._allocator = allocator
+        self._announcer = announcer
+        self._clock = clock
+        self._ago = ago
+        self._requests: dict[tuple[str, int], asyncio.Task[None]] = {}
+        #: The blocks that came or went by events that may not be durable yet.
+        self.pending: Pending[bytes, Block] = Pending(lambda: journal.durable_sequence)
+
+    async def another_block(self, pool: str, version: int) -> None:
+        """Wait for one more block. Raises NoBlockError if the source has none.
+
+        All who need one wait for the same request, and none of them can cancel it.
+        """
+        task = self._requests.get((pool, version))
+        # One that is done gave its block to others already; to await it would not even give way.
+        if task is None or task.done():
+            task = asyncio.create_task(self._acquire(pool, version))
+            self._requests[pool, version] = task
+            task.add_done_callback(lambda done: self._acquired(pool, version, done))
+        await asyncio.shield(task)
+
+    async def release_idle(self, idle_for: int) -> list[str]:
+        """Give back the blocks that have been empty for `idle_for`; returns which.
+
+        Raises the journal's errors; what was not given back then is still held.
+        """
+        released = []
+        refusal: JournalError | None = None
+        idle = self._allocator.idle_blocks(self._ago, idle_for)
+        for block, idle_since in [(block, block.idle_since) for block in idle]:
+            if block.held or block.idle_since != idle_since:
+                # It was used while the routes of those before it were withdrawn.
+                continue
+            # Routers must not send here what may be another node's.
+            withdrawn = await self._announcer.withdraw(block.subnet)
+            if not withdrawn or block.held or block.idle_since != idle_since:
+                # It may be announced still, or was used meanwhile.
+                self._announcer.announce(block.subnet)
+                continue
+            event = BlockReleased(self._clock(), block.key, block.pool)
+            try:
+                sequence = self._committer.commit(event, essential=True)
+            except JournalError as error:
+                # The source must still be told of those before.
+                refusal = error
+                self._announcer.announce(block.subnet)
+                break
+            self.pending.note(sequence, block.key, block)
+            released.append(block)
+        # Only a block that is surely not ours any more may become another's.
+        await self._journal.durable(self._journal.last_sequence)
+        for block in released:
+            await self._source.release(block.pool, block.subnet)
+        if refusal is not None:
+            raise refusal
+        return [str(block.subnet) for block in released]
+
+    async def close(self) -> None:
+        """Ask no more. What was taken stays."""
+        for task in self._requests.values():
+            task.cancel()
+        await asyncio.gather(*self._requests.values(), return_exceptions=True)
+
+    def _acquired(self, pool: str, version: int, task: asyncio.Task[None]) -> None:
+        if self._requests.get((pool, version)) is task:
+            del self._requests[pool, version]
+        if not task.cancelled():
+            # Everyone who waited may have hung up; then nobody else looks at the error.
+            task.exception()
+
+    async def _acquire(self, pool: str, version: int) -> None:
+        subnet = await self._source.acquire(pool, version)
+        try:
+            sequence = await self._committer.when_room(
+                lambda: self._committer.commit(BlockAcquired(self._clock(), subnet.key, pool))
+            )
+        except BaseException:
+            await self._source.release(pool, subnet)
+            raise
+        self._took(sequence, pool, subnet)
+
+    def _took(self, sequence: int, pool: str, subnet: Subnet) -> None:
+        self.pending.note(sequence, subnet.key, None)
+        logger.info("took block %s from pool %s", subnet, pool)
+        self._announcer.announce(subnet)
+
+
+class BlockWait:
+    """What one request has waited for so far, with one bound however many blocks others take.
+
+    A spare block, one that the request could do without, is waited for more shortly and once: then
+    the request takes an address that was released lately. When others have taken those, it waits
+    for a block to its bound. Durations are in seconds.
+    """
+
+    def __init__(self, keeper: BlockKeeper) -> None:
+        self._keeper = keeper
+        self._bound = BLOCK_WAIT_SECONDS
+        self._spare_bound = SPARE_WAIT_SECONDS
+        self._deadline = 0.0
+        self._without_spare = False
+        #: Why no block can be had, once that is so. Then there is no more waiting.
+        self.refusal: NoBlockError | None = None
+
+    def may_help(self, *, spare: bool) -> bool:
+        """Whether to wait for one more block."""
+        return self.refusal is None and not (spare and self._without_spare)
+
+    async def another_block(self, pool: str, version: int, *, spare: bool) -> None:
+        """Wait until there is one more block, or until it cannot be waited for any longer."""
+        now = asyncio.get_running_loop().time()
+        self._deadline = self._deadline or now + self._bound
+        left = self._deadline - now
+        try:
+            async with asyncio.timeout(min(left, self._spare_bound) if spare else left):
+                await self._keeper.another_block(pool, version)
+        except NoBlockError as error:
+            self.refusal = error
+        except TimeoutError:
+            if spare:
+                self._without_spare = True
+            else:
+                self.refusal = NoBlockError(
+                    f"no block of pool {pool!r} could be had in {self._bound:g} s, try again"
+                )

@@ -1,0 +1,388 @@
+"""One command's way: decide, append, apply, wait until it is durable, answer.
+
+The first three are one synchronous step of the event loop: nothing can come between, and a client
+that hangs up while the disk is busy leaves a whole change or none. Only the answer waits.
+
+No answer shows an event that a crash could still undo. A command waits for the last event of its
+own container, not for all that is queued. What only reads waits for no disk: it is shown the state
+as of the last durable event. What comes after that was answered to nobody: it may not be shown yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from functools import partial
+
+import msgspec
+
+from coild.allocation.by_container import ByContainer
+from coild.allocation.committer import Committer
+from coild.allocation.deadline import Deadline
+from coild.allocation.keeper import BlockKeeper, BlockWait
+from coild.allocation.pending import Pending
+from coild.allocation.recent_allocations import Allocations, StaleListError
+from coild.blocks import BlockSource
+from coild.routing.announcer import Announcer
+from coild.rules.allocator import Allocator, Place, TooManyApartError
+from coild.rules.events import (
+    COLLECTED,
+    REQUESTED,
+    AddressAllocated,
+    AddressReleased,
+    AttachmentAllocated,
+    Event,
+)
+from coild.rules.gateway_use import GatewayUse
+from coild.rules.holding import Holding, Status
+from coild.rules.projection import Projection, pools_changed
+from journal import Journal
+
+logger = logging.getLogger(__name__)
+
+#: After so many releases in a row, requests go first.
+_RELEASE_SLICE = 100
+
+
+class ConflictError(Exception):
+    """The container holds an address already."""
+
+
+class NoAddressError(Exception):
+    """No address of the family is to be had now."""
+
+
+class _Wanted(msgspec.Struct, frozen=True):
+    """Who asks for an address, and of which kind: see Service.allocate."""
+
+    namespace: str
+    pod_name: str
+    container_id: str
+    version: int
+    network: str
+    unusable: Sequence[int]
+    in_subnet: bool
+    until: Deadline | None
+
+
+class _Allocated(msgspec.Struct, frozen=True):
+    """An address is the container's, by the event `sequence`."""
+
+    sequence: int
+    address: str
+
+
+class _Conflict(msgspec.Struct, frozen=True):
+    """The container holds an address already."""
+
+    held: Holding
+
+
+class _NeedsBlock(msgspec.Struct, frozen=True):
+    """The pool should have another block first; a `spare` one may also be done without."""
+
+    pool: str
+    spare: bool
+
+
+class _Exhausted(msgspec.Struct, frozen=True):
+    """No address is to be had, and no block will come."""
+
+    reason: str
+
+
+class Statistics(msgspec.Struct, frozen=True):
+    """What the service counted since it started."""
+
+    allocated: int
+    released: int
+    #: Addresses that were handed out again before `reuse-after` was over.
+    reused_early: int
+    #: Requests refused: a conflict, or no address.
+    refused: int
+
+
+class Service(ByContainer):
+    """The commands and queries of one daemon. Belongs to one event loop. Durations are in ns."""
+
+    def __init__(
+        self,
+        state: Projection,
+        journal: Journal,
+        source: BlockSource,
+        *,
+        reuse_after: int,
+        clock: Callable[[], int],
+        announcer: Announcer,
+        ago: Callable[[int], int] | None = None,
+    ) -> None:
+        """`announcer` is told of each block that becomes the node's, and before it is no more.
+
+        `clock` gives the times of events; `ago` the time of an event so long ago, as Clock.ago,
+        by which addresses rest and blocks are idle. By default the clock is one that nobody sets.
+        """
+        self._state = state
+        self._journal = journal
+        self._clock = clock
+        self._ago = ago or (lambda duration: clock() - duration)
+        self._reuse_after = reuse_after
+        self._allocator = Allocator(state, reuse_after)
+        self._committer = Committer(state, journal, self._allocator)
+        self._keeper = BlockKeeper(
+            source,
+            journal,
+            self._committer,
+            self._allocator,
+            announcer,
+            clock=clock,
+            ago=self._ago,
+        )
+        self._pending = Pending(lambda: journal.durable_sequence)
+        self._allocations = Allocations(journal.last_sequence)
+        #: Who needs the node's own address as gateway.
+        self.gateway_use = GatewayUse(state.holdings)
+        self._allocated = self._released = self._reused_early = self._refused = 0
+
+    @property
+    def statistics(self) -> Statistics:
+        """What was counted so far."""
+        return Statistics(self._allocated, self._released, self._reused_early, self._refused)
+
+    def pool_for(self, namespace: str) -> str:
+        """The pool that pods of a namespace have addresses of. Raises NoPoolError."""
+        return self._allocator.pool_for(namespace)
+
+    def free(self, pool: str, version: int) -> int:
+        """How many addresses of a pool's blocks are free, rested or not."""
+        return self._allocator.free(pool, version)
+
+    async def allocate(
+        self,
+        namespace: str,
+        pod_name: str,
+        container_id: str,
+        version: int,
+        network: str = "",
+        *,
+        unusable: Sequence[int] = (),
+        in_subnet: bool = False,
+        until: Deadline | None = None,
+    ) -> str:
+        """Hand an address of IP version 4 or 6 to the container; durable on return.
+
+        `network` is the CNI network that it is for, if any. The `unusable` addresses are none that
+        it could have there; if it is told of the pool's subnet (`in_subnet`), the edges of that are
+        none either. All these are set apart. After `until`, nothing is decided.
+
+        Raises ConflictError, NoAddressError, NoPoolError, DeadlineError, and the journal's errors.
+        """
+        wanted = _Wanted(
+            namespace, pod_name, container_id, version, network, unusable, in_subnet, until
+        )
+        wait = BlockWait(self._keeper)
+        decide = partial(self._decide, wanted, wait)
+        while True:
+            match await self._committer.when_room(decide):
+                case _Allocated(sequence, address):
+                    await self._journal.durable(sequence)
+                    return address
+                case _NeedsBlock(pool, spare):
+                    await wait.another_block(pool, version, spare=spare)
+                case _Conflict(held):
+                    self._refused += 1
+                    await self._settled(container_id)
+                    raise ConflictError(
+                        f"container {container_id} holds {held.address} already, "
+                        f"for pod {held.pod_namespace}/{held.pod_name}"
+                    )
+                case _Exhausted(reason):
+                    self._refused += 1
+                    # It may be full because of events that a crash could still undo.
+                    await self._journal.durable(self._journal.last_sequence)
+                    raise NoAddressError(reason)
+
+    def _decide(
+        self, wanted: _Wanted, wait: BlockWait
+    ) -> _Allocated | _Conflict | _NeedsBlock | _Exhausted:
+        """Allocate an address if one can be had now, or say what stands against it.
+
+        Raises DeadlineError, NoPoolError, and the journal's errors.
+        """
+        if wanted.until is not None:
+            wanted.until.check()
+        container_id, version = wanted.container_id, wanted.version
+        held = self._state.holdings.get(container_id)
+        if held is not None:
+            return _Conflict(held)
+        pool = self._allocator.pool_for(wanted.namespace)
+        placed = wanted.in_subnet or bool(wanted.unusable)
+        if placed:
+            try:
+                self._set_apart(pool, wanted)
+            except TooManyApartError as error:
+                return _Exhausted(str(error))
+        now = self._clock()
+        # Not the event's time: what was released before the wall was set has not rested more.
+        rested = self._ago(self._reuse_after) + self._reuse_after
+        choice = self._allocator.choose(pool, version, rested)
+        block = choice.block
+        if choice.wants_block and wait.may_help(spare=block is not None):
+            return _NeedsBlock(pool, spare=block is not None)
+        if block is None:
+            return _Exhausted(str(wait.refusal))
+        offset = block.next_offset
+        fact = (now, block.key, offset, container_id, wanted.namespace, wanted.pod_name, pool)
+        network = wanted.network
+        sequence = self._committer.commit(
+            AttachmentAllocated(*fact, network) if network else AddressAllocated(*fact)
+        )
+        self._allocated += 1
+        if choice.early:
+            self._reused_early += 1
+            logger.debug("%s is reused early", block.text(offset))
+        self._pending.note(sequence, container_id, None)
+        self._allocations.note(sequence, container_id)
+        self.gateway_use.note(container_id, placed=placed)
+        return _Allocated(sequence, block.text(offset))
+
+    async def release(
+        self, namespace: str, pod_name: str, container_id: str, until: Deadline | None = None
+    ) -> str:
+        """Release the container's address; durable on return. Empty if the pod's has none.
+
+        Raises DeadlineError if that would come after `until`, and the journal's errors.
+        """
+        release = partial(self._release_of, container_id, (namespace, pod_name), until)
+        held = await self._committer.when_room(release)
+        await self._settled(container_id)
+        return held.address if held is not None else ""
+
+    async def release_all(
+        self, holdings: Iterable[tuple[str, Holding]], reason: str
+    ) -> list[tuple[str, Holding]]:
+        """Release those of these that are still held; which they are. Durable on return.
+
+        Requests are answered meanwhile. Raises the journal's errors.
+        """
+        released: list[tuple[str, Holding]] = []
+        for container_id, held in holdings:
+            release = partial(self._release_if_held, container_id, held, reason)
+            if await self._committer.when_room(release):
+                released.append((container_id, held))
+                if not len(released) % _RELEASE_SLICE:
+                    await asyncio.sleep(0)
+        await self._journal.durable(self._journal.last_sequence)
+        return released
+
+    def forgotten(
+        self, network: str, valid: AbstractSet[str], sequence: int, until: Deadline | None = None
+    ) -> list[tuple[str, Holding]]:
+        """What the network's runtime does not know of any more.
+
+        That is every address of exactly this network, of a container that is not in `valid`, and
+        allocated by the event `sequence` or before: what came later was not in the runtime's list
+        because the list is older. Raises StaleListError and DeadlineError.
+        """
+        if sequence > (last := self._journal.last_sequence):
+            raise StaleListError(
+                f"this journal ends with the sequence {last}, so {sequence} is not of it: ask for "
+                "the sequence again (GET /health)"
+            )
+        if until is not None:
+            until.check()
+        later = self._allocations.after(sequence)
+        return [
+            (container_id, held)
+            for container_id, held in self._state.holdings.items()
+            if held.network == network and container_id not in valid and container_id not in later
+        ]
+
+    async def collect(self, forgotten: Iterable[tuple[str, Holding]]) -> list[tuple[str, Holding]]:
+        """Release what is `forgotten`; what that was. Durable on return.
+
+        Raises the journal's errors.
+        """
+        return await self.release_all(forgotten, COLLECTED)
+
+    async def status(self) -> Status:
+        """All blocks and addresses as of the last durable event."""
+        durable = self._journal.durable_sequence
+        blocks: dict[str, list[str]] = {}
+        for _, block in self._keeper.pending.durable_items(self._state.blocks, durable):
+            blocks.setdefault(block.pool, []).append(str(block.subnet))
+        return Status(blocks, self._pending.durable_items(self._state.holdings, durable))
+
+    async def record(self, event: Event) -> None:
+        """Journal a fact that is not about one container; durable on return."""
+        await self._committer.record(event)
+
+    async def release_idle_blocks(self, idle_for: int) -> list[str]:
+        """As BlockKeeper.release_idle."""
+        return await self._keeper.release_idle(idle_for)
+
+    def place(self, address: str) -> Place:
+        """Where an address lies, by the pools in force."""
+        parsed = ipaddress.ip_address(address)
+        return self._allocator.place(parsed.version, int(parsed))
+
+    def _set_apart(self, pool: str, wanted: _Wanted) -> None:
+        """Set addresses apart that no pod of the network can use. Raises TooManyApartError."""
+        pools = self._allocator.with_apart(
+            pool, wanted.version, wanted.unusable, edges_too=wanted.in_subnet
+        )
+        if pools is not None:
+            self._committer.commit(pools_changed(self._clock(), pools))
+            new = ", ".join(map(str, pools[pool].unusable))
+            logger.info("set apart in pool %s, as no pod can use them: %s", pool, new)
+
+    async def close(self) -> None:
+        """Stop waiting for blocks. What has been committed stays."""
+        await self._keeper.close()
+
+    def _release_of(
+        self, container_id: str, pod: tuple[str, str] | None, until: Deadline | None
+    ) -> Holding | None:
+        """Release what the container holds, if that is for this pod or `pod` is None; what it was.
+
+        Raises DeadlineError and the journal's errors.
+        """
+        if until is not None:
+            until.check()
+        held = self._state.holdings.get(container_id)
+        if held is None or (pod is not None and pod != (held.pod_namespace, held.pod_name)):
+            return None
+        self._release(container_id, held, REQUESTED)
+        return held
+
+    def _release_if_held(self, container_id: str, held: Holding, reason: str) -> bool:
+        """Release the address unless that was done; the container may even hold another by now."""
+        if self._state.holdings.get(container_id) is not held:
+            return False
+        self._release(container_id, held, reason)
+        return True
+
+    def _release(self, container_id: str, held: Holding, reason: str) -> None:
+        """Commit the release of an address that is held."""
+        block = held.block
+        sequence = self._committer.commit(
+            AddressReleased(
+                self._clock(),
+                block.key,
+                held.offset,
+                container_id,
+                held.pod_namespace,
+                held.pod_name,
+                block.pool,
+                reason,
+            ),
+            essential=True,
+        )
+        self._released += 1
+        self._pending.note(sequence, container_id, held)
+
+    async def _settled(self, container_id: str) -> None:
+        """Wait for the container's last event: what is said of it next must not be undone."""
+        await self._journal.durable(self._pending.last(container_id))

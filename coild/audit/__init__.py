@@ -1,0 +1,1 @@
+"""What a journal tells: who held what and when, what changed, and what must always be true."""

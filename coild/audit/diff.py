@@ -1,0 +1,325 @@
+"""What changed between two moments, as records that lead from the one to the other.
+
+A view is what `/status` says of a state, with the pools, with each address's pod, block and CNI
+network, and with the node's boot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from coild.rules.addresses import Pool, Subnet, address_text
+from coild.rules.events import (
+    AddressAllocated,
+    AddressReleased,
+    BlockAcquired,
+    BlockReleased,
+    NodeBooted,
+    PoolsChanged,
+)
+from coild.rules.projection import Projection
+
+GAINED, LOST, MOVED, CHANGED = "gained", "lost", "moved", "changed"
+
+_OPPOSITE: dict[str, Literal["gained", "lost"]] = {GAINED: "lost", LOST: "gained"}
+
+
+class PoolView(msgspec.Struct, frozen=True, rename="kebab"):
+    """A pool as people write it."""
+
+    subnets: tuple[str, ...]
+    block_size: int
+
+
+class Held(msgspec.Struct, frozen=True, rename="kebab"):
+    """An address, where it comes from, and the pod that has it."""
+
+    address: str
+    block: str
+    pool: str
+    pod_namespace: str
+    pod_name: str
+    #: The CNI network that it is for; empty if none was named.
+    network: str = ""
+
+
+class View(msgspec.Struct, frozen=True, rename="kebab"):
+    """A state: pools by name, blocks by pool in the order they were acquired, pods by container."""
+
+    pools: dict[str, PoolView]
+    address_blocks: dict[str, list[str]]
+    pods: dict[str, Held]
+    #: Of the boot that the addresses are held since, as the kernel names it; empty if not known.
+    boot_id: str = ""
+
+
+class PoolChange(msgspec.Struct, frozen=True, rename="kebab", tag_field="kind", tag="pool"):
+    """A pool came, went or is another now. What it was before is null if it was not there."""
+
+    change: Literal["gained", "lost", "changed"]
+    pool: str
+    before: PoolView | None
+    after: PoolView | None
+
+
+class BlockChange(msgspec.Struct, frozen=True, rename="kebab", tag_field="kind", tag="block"):
+    """The node holds a block, or holds it no more."""
+
+    change: Literal["gained", "lost"]
+    pool: str
+    block: str
+
+
+class AddressChange(msgspec.Struct, frozen=True, rename="kebab", tag_field="kind", tag="address"):
+    """A container holds an address, or holds it no more, or its pod holds another one now.
+
+    `former` is what it held before it moved, null if it did not.
+    """
+
+    change: Literal["gained", "lost", "moved"]
+    container_id: str
+    address: str
+    pool: str
+    block: str
+    pod_namespace: str
+    pod_name: str
+    former: Held | None = None
+    network: str = ""
+
+    @property
+    def held(self) -> Held:
+        """What is held, or was until it was lost."""
+        return Held(
+            self.address,
+            self.block,
+            self.pool,
+            self.pod_namespace,
+            self.pod_name,
+            self.network,
+        )
+
+
+class BootChange(msgspec.Struct, frozen=True, rename="kebab", tag_field="kind", tag="boot"):
+    """The node was booted: the kernel's name for its boot is another. Empty if it is not known."""
+
+    change: Literal["changed"]
+    before: str
+    after: str
+
+
+Change = PoolChange | BlockChange | AddressChange | BootChange
+
+
+def view(state: Projection) -> View:
+    """The view of a state."""
+    blocks: dict[str, list[str]] = {}
+    names: dict[bytes, str] = {}
+    for key, block in state.blocks.items():
+        names[key] = str(block.subnet)
+        blocks.setdefault(block.pool, []).append(names[key])
+    return View(
+        pools=_pools(state.pools),
+        address_blocks=blocks,
+        pods={
+            container_id: Held(
+                held.address,
+                names[held.block.key],
+                held.block.pool,
+                held.pod_namespace,
+                held.pod_name,
+                held.network,
+            )
+            for container_id, held in state.holdings.items()
+        },
+        boot_id=state.boot_id,
+    )
+
+
+def difference(before: View, after: View) -> list[Change]:
+    """What leads from `before` to `after`: pools, blocks, addresses, then the boot."""
+    return [
+        *_pool_changes(before.pools, after.pools),
+        *_block_changes(before.address_blocks, after.address_blocks),
+        *_address_changes(before.pods, after.pods),
+        *_boot_changes(before.boot_id, after.boot_id),
+    ]
+
+
+def patch(before: View, changes: Iterable[Change]) -> View:
+    """The view that `changes` lead to. Raises KeyError, ValueError if they are of another one."""
+    pools = dict(before.pools)
+    blocks = {pool: list(names) for pool, names in before.address_blocks.items()}
+    pods = dict(before.pods)
+    boot_id = before.boot_id
+    for change in changes:
+        match change:
+            case PoolChange():
+                if change.after is None:
+                    del pools[change.pool]
+                else:
+                    pools[change.pool] = change.after
+            case BlockChange(change="gained"):
+                blocks.setdefault(change.pool, []).append(change.block)
+            case BlockChange():
+                blocks[change.pool].remove(change.block)
+            case AddressChange(change="lost"):
+                del pods[change.container_id]
+            case AddressChange():
+                pods[change.container_id] = change.held
+            case BootChange():
+                boot_id = change.after
+    blocks = {pool: names for pool, names in blocks.items() if names}
+    return View(pools, blocks, pods, boot_id)
+
+
+def effect(state: Projection, event: Any) -> list[Change]:
+    """What a full event changes about the state before it, without a look at all of it."""
+    match event:
+        case AddressAllocated() | AddressReleased():
+            block = Subnet.from_key(event.block)
+            held = state.holdings.get(event.container_id)
+            return [
+                _address(
+                    "gained" if isinstance(event, AddressAllocated) else "lost",
+                    event.container_id,
+                    Held(
+                        address_text(block.version, block.base + event.offset),
+                        str(block),
+                        event.pool,
+                        event.pod_namespace,
+                        event.pod_name,
+                        getattr(event, "network", "") if held is None else held.network,
+                    ),
+                )
+            ]
+        case BlockAcquired():
+            return [BlockChange("gained", event.pool, str(Subnet.from_key(event.block)))]
+        case BlockReleased():
+            return [BlockChange("lost", event.pool, str(Subnet.from_key(event.block)))]
+        case PoolsChanged():
+            after = {
+                name: PoolView(
+                    tuple(str(Subnet.from_key(key)) for key in spec.subnets), spec.block_size
+                )
+                for name, spec in event.pools.items()
+            }
+            return list(_pool_changes(_pools(state.pools), after))
+        case NodeBooted():
+            return list(_boot_changes(state.boot_id, event.boot_id))
+        case _:
+            return []
+
+
+def undone(changes: Sequence[Change]) -> list[Change]:
+    """What leads back."""
+    return [_undone(change) for change in reversed(changes)]
+
+
+def _undone(change: Change) -> Change:
+    if isinstance(change, AddressChange) and change.former is not None:
+        return _address("moved", change.container_id, change.former, change.held)
+    if isinstance(change, BootChange):
+        return BootChange("changed", change.after, change.before)
+    if isinstance(change, PoolChange):
+        return PoolChange(
+            _OPPOSITE.get(change.change, "changed"), change.pool, change.after, change.before
+        )
+    return msgspec.structs.replace(change, change=_OPPOSITE[change.change])
+
+
+def _pools(pools: Mapping[str, Pool]) -> dict[str, PoolView]:
+    return {
+        name: PoolView(tuple(map(str, pool.subnets)), pool.block_size)
+        for name, pool in pools.items()
+    }
+
+
+def _pool_changes(
+    before: Mapping[str, PoolView], after: Mapping[str, PoolView]
+) -> Iterable[PoolChange]:
+    for name, pool in before.items():
+        if name not in after:
+            yield PoolChange("lost", name, pool, None)
+        elif after[name] != pool:
+            yield PoolChange("changed", name, pool, after[name])
+    for name, pool in after.items():
+        if name not in before:
+            yield PoolChange("gained", name, None, pool)
+
+
+def _boot_changes(before: str, after: str) -> Iterable[BootChange]:
+    if before != after:
+        yield BootChange("changed", before, after)
+
+
+def _block_changes(
+    before: Mapping[str, list[str]], after: Mapping[str, list[str]]
+) -> Iterable[BlockChange]:
+    kept = {pool: _kept(names, after.get(pool, ())) for pool, names in before.items()}
+    for pool, names in before.items():
+        stayed = set(after.get(pool, ())[: kept[pool]])
+        yield from (BlockChange("lost", pool, name) for name in names if name not in stayed)
+    for pool, names in after.items():
+        yield from (BlockChange("gained", pool, name) for name in names[kept.get(pool, 0) :])
+
+
+def _kept(before: Sequence[str], after: Sequence[str]) -> int:
+    """How many of `after` stand in `before` in this order.
+
+    The blocks behind them were acquired since, even if the node had held one of them before.
+    """
+    rest = iter(before)
+    count = 0
+    while count < len(after) and after[count] in rest:
+        count += 1
+    return count
+
+
+def _address_changes(
+    before: Mapping[str, Held], after: Mapping[str, Held]
+) -> Iterable[AddressChange]:
+    for container_id, was in before.items():
+        now = after.get(container_id)
+        if now == was:
+            continue
+        if now is not None and _moved(was, now):
+            yield _address("moved", container_id, now, was)
+            continue
+        yield _address("lost", container_id, was)
+        if now is not None:
+            yield _address("gained", container_id, now)
+    for container_id, now in after.items():
+        if container_id not in before:
+            yield _address("gained", container_id, now)
+
+
+def _moved(was: Held, now: Held) -> bool:
+    """Whether the same pod has another address."""
+    return (
+        was.address != now.address
+        and was.pod_namespace == now.pod_namespace
+        and was.pod_name == now.pod_name
+        and was.network == now.network
+    )
+
+
+def _address(
+    change: Literal["gained", "lost", "moved"],
+    container_id: str,
+    held: Held,
+    former: Held | None = None,
+) -> AddressChange:
+    return AddressChange(
+        change,
+        container_id,
+        held.address,
+        held.pool,
+        held.block,
+        held.pod_namespace,
+        held.pod_name,
+        former,
+        held.network,
+    )

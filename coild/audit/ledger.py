@@ -1,0 +1,223 @@
+"""Who held which address from when to when: the events of addresses, folded to one row a holding.
+
+A holding begins with its allocation and ends before its release: `[allocated, released)`. Where
+history was pruned, the beginning of one may be unknown.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Protocol
+
+import msgspec
+
+from coild.rules.addresses import BITS, Subnet, address_text
+from coild.rules.events import AddressAllocated, AddressReleased, AttachmentAllocated
+from coild.rules.projection import Projection
+
+#: Of a subnet's key, by IP version.
+_KEY_BYTES = {version: bits // 8 + 1 for version, bits in BITS.items()}
+
+
+class Holder(msgspec.Struct, gc=False):
+    """A container that holds or held an address. Times are in ns since the epoch.
+
+    What is None has not happened yet, if it is the release, or is unknown, if it is the allocation.
+    """
+
+    block: bytes
+    offset: int
+    pool: str
+    pod_namespace: str
+    pod_name: str
+    container_id: str
+    allocated_at: int | None = None
+    allocated_seq: int | None = None
+    released_at: int | None = None
+    released_seq: int | None = None
+    #: Of the release.
+    reason: str | None = None
+
+    @property
+    def subnet(self) -> Subnet:
+        """The block that the address is of."""
+        return Subnet.from_key(self.block)
+
+    @property
+    def address(self) -> str:
+        """The address as text."""
+        block = self.subnet
+        return address_text(block.version, block.base + self.offset)
+
+    @property
+    def pod(self) -> str:
+        """The pod as people write it."""
+        return f"{self.pod_namespace}/{self.pod_name}"
+
+    def held_at(self, moment: int) -> bool:
+        """Whether it held the address then."""
+        return (self.allocated_at is None or self.allocated_at <= moment) and (
+            self.released_at is None or moment < self.released_at
+        )
+
+    def held_within(self, since: int | None, until: int | None) -> bool:
+        """Whether it held the address at any time of that window; None is no bound."""
+        begins = self.allocated_at
+        if until is not None and begins is not None and begins > until:
+            return False
+        if since is None or self.released_at is None or self.released_at > since:
+            return True
+        # Allocated and released at one time, and that within the window.
+        return begins is not None and begins >= since
+
+
+class _OfAddress(Protocol):
+    """What events of addresses and holders have in common."""
+
+    @property
+    def block(self) -> bytes: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def pool(self) -> str: ...
+    @property
+    def pod_namespace(self) -> str: ...
+    @property
+    def pod_name(self) -> str: ...
+    @property
+    def container_id(self) -> str: ...
+
+
+class Question(msgspec.Struct, frozen=True):
+    """Which holders are asked for: all that is not None must match."""
+
+    #: One address is a subnet of its own.
+    address: Subnet | None = None
+    block: Subnet | None = None
+    pool: str | None = None
+    #: Namespace and name.
+    pod: tuple[str, str] | None = None
+    container_id: str | None = None
+
+    def accepts(self, it: _OfAddress) -> bool:
+        """Whether an event or a holder is asked for."""
+        return (
+            (self.container_id is None or self.container_id == it.container_id)
+            and (self.pool is None or self.pool == it.pool)
+            and (self.pod is None or self.pod == (it.pod_namespace, it.pod_name))
+            and (self.address is None or _within(it, self.address))
+            and (self.block is None or _within(it, self.block))
+        )
+
+
+def _within(it: _OfAddress, subnet: Subnet) -> bool:
+    # Called for every event of a journal: numbers alone, no subnet is made.
+    block = it.block
+    if len(block) != _KEY_BYTES[subnet.version]:
+        return False
+    place = int.from_bytes(block[:-1], "big") + it.offset - subnet.base
+    return 0 <= place < subnet.size
+
+
+class Ledger:
+    """The holders that a question asks for, while the events are fed to it in order."""
+
+    def __init__(
+        self,
+        question: Question,
+        since: int | None = None,
+        until: int | None = None,
+        *,
+        held: bool = False,
+    ) -> None:
+        """Keep only holders within the window from `since` to `until`.
+
+        `held` keeps those alone that hold after the last event: the memory is theirs, however many
+        there were before them.
+        """
+        self._question = question
+        self._since = since
+        self._until = until
+        self._held = held
+        #: Those that hold, by container ID.
+        self._holding: dict[str, Holder] = {}
+        #: In the window, by the sequence of the allocation; so in order.
+        self._rows: dict[int, Holder] = {}
+        #: In the window, with an allocation that was not seen.
+        self._older: list[Holder] = []
+        #: Held later, and no event of theirs seen yet; by container ID.
+        self._expected: dict[str, Holder] = {}
+
+    def expect(self, later: Projection) -> None:
+        """Tell before the first event who held at a later time.
+
+        Whoever holds then without any event has held since before the events begin.
+        """
+        for container_id, held in later.holdings.items():
+            block = held.block
+            holder = Holder(
+                block.key, held.offset, block.pool, held.pod_namespace, held.pod_name, container_id
+            )
+            if self._question.accepts(holder):
+                self._expected[container_id] = holder
+
+    def feed(self, sequence: int, event: Any) -> Holder | None:
+        """Take the next event; the holder that it begins or ends, if that is asked for."""
+        kind = type(event)
+        if kind is AddressAllocated or kind is AttachmentAllocated:
+            if not self._question.accepts(event):
+                return None
+            return self._begin(sequence, event)
+        if kind is AddressReleased:
+            if not self._question.accepts(event):
+                return None
+            return self._end(sequence, event)
+        return None
+
+    def rows(self) -> list[Holder]:
+        """The holders within the window by allocation, the newest last; unknown ones first."""
+        return [
+            *(it for it in self._expected.values() if it.held_within(self._since, self._until)),
+            *self._older,
+            *self._rows.values(),
+        ]
+
+    @property
+    def known(self) -> int:
+        """How many holders within the window have an allocation that was seen."""
+        return len(self._rows)
+
+    def _begin(self, sequence: int, event: AddressAllocated) -> Holder | None:
+        self._expected.pop(event.container_id, None)
+        holder = _holder(event)
+        holder.allocated_at, holder.allocated_seq = event.time, sequence
+        self._holding[event.container_id] = holder
+        if not holder.held_within(self._since, self._until):
+            return None
+        self._rows[sequence] = holder
+        return holder
+
+    def _end(self, sequence: int, event: AddressReleased) -> Holder | None:
+        self._expected.pop(event.container_id, None)
+        seen = self._holding.pop(event.container_id, None)
+        holder = seen or _holder(event)
+        holder.released_at, holder.released_seq = event.time, sequence
+        # There are few: one string for all rows.
+        holder.reason = sys.intern(event.reason)
+        within = not self._held and holder.held_within(self._since, self._until)
+        if seen is None and within:
+            self._older.append(holder)
+        elif holder.allocated_seq is not None and not within:
+            self._rows.pop(holder.allocated_seq, None)
+        return holder if within else None
+
+
+def _holder(event: AddressAllocated | AddressReleased) -> Holder:
+    return Holder(
+        event.block,
+        event.offset,
+        event.pool,
+        event.pod_namespace,
+        event.pod_name,
+        event.container_id,
+    )

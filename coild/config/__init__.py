@@ -1,0 +1,1 @@
+"""What the daemon runs by: flags, environment and file, checked."""

@@ -1,0 +1,1 @@
+"""The daemon as a process of its system: sockets, signals, log, clock, service manager."""

@@ -1,0 +1,1 @@
+"""What is true of addresses, pools and events, without a clock, a disk or a loop."""

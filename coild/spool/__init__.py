@@ -1,0 +1,1 @@
+"""Releases that the daemon could not be told of, kept as files until it can."""

@@ -1,0 +1,1 @@
+"""Keeping the journal small: when it is compacted, by whom, and what may be pruned."""
