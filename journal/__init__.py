@@ -4,9 +4,11 @@ It knows nothing of addresses, pods or HTTP. `README.md` beside this file specif
 the promises; `writer` is where to start reading.
 """
 
-from journal.beginning import RejectedSnapshot, UnrecordedSnapshot
-from journal.compaction import Prepared, Vocabulary, index_sealed, prepare
-from journal.covered import covering
+from journal.compact.covered import covering
+from journal.compact.estimating import Estimate, estimate
+from journal.compact.prepare import Prepared, Vocabulary, index_sealed, prepare
+from journal.compact.prune import Policy, Pruning, plan, prune
+from journal.compact.retire import Retired, Taken, retire
 from journal.errors import (
     CompactionRunsError,
     EventTooLargeError,
@@ -20,20 +22,18 @@ from journal.errors import (
     JournalLockedError,
     JournalUnsupportedError,
 )
-from journal.estimating import Estimate, estimate
-from journal.follow import follow
+from journal.format.index import Keys
+from journal.format.snapshot import Snapshot
 from journal.fs import OsFileSystem
-from journal.history import find
-from journal.index import Keys
-from journal.indexed import Found
-from journal.pruning import Policy, Pruning, plan, prune
-from journal.reader import Batch, Reader, read_events
-from journal.recovery import Recovered
-from journal.retiring import Retired, Taken, retire
-from journal.set_aside import SetAside
-from journal.snapshot import Snapshot
-from journal.vouching import SnapshotRecord
-from journal.writer import DEFAULT_SEGMENT_BYTES, Journal
+from journal.read.find import find
+from journal.read.follow import follow
+from journal.read.indexed import Found
+from journal.read.reader import Batch, Reader, read_events
+from journal.read.replay_start import RejectedSnapshot, UnrecordedSnapshot
+from journal.read.vouching import SnapshotRecord
+from journal.write.journal import DEFAULT_SEGMENT_BYTES, Journal
+from journal.write.recovery import Recovered
+from journal.write.repair_note import SetAside
 
 __all__ = [
     "DEFAULT_SEGMENT_BYTES",

@@ -25,8 +25,8 @@ from journal import (
     prepare,
     retire,
 )
+from journal.format.snapshot import state_digest
 from journal.fs import FileSystem
-from journal.snapshot import state_digest
 from tests.journal_kit import SCHEMA, SEGMENT_BYTES, Event, FastFileSystem, Put, opened
 
 FS = FastFileSystem()

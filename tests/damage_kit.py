@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from coild.rules.events import SCHEMA, HistoryPruned, SnapshotTaken
 from coild.vocabulary import VOCABULARY, State
 from journal import prepare, prune, retire
-from journal.codec import SEGMENT_HEADER_BYTES, decode_header
+from journal.format.codec import SEGMENT_HEADER_BYTES, decode_header
 from tests.history_kit import EPOCH, FS, beginning, cycles, write, writing
 from tests.journal_kit import flipped, frames
 

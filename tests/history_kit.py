@@ -32,10 +32,10 @@ from coild.rules.events import (
 )
 from coild.vocabulary import VOCABULARY, State
 from journal import index_sealed, prepare, retire
-from journal.compaction import sealed_segments
-from journal.log import Log
-from journal.recovery import recover
-from journal.spare import Spare
+from journal.compact.prepare import sealed_segments
+from journal.write.recovery import recover
+from journal.write.segment_writer import Log
+from journal.write.spare import Spare
 from tests.daemon_kit import PATIENCE_SECONDS, environment
 from tests.journal_kit import SEGMENT_BYTES, FastFileSystem, Opened
 from tools.history import main

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, ParamSpec
 import msgspec
 
 from journal import Journal, JournalBusyError, JournalFailedError, Recovered, read_events
-from journal.codec import (
+from journal.format.codec import (
     FRAME_MAGIC,
     SEGMENT_HEADER_BYTES,
     Frame,
@@ -30,12 +30,12 @@ from journal.codec import (
     decode_header,
     encode_frame,
 )
+from journal.format.segments import LOCK_NAME, publish, segment_path, zero_fill
 from journal.fs import FileSystem, OsFileSystem
-from journal.log import Log
-from journal.recovery import recover
-from journal.segments import LOCK_NAME, publish, segment_path, zero_fill
-from journal.set_aside import forget
-from journal.spare import Spare
+from journal.write.recovery import recover
+from journal.write.repair_note import forget
+from journal.write.segment_writer import Log
+from journal.write.spare import Spare
 
 _P = ParamSpec("_P")
 

@@ -13,7 +13,7 @@ import pytest
 
 from coild.rules.events import HistoryPruned
 from journal import OsFileSystem
-from journal.segments import list_history
+from journal.format.segments import list_history
 from tests.history_kit import (
     EPOCH,
     FS,
@@ -81,7 +81,7 @@ def interrupted_calls(
         copy = Path(shutil.copytree(place, place.with_name(f"copy-{number}")))
         disk = Interrupting(number, steps(copy))
         with monkeypatch.context() as patched:
-            patched.setattr("journal.reader.OsFileSystem", lambda disk=disk: disk)
+            patched.setattr("journal.read.reader.OsFileSystem", lambda disk=disk: disk)
             yield copy, run_tool(main, copy, *arguments)
         shutil.rmtree(copy)
         if disk.left >= 0:

@@ -197,7 +197,7 @@ def test_the_journal_knows_nothing_of_addresses(module: str) -> None:
 
 def test_the_codec_of_the_journal_touches_no_file() -> None:
     """Bytes to frames and back: the codec does no input or output."""
-    assert not packages("journal.codec") & (IMPURE - {"journal"})
+    assert not packages("journal.format.codec") & (IMPURE - {"journal"})
 
 
 @pytest.mark.parametrize("module", DAEMON)

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from journal import indexed
-from journal.codec import MalformedError, SegmentHeader
+from journal.format.codec import MalformedError, SegmentHeader
+from journal.read import indexed
 from tests.crash.mutants import mutated
 from tests.crash.rot import Excuse, Rotted, run, run_all
 from tests.crash.rot_sample import Damage, Sample, Way, bits, build_sample, coarse, kind_of

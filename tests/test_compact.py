@@ -19,7 +19,7 @@ import pytest
 from coild.rules.events import HistoryPruned, JournalCompacted, SegmentsIndexed, SnapshotTaken
 from coild.upkeep.prune_orders import give_order, order_path
 from journal import OsFileSystem, Policy
-from journal.archive import decompress
+from journal.format.archive import decompress
 from tests import lingering_upkeep
 from tests.daemon_kit import PATIENCE_SECONDS, Daemon, environment, fold, status_of, wait_for
 from tests.damage_kit import KINDS

@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from coild.rules.events import SCHEMA, Folded
 from coild.vocabulary import State
 from journal import Journal, JournalError
-from journal.archive import read_segment
-from journal.codec import SEGMENT_HEADER_BYTES
-from journal.segments import list_archive, list_segments
+from journal.format.archive import read_segment
+from journal.format.codec import SEGMENT_HEADER_BYTES
+from journal.format.segments import list_archive, list_segments
 from tests.damage_kit import (
     KINDS,
     cut_at_a_frame,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import journal.commit
-import journal.spare
+import journal.write.group_commit
+import journal.write.spare
 from tests.crash.errors import (
     ERRORS,
     SHORT_WRITE,
@@ -30,8 +30,8 @@ SAMPLE = 60
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A spare is tried again at once; a slow machine does not fall idle."""
-    monkeypatch.setattr(journal.spare, "RETRY_SECONDS", 0.01)
-    monkeypatch.setattr(journal.commit, "IDLE_SECONDS", 3600.0)
+    monkeypatch.setattr(journal.write.spare, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(journal.write.group_commit, "IDLE_SECONDS", 3600.0)
 
 
 @pytest.mark.timeout(900)

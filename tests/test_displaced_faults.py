@@ -15,10 +15,10 @@ from coild.config.config import load
 from coild.config.layers import Settings, StartError
 from coild.rules.events import SCHEMA, DaemonStarted, Folded
 from journal import Journal
-from journal.custody import acquire_lock
 from journal.errors import JournalDisplacedError, JournalLockedError
+from journal.format.segments import LOCK_NAME
 from journal.fs import OsFileSystem
-from journal.segments import LOCK_NAME
+from journal.write.custody import acquire_lock
 from tests.crash.mutants import OF_CUSTODY, mutated
 from tests.crash.scale import report_fault
 

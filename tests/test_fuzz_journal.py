@@ -16,19 +16,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import journal.scan
+import journal.format.scan
 from journal import JournalUnsupportedError, Reader, find, index_sealed, read_events
-from journal.archive import compress, decompress, open_segment
-from journal.codec import (
+from journal.format.archive import compress, decompress, open_segment
+from journal.format.codec import (
     MalformedError,
     UnsupportedError,
     decode_frame,
     decode_header,
     encode_frame,
 )
-from journal.indexed import Found
-from journal.segments import SegmentFile, archive_path
-from journal.set_aside import unrecorded
+from journal.format.segments import SegmentFile, archive_path
+from journal.read.indexed import Found
+from journal.write.repair_note import unrecorded
 from tests.compaction_kit import FS, KEYS, VOCABULARY, write_sealed
 from tests.crash.fuzz import CORPUS, available, corpus, fuzz, replay
 from tests.crash.fuzz_targets import TARGETS, check, sample, seeds
@@ -135,7 +135,7 @@ def test_another_error_is_a_fault(error: type[Exception], monkeypatch: pytest.Mo
     def fail(*_arguments: Any) -> None:
         raise error
 
-    monkeypatch.setattr(journal.scan, "_decode", fail)
+    monkeypatch.setattr(journal.format.scan, "_decode", fail)
 
     with pytest.raises(error):
         replay(seeds())
@@ -162,7 +162,7 @@ def test_a_header_that_claims_much_takes_little() -> None:
 
     def read() -> None:
         header = decode_header(data, SCHEMA)
-        journal.scan.scan(data, header, DECODER, [].extend)
+        journal.format.scan.scan(data, header, DECODER, [].extend)
 
     assert peak(read) < MIB
 
@@ -183,7 +183,7 @@ def test_a_chunk_that_grows_without_end_takes_little(
     """Of a chunk no more is decompressed than the trailer says that there is, and one byte."""
     good = compress(bytes(64 * 1024))
     with monkeypatch.context() as patch:
-        patch.setattr("journal.archive.CHUNK_BYTES", 256 * MIB)
+        patch.setattr("journal.format.archive.CHUNK_BYTES", 256 * MIB)
         bomb = compress(bytes(256 * MIB))
     # One chunk each, so their trailers have one size.
     data = mended_archive(bomb[:-TRAILER_BYTES] + good[-TRAILER_BYTES:])
@@ -242,9 +242,9 @@ def test_an_event_that_claims_gigabytes_takes_little(body: bytes) -> None:
     assert decode_frame(memoryview(segment), 4096, header).count == 1
 
     with pytest.raises(UnsupportedError):
-        journal.scan.scan(segment, header, DECODER, [].extend)
+        journal.format.scan.scan(segment, header, DECODER, [].extend)
 
-    assert peak(lambda: journal.scan.scan(segment, header, DECODER, [].extend)) < MIB
+    assert peak(lambda: journal.format.scan.scan(segment, header, DECODER, [].extend)) < MIB
 
 
 def test_an_event_without_end_is_not_ours(tmp_path: Path) -> None:

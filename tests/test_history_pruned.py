@@ -194,7 +194,7 @@ def pausing(
         step()
 
     monkeypatch.setattr("tools.following._pause", lambda: pause)
-    monkeypatch.setattr("journal.reader.OsFileSystem", lambda: disk)
+    monkeypatch.setattr("journal.read.reader.OsFileSystem", lambda: disk)
 
 
 @pytest.mark.parametrize("order", [False, True])

@@ -19,11 +19,11 @@ from pathlib import Path
 import pytest
 
 from coild import cli
-from journal.archive import CHUNK_BYTES, compress, decompress
-from journal.codec import SEGMENT_BYTES_MAX
-from journal.custody import acquire_lock
-from journal.segments import list_archive, list_segments
-from journal.snapshot import list_snapshots
+from journal.format.archive import CHUNK_BYTES, compress, decompress
+from journal.format.codec import SEGMENT_BYTES_MAX
+from journal.format.segments import list_archive, list_segments
+from journal.format.snapshot import list_snapshots
+from journal.write.custody import acquire_lock
 from tests.cni_kit import raw_server
 from tests.daemon_kit import PATIENCE_SECONDS, ROOT, environment
 from tests.verify_kit import FS, Made
@@ -39,8 +39,8 @@ from pathlib import Path
 from coild.rules.events import SCHEMA, Folded
 from coild.vocabulary import State, record_of
 from journal import JournalError, OsFileSystem
-from journal.recovery import recover
-from journal.scan import list_decoder
+from journal.write.recovery import recover
+from journal.format.scan import list_decoder
 
 state = State()
 try:

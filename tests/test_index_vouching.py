@@ -25,12 +25,12 @@ from coild.rules.events import Event as CoildEvent
 from coild.rules.events import SegmentsIndexed
 from coild.vocabulary import KEYS as COILD_KEYS
 from journal import Found, Reader, find, index_sealed, prepare, retire
-from journal.archive import compress, read_segment
-from journal.codec import SegmentHeader, decode_header
-from journal.compaction import Vocabulary
-from journal.index import build_index
-from journal.scan import list_decoder
-from journal.segments import SegmentFile, list_history
+from journal.compact.prepare import Vocabulary
+from journal.format.archive import compress, read_segment
+from journal.format.codec import SegmentHeader, decode_header
+from journal.format.index import build_index
+from journal.format.scan import list_decoder
+from journal.format.segments import SegmentFile, list_history
 from tests.compaction_kit import FS, KEYS, NOW, VOUCHED_KEYS, State, index_record, write_sealed
 from tests.daemon_kit import Daemon, wait_for
 from tests.history_kit import ask, beginning, cycles, write

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from journal import JournalCorruptError, JournalUnsupportedError, Reader, archive
-from journal.archive import CHUNK_BYTES, compress, decompress, open_segment
-from journal.codec import MalformedError, UnsupportedError
-from journal.segments import ARCHIVE_NAME, SegmentFile, archive_path
+from journal import JournalCorruptError, JournalUnsupportedError, Reader
+from journal.format import archive
+from journal.format.archive import CHUNK_BYTES, compress, decompress, open_segment
+from journal.format.codec import MalformedError, UnsupportedError
+from journal.format.segments import ARCHIVE_NAME, SegmentFile, archive_path
 from tests.compaction_kit import FS, archived, compact, write_sealed
 from tests.journal_kit import (
     SCHEMA,

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from journal.codec import (
+from journal.format.codec import (
     ALIGNMENT,
     DIGEST_BYTES,
     EVENTS,

@@ -23,10 +23,10 @@ from journal import (
     prune,
     retire,
 )
-from journal.compaction import archive_lock
+from journal.compact.prepare import archive_lock
+from journal.format.segments import RECOVERED_NAME, SPARE_NAME
 from journal.fs import FileSystem
-from journal.indexed import write_index
-from journal.segments import RECOVERED_NAME, SPARE_NAME
+from journal.read.indexed import write_index
 from tests.compaction_kit import (
     FS,
     KEYS,

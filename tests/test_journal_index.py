@@ -25,10 +25,10 @@ from journal import (
     index_sealed,
     prune,
 )
-from journal.archive import CHUNK_BYTES, decompress, read_segment
-from journal.codec import MalformedError, SegmentHeader, decode_header
-from journal.index import Index, build_index
-from journal.segments import SegmentFile, list_history
+from journal.format.archive import CHUNK_BYTES, decompress, read_segment
+from journal.format.codec import MalformedError, SegmentHeader, decode_header
+from journal.format.index import Index, build_index
+from journal.format.segments import SegmentFile, list_history
 from tests.compaction_kit import (
     FS,
     KEYS,

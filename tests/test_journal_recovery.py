@@ -29,8 +29,8 @@ from journal import (
     JournalUnsupportedError,
     read_events,
 )
-from journal.chain import walk
-from journal.codec import (
+from journal.format.chain import walk
+from journal.format.codec import (
     EVENTS,
     MARK,
     SEGMENT_HEADER_BYTES,
@@ -40,15 +40,15 @@ from journal.codec import (
     encode_header,
     frame_bytes_max,
 )
-from journal.recovery import recover
-from journal.scan import End
-from journal.segments import (
+from journal.format.scan import End
+from journal.format.segments import (
     LOCK_NAME,
     NOTE_TEMPORARY_NAME,
     RECOVERED_NAME,
     SPARE_NAME,
     list_segments,
 )
+from journal.write.recovery import recover
 from tests.journal_kit import (
     DECODER,
     SCHEMA,

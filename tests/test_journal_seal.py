@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import journal.commit
-import journal.spare
+import journal.write.group_commit
+import journal.write.spare
 from journal import Journal, JournalBusyError, JournalFailedError, JournalFullError
 from tests.compaction_kit import compact, reopen, state_of
 from tests.journal_kit import (
@@ -29,7 +29,7 @@ from tests.journal_kit import (
 @pytest.fixture(autouse=True)
 def _no_marks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow machine must not fall idle in the middle of a test."""
-    monkeypatch.setattr(journal.commit, "IDLE_SECONDS", 3600.0)
+    monkeypatch.setattr(journal.write.group_commit, "IDLE_SECONDS", 3600.0)
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ async def test_a_full_disk_refuses_to_seal(
     directory: Path, fs: FaultyFileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without room for another segment, the rest of this one stays for essential events."""
-    monkeypatch.setattr(journal.spare, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(journal.write.spare, "RETRY_SECONDS", 0.01)
     fs.fail("open", errno.ENOSPC, name="spare.tmp", forever=True)
     async with running(directory, fs=fs) as journal_:
         while journal_.trouble is None:
@@ -140,7 +140,7 @@ async def test_a_disk_that_fills_up_after_a_seal(
     directory: Path, fs: FaultyFileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every event that was taken before, while and after a seal took the spare has its room."""
-    monkeypatch.setattr(journal.spare, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(journal.write.spare, "RETRY_SECONDS", 0.01)
     # Large enough that a segment's rest is more than what a roll-over may waste.
     async with running(directory, fs=fs, segment_bytes=1 << 18) as journal_:
         await take(journal_, puts(1)[0])

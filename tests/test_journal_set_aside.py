@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from journal.format.segments import NOTE_NAME
 from journal.fs import FileSystem
-from journal.log import Log
-from journal.recovery import Recovered, recover
-from journal.segments import NOTE_NAME
-from journal.set_aside import SetAside, announce, fingerprint, forget, unrecorded
-from journal.spare import Spare
+from journal.write.recovery import Recovered, recover
+from journal.write.repair_note import SetAside, announce, fingerprint, forget, unrecorded
+from journal.write.segment_writer import Log
+from journal.write.spare import Spare
 from tests.compaction_kit import crash_images
 from tests.journal_kit import (
     DECODER,
@@ -172,7 +172,7 @@ def test_a_note_that_nobody_would_read_is_not_written(
 ) -> None:
     """What could not be recorded is not repaired, and all is as it was."""
     before = {path.name: path.read_bytes() for path in torn.iterdir() if path.suffix == ".seg"}
-    monkeypatch.setattr("journal.set_aside.NOTE_BYTES_MAX", 100)
+    monkeypatch.setattr("journal.write.repair_note.NOTE_BYTES_MAX", 100)
     with pytest.raises(OSError, match="the note of repairs would have") as raised:
         recovered(torn)
     monkeypatch.undo()

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from journal import Reader, Snapshot
-from journal.codec import MalformedError, UnsupportedError
-from journal.snapshot import encode_snapshot, list_snapshots, read_snapshot, snapshot_path
+from journal.format.codec import MalformedError, UnsupportedError
+from journal.format.snapshot import encode_snapshot, list_snapshots, read_snapshot, snapshot_path
 from tests.compaction_kit import FS, State, compact, snapshots, state_of, write_sealed
 from tests.journal_kit import SCHEMA, Cut, Event, flipped, patched, puts
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-import journal.commit
-import journal.spare
+import journal.write.group_commit
+import journal.write.spare
 from journal import (
     EventTooLargeError,
     Journal,
@@ -29,8 +29,8 @@ from journal import (
     JournalFullError,
     JournalLockedError,
 )
-from journal.chain import walk
-from journal.codec import (
+from journal.format.chain import walk
+from journal.format.codec import (
     EVENTS,
     FRAME_HEADER_BYTES,
     MARK,
@@ -39,10 +39,10 @@ from journal.codec import (
     SegmentHeader,
     frame_bytes_max,
 )
-from journal.log import FRAME_OVERHEAD_BYTES
-from journal.scan import End
-from journal.segments import SPARE_NAME, list_segments
-from journal.spare import Spare
+from journal.format.scan import End
+from journal.format.segments import SPARE_NAME, list_segments
+from journal.write.segment_writer import FRAME_OVERHEAD_BYTES
+from journal.write.spare import Spare
 from tests.journal_kit import (
     PATIENCE_SECONDS,
     SCHEMA,
@@ -72,7 +72,7 @@ EVENT_BYTES_MAX = frame_bytes_max(SEGMENT_BYTES) - FRAME_OVERHEAD_BYTES
 @pytest.fixture(autouse=True)
 def _no_marks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow machine must not fall idle in the middle of a test."""
-    monkeypatch.setattr(journal.commit, "IDLE_SECONDS", 3600.0)
+    monkeypatch.setattr(journal.write.group_commit, "IDLE_SECONDS", 3600.0)
 
 
 @pytest.fixture(autouse=True)
@@ -461,7 +461,7 @@ async def test_a_full_disk_takes_essential_events_only(
     directory: Path, fs: FaultyFileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without room for the next segment only essential events are taken, until there is room."""
-    monkeypatch.setattr(journal.spare, "RETRY_SECONDS", 0.005)
+    monkeypatch.setattr(journal.write.spare, "RETRY_SECONDS", 0.005)
     failures: list[JournalFailedError] = []
     build(directory, [puts(1)])
     fs.fail("write", errno.ENOSPC, name=SPARE_NAME, forever=True)
@@ -500,7 +500,7 @@ async def test_essential_events_stop_at_the_end_of_their_space(
     """On a full disk essential events use up the segment, marks included, and never fail it."""
     if one_by_one:
         # Idle at once: a mark behind every event, the most that its space can be used up.
-        monkeypatch.setattr(journal.commit, "IDLE_SECONDS", 0.0)
+        monkeypatch.setattr(journal.write.group_commit, "IDLE_SECONDS", 0.0)
     failures: list[JournalFailedError] = []
     events: list[Any] = []
     build(directory, [[]], segment_bytes=segment_bytes)
@@ -540,7 +540,7 @@ async def test_a_disk_that_fills_up_under_load(
     directory: Path, fs: FaultyFileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that fills up and empties again costs refusals, no event that was taken."""
-    monkeypatch.setattr(journal.spare, "RETRY_SECONDS", 0.005)
+    monkeypatch.setattr(journal.write.spare, "RETRY_SECONDS", 0.005)
     failures: list[JournalFailedError] = []
     confirmed: list[Any] = []
     refused = 0
@@ -571,7 +571,7 @@ async def test_an_idle_journal_is_marked_once(
     directory: Path, fs: FaultyFileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A journal that fell idle writes one mark, and waking up for nothing adds none."""
-    monkeypatch.setattr(journal.commit, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(journal.write.group_commit, "IDLE_SECONDS", 0.0)
     async with running(directory, fs=fs) as journal_:
         mark = fs.block("sync_data", nth=2)
         await journal_.durable(journal_.append(Put("a")))

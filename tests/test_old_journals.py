@@ -17,14 +17,14 @@ import pytest
 from coild.rules.events import SCHEMA, AttachmentAllocated, DaemonStarted, Event, Folded
 from coild.vocabulary import KEYS, State
 from journal import Journal
-from journal.chain import walk
-from journal.codec import SEGMENT_HEADER_BYTES, decode_header, encode_frame
+from journal.check.verify import verify
+from journal.format.chain import walk
+from journal.format.codec import SEGMENT_HEADER_BYTES, decode_header, encode_frame
+from journal.format.scan import list_decoder
+from journal.format.segments import list_history
 from journal.fs import OsFileSystem
-from journal.head import read_head
-from journal.reader import Reader, read_events
-from journal.scan import list_decoder
-from journal.segments import list_history
-from journal.verify import verify
+from journal.read.head import read_head
+from journal.read.reader import Reader, read_events
 from tests.daemon_kit import PATIENCE_SECONDS, ROOT, Daemon, environment
 from tests.history_kit import ask
 from tests.journal_kit import patched

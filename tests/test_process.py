@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from coild.rules.events import SCHEMA, DaemonStarted, DaemonStopped, JournalRepaired, NodeBooted
-from journal.chain import walk
+from journal.format.chain import walk
+from journal.format.segments import list_segments
 from journal.fs import OsFileSystem
-from journal.segments import list_segments
 from tests.daemon_kit import PATIENCE_SECONDS, Daemon, run, wait_for
 from tests.journal_kit import frames_of, patched, segments
 from tests.wire_kit import (

@@ -21,15 +21,15 @@ from coild.rules.events import (
 )
 from coild.vocabulary import VOCABULARY, State, records_of
 from journal import prepare, prune, read_events, retire
-from journal.codec import SEGMENT_HEADER_BYTES
-from journal.damage import plan
+from journal.format.codec import SEGMENT_HEADER_BYTES
+from journal.format.segments import NOTE_NAME, SPARE_NAME
 from journal.fs import FileSystem
-from journal.log import Log
-from journal.recovery import recover
-from journal.repair import truncate
-from journal.segments import NOTE_NAME, SPARE_NAME
-from journal.set_aside import forget
-from journal.spare import Spare
+from journal.repair.plan import plan
+from journal.repair.truncate import truncate
+from journal.write.recovery import recover
+from journal.write.repair_note import forget
+from journal.write.segment_writer import Log
+from journal.write.spare import Spare
 from tests.compaction_kit import crash_images
 from tests.daemon_kit import Daemon
 from tests.daemon_kit import run as run_coild
@@ -443,7 +443,7 @@ def test_a_missing_segment_behind_what_is_archived(
 ) -> None:
     """A new segment continues what is left, whatever ends the repair on the way."""
     # Where no segment is left to tell, one of the default size is made: in every image of a crash.
-    for module in ("journal.damage", "tools.writing"):
+    for module in ("journal.repair.plan", "tools.writing"):
         monkeypatch.setattr(f"{module}.DEFAULT_SEGMENT_BYTES", SEGMENT_BYTES)
     path = tmp_path / "data" / "journal"
     path.parent.mkdir()

@@ -178,7 +178,7 @@ def test_what_is_said_of_an_order_holds_while_it_is_carried_out(
         copy = Path(shutil.copytree(place, tmp_path / f"copy-{number}"))
         disk = Interrupting(number, [partial(prune, FS, copy, to) for to in through[1:]])
         with monkeypatch.context() as patched:
-            patched.setattr("journal.reader.OsFileSystem", lambda disk=disk: disk)
+            patched.setattr("journal.read.reader.OsFileSystem", lambda disk=disk: disk)
             said = lost(open_reader(copy))
 
         assert re.fullmatch(r"the events up to \d+ were pruned", said)

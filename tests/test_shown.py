@@ -11,10 +11,10 @@ from typing import NamedTuple
 import pytest
 
 from coild.rules.events import SCHEMA
-from journal.codec import decode_header
+from journal.format.codec import decode_header
+from journal.format.scan import scan
 from journal.fs import OsFileSystem
-from journal.head import read_head
-from journal.scan import scan
+from journal.read.head import read_head
 from tests.crash import failing_daemon
 from tests.daemon_kit import PATIENCE_SECONDS, Daemon, wait_for
 from tests.journal_kit import frames_of, patched, segments

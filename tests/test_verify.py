@@ -19,12 +19,12 @@ from coild.rules.events import (
 )
 from coild.vocabulary import VOCABULARY, State
 from journal import prepare, prune, retire
-from journal.archive import read_segment
-from journal.codec import SEGMENT_HEADER_BYTES, decode_header
-from journal.index import build_index
-from journal.scan import list_decoder
-from journal.segments import list_history
-from journal.snapshot import encode_snapshot, read_snapshot
+from journal.format.archive import read_segment
+from journal.format.codec import SEGMENT_HEADER_BYTES, decode_header
+from journal.format.index import build_index
+from journal.format.scan import list_decoder
+from journal.format.segments import list_history
+from journal.format.snapshot import encode_snapshot, read_snapshot
 from tests.daemon_kit import Daemon
 from tests.journal_kit import (
     Put,
@@ -262,7 +262,7 @@ def test_a_bad_copy_beside_a_good_one_is_found(
     """A segment that is archived and not yet removed counts as whole, its bad copy is told."""
     first = made.directory / f"{1:020d}.seg"
     archived = made.directory / "archive" / f"{1:020d}.seg.zst"
-    from journal.archive import decompress  # noqa: PLC0415 - this test alone
+    from journal.format.archive import decompress  # noqa: PLC0415 - this test alone
 
     first.write_bytes(decompress(archived.read_bytes()))
     both = main(["--journal", str(made.directory)])

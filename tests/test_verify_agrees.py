@@ -12,8 +12,8 @@ import pytest
 from coild.rules.events import SCHEMA, Folded, HistoryPruned, SnapshotTaken
 from coild.vocabulary import VOCABULARY, State
 from journal import JournalError, prepare, prune, retire
-from journal.recovery import Recovered, recover
-from journal.scan import list_decoder
+from journal.format.scan import list_decoder
+from journal.write.recovery import Recovered, recover
 from tests.compaction_kit import put_tree, tree
 from tests.journal_kit import SEGMENT_BYTES, FastFileSystem, flipped, frames_of, opened
 from tests.verify_kit import NOW, age, facts, records

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from coild.rules.events import HistoryPruned
-from journal.archive import decompress
-from journal.segments import archive_path, segment_path
+from journal.format.archive import decompress
+from journal.format.segments import archive_path, segment_path
 from tests.journal_kit import FastFileSystem, segments
 from tests.verify_kit import NOW, Made, age, facts, opened_plain, records
 from tools.verify import main

@@ -12,9 +12,9 @@ import pytest
 from coild.rules.events import SCHEMA, Folded, SnapshotTaken
 from coild.vocabulary import VOCABULARY, State, record_of
 from journal import prepare
-from journal.recovery import recover
-from journal.scan import list_decoder
-from journal.snapshot import encode_snapshot, list_snapshots, read_snapshot
+from journal.format.scan import list_decoder
+from journal.format.snapshot import encode_snapshot, list_snapshots, read_snapshot
+from journal.write.recovery import recover
 from tests.history_kit import writing
 from tests.journal_kit import SEGMENT_BYTES, opened
 from tests.verify_kit import FS, NOW, Made, facts

@@ -23,7 +23,7 @@ from coild.config.config import default_data_dir
 from coild.config.layers import ConfigError
 from coild.rules.printable import printable, printable_json
 from journal import JournalCorruptError, JournalError, JournalUnsupportedError
-from journal.segments import ARCHIVE_NAME
+from journal.format.segments import ARCHIVE_NAME
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2

@@ -34,8 +34,8 @@ from journal import (
     prepare,
     read_events,
 )
-from journal.head import read_head
-from journal.segments import list_segments
+from journal.format.segments import list_segments
+from journal.read.head import read_head
 from tools import common
 from tools.writing import writing
 

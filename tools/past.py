@@ -15,8 +15,8 @@ from coild.rules.events import HistoryPruned
 from coild.rules.holding import InconsistentEventError
 from coild.vocabulary import VOCABULARY, State
 from journal import Batch, JournalError, Reader, RejectedSnapshot, UnrecordedSnapshot
-from journal.codec import MalformedError, UnsupportedError
-from journal.snapshot import SnapshotFile, list_snapshots, read_snapshot
+from journal.format.codec import MalformedError, UnsupportedError
+from journal.format.snapshot import SnapshotFile, list_snapshots, read_snapshot
 from tools.common import ToolError, journal_option, progress
 from tools.remaining import GONE, order_of
 

@@ -15,13 +15,13 @@ from coild.rules.events import Event, HistoryPruned, SnapshotTaken
 from coild.rules.holding import InconsistentEventError
 from coild.vocabulary import VOCABULARY, State
 from journal import JournalCorruptError, JournalUnsupportedError, OsFileSystem
-from journal.custody import Custody, acquire_lock
-from journal.damage import StraySegmentError, Truncation, plan
-from journal.losses import lost_events
-from journal.repair import truncate
-from journal.scan import list_decoder
-from journal.set_aside import unrecorded
-from journal.snapshot import snapshot_bytes
+from journal.format.scan import list_decoder
+from journal.format.snapshot import snapshot_bytes
+from journal.repair.losses import lost_events
+from journal.repair.plan import StraySegmentError, Truncation, plan
+from journal.repair.truncate import truncate
+from journal.write.custody import Custody, acquire_lock
+from journal.write.repair_note import unrecorded
 from tools import common
 from tools.writing import writing
 

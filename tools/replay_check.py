@@ -11,7 +11,7 @@ from coild.audit.invariants import BrokenInvariantError, Checker, Invariant
 from coild.rules.events import SnapshotTaken
 from coild.vocabulary import VOCABULARY, State
 from journal import JournalError
-from journal.snapshot import state_digest
+from journal.format.snapshot import state_digest
 from tools.common import progress
 from tools.past import CONTRADICTIONS, Notice, lost, oldest_state, open_reader, whatever_goes
 

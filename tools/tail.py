@@ -7,9 +7,9 @@ from pathlib import Path
 
 from coild.vocabulary import VOCABULARY
 from journal import JournalError, OsFileSystem
+from journal.format.segments import SegmentFile, list_segments, read_part
 from journal.fs import FileSystem
-from journal.head import read_head
-from journal.segments import SegmentFile, list_segments, read_part
+from journal.read.head import read_head
 from tools import common
 
 #: A daemon that lives marks the end of a silence after half a second.

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from coild.vocabulary import VOCABULARY
 from journal import JournalCorruptError, OsFileSystem
-from journal.findings import Anchor, Fault, Kind, Verified
-from journal.head import read_head
-from journal.scan import End
+from journal.check.findings import Anchor, Fault, Kind, Verified
+from journal.format.scan import End
+from journal.read.head import read_head
 from tools import common
 from tools.tail import say_unvouched, tell_unvouched, wait_vouched
 from tools.verify_advice import (

@@ -10,16 +10,16 @@ from coild.rules.events import HistoryPruned, SnapshotTaken
 from coild.rules.holding import InconsistentEventError
 from coild.vocabulary import VOCABULARY, State
 from journal import JournalCorruptError, JournalError
-from journal.beginning import find_beginning
-from journal.chain import walk
-from journal.findings import Anchor, Fault, Gap, Kind, Verified
+from journal.check.files import missing
+from journal.check.findings import Anchor, Fault, Gap, Kind, Verified
+from journal.check.verify import verify
+from journal.format.chain import walk
+from journal.format.scan import list_decoder
+from journal.format.segments import list_history
+from journal.format.snapshot import list_snapshots, snapshot_path
 from journal.fs import FileSystem
-from journal.scan import list_decoder
-from journal.segments import list_history
-from journal.snapshot import list_snapshots, snapshot_path
-from journal.verify import verify
-from journal.verify_files import missing
-from journal.vouching import Records
+from journal.read.replay_start import find_beginning
+from journal.read.vouching import Records
 from tools import common
 from tools.verify_deep import replay
 

@@ -10,9 +10,9 @@ from coild.audit.invariants import BrokenInvariantError, Checker
 from coild.rules.holding import InconsistentEventError
 from coild.vocabulary import VOCABULARY, State
 from journal import JournalCorruptError, Reader
-from journal.findings import Fault, Kind, Verified
+from journal.check.findings import Fault, Kind, Verified
+from journal.format.snapshot import snapshot_path
 from journal.fs import FileSystem
-from journal.snapshot import snapshot_path
 from tools import common
 
 

@@ -10,9 +10,9 @@ from coild.process.clock import Clock
 from coild.rules.events import SCHEMA, Event, Folded
 from coild.vocabulary import State, record_of, records_of
 from journal import DEFAULT_SEGMENT_BYTES, Journal, JournalBusyError, OsFileSystem
-from journal.archive import read_header
-from journal.custody import Custody
-from journal.segments import list_segments
+from journal.format.archive import read_header
+from journal.format.segments import list_segments
+from journal.write.custody import Custody
 
 
 class Writer:

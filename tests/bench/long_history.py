@@ -21,9 +21,9 @@ from coild.rules.events import (
 from coild.rules.projection import pools_changed
 from coild.vocabulary import VOCABULARY, State
 from journal import OsFileSystem, Prepared, prepare, retire
-from journal.log import Log
-from journal.recovery import recover
-from journal.spare import Spare
+from journal.write.recovery import recover
+from journal.write.segment_writer import Log
+from journal.write.spare import Spare
 from tests.bench.populate import POOL
 
 SEGMENT_BYTES = 16 << 20

@@ -28,14 +28,14 @@ from coild.rules.events import (
 )
 from coild.rules.projection import Projection, pools_changed
 from journal import Journal
-from journal.codec import (
+from journal.format.codec import (
     FRAME_BYTES_MAX,
     GENESIS_DIGEST,
     SEGMENT_HEADER_BYTES,
     SegmentHeader,
     encode_frame,
 )
-from journal.scan import scan
+from journal.format.scan import scan
 
 pytestmark = pytest.mark.bench
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from coild.allocation import service
 from coild.allocation.committer import Committer
-from journal import commit
+from journal.write import group_commit as commit
 from tests.crash.mutants import Edit, by_function, edited
 
 _Service = service.Service

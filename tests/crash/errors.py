@@ -22,10 +22,10 @@ from journal import (
     read_events,
     retire,
 )
-from journal.damage import plan
+from journal.compact.prune import prune
 from journal.fs import FileSystem
-from journal.pruning import prune
-from journal.repair import truncate
+from journal.repair.plan import plan
+from journal.repair.truncate import truncate
 from tests.compaction_kit import KEYS, NOW, State, prepared, state_of, write_sealed
 from tests.journal_kit import (
     SCHEMA,

@@ -20,8 +20,9 @@ from unittest import mock
 import msgspec
 
 from journal import JournalError, Reader, find, read_events
-from journal.archive import decompress, open_segment
-from journal.codec import (
+from journal.check.verify import verify
+from journal.format.archive import decompress, open_segment
+from journal.format.codec import (
     SEGMENT_HEADER_BYTES,
     MalformedError,
     SegmentHeader,
@@ -29,13 +30,12 @@ from journal.codec import (
     decode_frame,
     decode_header,
 )
-from journal.index import Index
-from journal.recovery import recover
-from journal.scan import scan
-from journal.segments import SegmentFile, archive_path
-from journal.set_aside import SetAside, forget, unrecorded
-from journal.snapshot import read_snapshot, snapshot_path
-from journal.verify import verify
+from journal.format.index import Index
+from journal.format.scan import scan
+from journal.format.segments import SegmentFile, archive_path
+from journal.format.snapshot import read_snapshot, snapshot_path
+from journal.write.recovery import recover
+from journal.write.repair_note import SetAside, forget, unrecorded
 from tests.compaction_kit import KEYS, NOW, State
 from tests.crash.disk import SimulatedDisk
 from tests.crash.mending import (

@@ -6,7 +6,7 @@ import hashlib
 import struct
 import zlib
 
-from journal.codec import (
+from journal.format.codec import (
     DIGEST_BYTES,
     FRAME_HEADER_BYTES,
     FRAME_MAGIC,

@@ -14,20 +14,15 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 from coild import daemon
-from journal import (
-    codec,
-    commit,
-    compaction,
-    custody,
-    log,
-    pruning,
-    recovery,
-    repair,
-    retiring,
-    scan,
-    segments,
-    set_aside,
-)
+from journal.compact import prepare as compaction
+from journal.compact import prune as pruning
+from journal.compact import retire as retiring
+from journal.format import codec, scan, segments
+from journal.repair import truncate as repair
+from journal.write import custody, recovery
+from journal.write import group_commit as commit
+from journal.write import repair_note as set_aside
+from journal.write import segment_writer as log
 
 
 class Edit(NamedTuple):

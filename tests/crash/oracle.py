@@ -16,11 +16,11 @@ import random
 from typing import Any, NamedTuple
 
 from journal import Reader, find, prepare, retire
-from journal.damage import plan
+from journal.check.findings import Fault
+from journal.check.verify import verify
 from journal.errors import JournalCorruptError, JournalError
-from journal.findings import Fault
-from journal.repair import truncate
-from journal.verify import verify
+from journal.repair.plan import plan
+from journal.repair.truncate import truncate
 from tests.compaction_kit import VOUCHED_KEYS, State, state_of
 from tests.crash.disk import SimulatedDisk
 from tests.crash.session import (

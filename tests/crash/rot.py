@@ -17,12 +17,12 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from journal import JournalError, Reader, Recovered, find, read_events
-from journal.codec import SEGMENT_HEADER_BYTES
-from journal.findings import Gap, Kind, Verified
-from journal.indexed import Found
-from journal.recovery import recover
-from journal.segments import NOTE_NAME
-from journal.verify import verify
+from journal.check.findings import Gap, Kind, Verified
+from journal.check.verify import verify
+from journal.format.codec import SEGMENT_HEADER_BYTES
+from journal.format.segments import NOTE_NAME
+from journal.read.indexed import Found
+from journal.write.recovery import recover
 from tests.compaction_kit import KEYS, NOW, State, state_of
 from tests.crash.disk import SimulatedDisk
 from tests.crash.rot_sample import (

@@ -11,9 +11,9 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from journal import index_sealed
-from journal.codec import Frame, SegmentHeader
-from journal.findings import Anchor
-from journal.indexed import Found
+from journal.check.findings import Anchor
+from journal.format.codec import Frame, SegmentHeader
+from journal.read.indexed import Found
 from tests.compaction_kit import KEYS, NOW, VOCABULARY, compact, state_of
 from tests.crash.disk import SimulatedDisk, Tree
 from tests.journal_kit import Cut, Put, frames_of, opened, patched, puts

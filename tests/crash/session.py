@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 from journal import Policy, Vocabulary, prepare, retire
-from journal.codec import FRAME_MAGIC
-from journal.custody import Custody, acquire_lock
+from journal.compact.prune import plan as plan_pruning
+from journal.compact.prune import prune
+from journal.format.codec import FRAME_MAGIC
 from journal.fs import FileSystem
-from journal.log import FRAME_OVERHEAD_BYTES, Log
-from journal.pruning import plan as plan_pruning
-from journal.pruning import prune
-from journal.recovery import Recovered, recover
-from journal.spare import Spare
+from journal.write.custody import Custody, acquire_lock
+from journal.write.recovery import Recovered, recover
+from journal.write.segment_writer import FRAME_OVERHEAD_BYTES, Log
+from journal.write.spare import Spare
 from tests.compaction_kit import VOUCHED_KEYS, State, index_record
 from tests.crash.disk import SimulatedDisk
 from tests.journal_kit import DECODER, SCHEMA, Cut, Event, Put, encode
@@ -290,6 +290,6 @@ class Session:
 
 def forget(fs: FileSystem) -> None:
     """Take note that all repairs were recorded."""
-    from journal import set_aside  # noqa: PLC0415
+    from journal.write import repair_note as set_aside  # noqa: PLC0415
 
     set_aside.forget(fs, DIRECTORY)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from coild.vocabulary import VOCABULARY, State
 from journal import JournalError, Reader
-from journal.findings import Anchor
+from journal.check.findings import Anchor
 from tests.crash.disk import SimulatedDisk
 from tests.crash.fates import Bounds
 from tests.crash.session import DIRECTORY, seeded_ids

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from journal.findings import Fault, Kind
+from journal.check.findings import Fault, Kind
 from tests.crash.disk import SimulatedDisk
 from tests.crash.inodes import Tree
 

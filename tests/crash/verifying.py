@@ -28,15 +28,15 @@ from coild.rules.events import (
 )
 from coild.vocabulary import VOCABULARY, State
 from journal import Policy, prepare, retire
-from journal.custody import acquire_lock
-from journal.findings import Kind
+from journal.check.findings import Kind
+from journal.compact.prune import plan as plan_pruning
+from journal.compact.prune import prune
+from journal.format.scan import list_decoder
 from journal.fs import FileSystem
-from journal.log import Log
-from journal.pruning import plan as plan_pruning
-from journal.pruning import prune
-from journal.recovery import recover
-from journal.scan import list_decoder
-from journal.spare import Spare
+from journal.write.custody import acquire_lock
+from journal.write.recovery import recover
+from journal.write.segment_writer import Log
+from journal.write.spare import Spare
 from tests.crash.disk import SimulatedDisk
 from tests.crash.fates import Bounds
 from tests.crash.session import DIRECTORY, SEGMENT_BYTES, Clock, Opened, Session, seeded_ids

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from journal.compaction import index_sealed
-from journal.damage import plan
-from journal.repair import truncate
+from journal.compact.prepare import index_sealed
+from journal.repair.plan import plan
+from journal.repair.truncate import truncate
 from tests.compaction_kit import State
 from tests.crash.disk import SimulatedDisk
 from tests.crash.fates import Bounds

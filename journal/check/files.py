@@ -1,0 +1,154 @@
+"""Checking what lies beside the segments of a journal: snapshots, indexes, and what is missing."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+from journal.check.findings import BadIndex, Fault, Gap, Kind, Verified
+from journal.format.codec import MalformedError, SegmentHeader, UnsupportedError
+from journal.format.index import Index, Keys, OldIndexError
+from journal.format.scan import Scan
+from journal.format.segments import SegmentFile, archive_path, list_archive, segment_path
+from journal.format.snapshot import Snapshot, SnapshotFile, list_snapshots, read_snapshot
+from journal.fs import FileSystem
+
+#: What says that no file is under a name, but something else: the bytes are gone for good.
+_NO_FILE = {errno.EISDIR, errno.ELOOP, errno.ENOENT, errno.ENOTDIR, errno.ENXIO}
+
+
+def unreadable(kind: Kind, path: Path, last_sequence: int, error: OSError) -> Fault:
+    """The fault of a file that cannot be read: of `kind` if it is none, else one that may mend."""
+    if error.errno not in _NO_FILE:
+        kind = Kind.UNREADABLE
+    return Fault(kind, path, 0, last_sequence, why_unreadable(error))
+
+
+def why_unreadable(error: OSError) -> str:
+    """Why a file cannot be read, for people."""
+    if error.errno == errno.ENOENT:
+        return "it is a link that leads nowhere"
+    if error.errno == errno.EISDIR:
+        return "it is a directory, where a file should be"
+    return f"it cannot be read: {error.strerror}"
+
+
+def missing(fs: FileSystem, directory: Path, gap: Gap, last_sequence: int) -> Fault:
+    """The fault of a gap, by the segment that should begin it. Raises OSError."""
+    # A segment is archived before the first one behind it is, and when a snapshot covers it.
+    archived = any(file.first_sequence > gap.first for file in list_archive(fs, directory)) or any(
+        file.sequence >= gap.first for file in list_snapshots(fs, directory)
+    )
+    path = archive_path(directory, gap.first) if archived else segment_path(directory, gap.first)
+    events = (
+        f"the events from {gap.first} on"
+        if gap.last is None
+        else f"the events {gap.first} to {gap.last}"
+    )
+    reason = f"this segment is missing: {events} are nowhere"
+    return Fault(Kind.MISSING, path, 0, last_sequence, reason, gap)
+
+
+def check_index(
+    fs: FileSystem,
+    file: SegmentFile,
+    header: SegmentHeader,
+    found: Scan,
+    keys: Keys,
+    expected: Callable[[], bytes],
+) -> BadIndex | Fault | None:
+    """What is wrong with the index of a good segment; nothing with an old one, or with none.
+
+    `expected` gives the index that the segment has. Checksums are anyone's to make anew, so one
+    that is whole must be just that: else it hides events of the segment, which is a fault.
+    """
+    path = file.index_path
+    try:
+        fd = fs.open(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return BadIndex(path, why_unreadable(error))
+    try:
+        file_bytes = fs.size(fd)
+        # What a damaged header asks for may be more than there is memory.
+        index = Index(lambda size, at: fs.read(fd, min(size, file_bytes), at), header, keys)
+        index.check_length(file_bytes)
+        index.check()
+        told = index.last_sequence, index.last_time, index.end, index.last_digest
+        if told != (found.next_sequence - 1, found.time, found.offset, found.digest):
+            raise MalformedError("the index tells of another end of the segment")
+        whole = expected()
+        if fs.read(fd, len(whole) + 1, 0) != whole:
+            return Fault(
+                Kind.INDEX,
+                path,
+                0,
+                found.next_sequence - 1,
+                "it does not list what its segment holds: it was altered",
+            )
+    except MalformedError as error:
+        return None if isinstance(error, OldIndexError) else BadIndex(path, str(error))
+    except OSError as error:
+        return BadIndex(path, why_unreadable(error))
+    finally:
+        fs.close(fd)
+    return None
+
+
+def read_snapshots(fs: FileSystem, directory: Path, schema: int) -> list[Snapshot | Fault]:
+    """All snapshots, oldest first, or what is wrong with one of them. Raises OSError."""
+    files = reversed(list_snapshots(fs, directory))
+    return [_read_snapshot(fs, file, schema) for file in files]
+
+
+def _read_snapshot(fs: FileSystem, file: SnapshotFile, schema: int) -> Snapshot | Fault:
+    try:
+        return read_snapshot(fs, file.path, schema)
+    except MalformedError as error:
+        return Fault(Kind.SNAPSHOT, file.path, 0, file.sequence, str(error))
+    except UnsupportedError as error:
+        return Fault(Kind.UNSUPPORTED, file.path, 0, file.sequence, str(error))
+    except OSError as error:
+        # A compaction keeps the newest ones only: what its name is gone with is no fault.
+        return unreadable(Kind.SNAPSHOT, file.path, file.sequence, error)
+
+
+def check_snapshots(
+    fs: FileSystem, directory: Path, candidates: list[Snapshot | Fault], result: Verified
+) -> None:
+    """Sort the snapshots that are still there into the good and the bad ones. Raises OSError."""
+    paths = {file.sequence: file.path for file in list_snapshots(fs, directory)}
+    whole = all(fault.kind is Kind.TORN for fault in result.faults)
+    for candidate in candidates:
+        if isinstance(candidate, Fault):
+            if candidate.file in paths.values():
+                result.faults.append(candidate)
+            continue
+        path = paths.get(candidate.sequence)
+        if path is None:
+            continue
+        head = result.head
+        digest = result.boundaries.get(candidate.sequence)
+        if digest == candidate.chain_digest and candidate.journal_id == head.journal_id:
+            result.snapshots.append(candidate)
+        elif digest is None and not whole:
+            # The damage beside it is told; what the chain was there, nobody knows.
+            result.snapshots.append(candidate)
+        elif digest is None and candidate.sequence > head.sequence:
+            gap = Gap(head.sequence + 1, candidate.sequence)
+            result.faults.append(missing(fs, directory, gap, head.sequence))
+            result.snapshots.append(candidate)
+            whole = False
+        else:
+            if digest is not None:
+                reason = (
+                    "its digest of the chain is not the one of the segments: it is of another "
+                    "journal, or was altered"
+                )
+            elif candidate.sequence < result.beginning.sequence:
+                reason = "the events that follow it are nowhere"
+            else:
+                reason = "no segment ends with its sequence"
+            result.faults.append(Fault(Kind.SNAPSHOT, path, 0, candidate.sequence, reason))

@@ -1,0 +1,102 @@
+"""What checking a journal finds."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from journal.format.chain import GENESIS, Position
+from journal.format.snapshot import Snapshot
+from journal.read.indexed import Found
+
+
+class Kind(Enum):
+    """What is wrong."""
+
+    #: The remains of an unfinished write at the end.
+    TORN = auto()
+    #: A segment is not what it was.
+    SEGMENT = auto()
+    #: A segment is nowhere: `file` is where it should be.
+    MISSING = auto()
+    #: One of two copies of a segment is not what it was.
+    COPY = auto()
+    SNAPSHOT = auto()
+    #: An index is whole, but does not list what its segment holds.
+    INDEX = auto()
+    #: The bytes are whole, what they say is not: only the caller can tell.
+    CONTRADICTION = auto()
+    #: Written by a newer version.
+    UNSUPPORTED = auto()
+    #: The file is there, but the system does not give its bytes.
+    UNREADABLE = auto()
+
+
+class Gap(NamedTuple):
+    """The events that are nowhere: the sequences `first` to `last`; None is not known."""
+
+    first: int
+    last: int | None
+
+
+class Fault(NamedTuple):
+    """Something wrong at `offset` of `file`; `last_sequence` is the last good event before."""
+
+    kind: Kind
+    file: Path
+    offset: int
+    last_sequence: int
+    reason: str
+    #: What a missing segment takes with it.
+    gap: Gap | None = None
+
+
+class BadIndex(NamedTuple):
+    """An index that does not belong to its segment, and why."""
+
+    path: Path
+    reason: str
+
+
+class Anchor(NamedTuple):
+    """A head that was kept elsewhere."""
+
+    sequence: int
+    digest: bytes
+
+
+class Verified(msgspec.Struct):
+    """What a journal was found to be like."""
+
+    #: What the oldest segment continues: genesis, unless older ones are gone.
+    beginning: Position = GENESIS
+    #: The end of the last segment that could be read.
+    head: Position = GENESIS
+    #: The last place before it that no power cut takes back: see `Scan.vouched`.
+    vouched: Position = GENESIS
+    segments: int = 0
+    #: How many events could be read.
+    count: int = 0
+    #: Good snapshots, oldest first.
+    snapshots: list[Snapshot] = []
+    #: Those with which nothing is the matter, but the journal has no record of them.
+    unrecorded: list[Snapshot] = []
+    faults: list[Fault] = []
+    #: Indexes that cannot be used. They prove nothing, and are made again.
+    bad_indexes: list[BadIndex] = []
+    #: Those that can be used, and hide events or lead elsewhere.
+    altered_indexes: list[Fault] = []
+    #: The events of the types that were asked for.
+    events: list[Found] = []
+    #: Whether the anchor was found.
+    anchored: bool = False
+    #: The chain's digest at the end of each segment, by the last sequence.
+    boundaries: dict[int, bytes] = {}
+
+    @property
+    def unvouched(self) -> int:
+        """How many of the events are at its end, and not known to be durable yet."""
+        return self.head.sequence - self.vouched.sequence

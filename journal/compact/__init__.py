@@ -1,0 +1,1 @@
+"""Snapshots, the archive, and what may be removed once both stand for it."""

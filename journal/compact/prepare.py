@@ -1,0 +1,342 @@
+"""Keeping a journal small and quick to start from, and its history whole.
+
+Each step leaves a journal that opens, whatever stops it, and the next run finishes or cleans up:
+
+1. `prepare` reads sealed segments, which never change: it writes their indexes, a snapshot of the
+   state after the last of them, and a compressed copy of each in the archive. It takes nothing
+   away, needs no lock of the writer's, and may run in a process of its own.
+2. The writer records the snapshot.
+3. `retire` removes the segments that the snapshot covers and the archive has, and old snapshots.
+4. The writer records that.
+
+`prune` is the only thing that loses history, after the writer recorded what goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from journal.errors import CompactionRunsError, JournalError
+from journal.format.archive import compress, decompress, errors_of, read_header
+from journal.format.chain import check_end, walk
+from journal.format.codec import MalformedError
+from journal.format.copies import check_continued, check_sealed, has_copy
+from journal.format.index import Keys
+from journal.format.scan import list_decoder
+from journal.format.segments import (
+    ARCHIVE_NAME,
+    SegmentFile,
+    archive_path,
+    list_archive,
+    list_history,
+    list_segments,
+    read_file,
+)
+from journal.format.snapshot import (
+    TEMPORARY_NAME,
+    Snapshot,
+    encode_snapshot,
+    snapshot_bytes,
+    snapshot_path,
+    state_digest,
+)
+from journal.fs import FileSystem
+from journal.read.indexed import Indexes, write_index
+from journal.read.reader import Reader
+from journal.read.replay_start import find_beginning
+from journal.read.vouching import RecordOf, Records
+from journal.write.custody import Custody
+
+_TEMPORARY_SUFFIX = ".tmp"
+_INDEX = re.compile(r"[0-9]{20}\.idx")
+#: What `write_index` writes to, in any process.
+_TEMPORARY_INDEX = re.compile(r"[0-9]{20}\.idx\.\d+\.tmp")
+_PIECE_BYTES = 1 << 20
+
+#: Called with the name of a step, how much of it is done, and how much there is.
+StepProgress = Callable[[str, int, int], None]
+
+
+class State(Protocol):
+    """The caller's state, as a snapshot needs it."""
+
+    def restore(self, snapshot: Snapshot | None) -> None:
+        """Become the state of a snapshot, or the empty one. Raises ValueError."""
+
+    def apply_all(self, events: Sequence[Any]) -> None:
+        """Apply the next events."""
+
+    def dump(self) -> bytes:
+        """The state, such that equal states give equal bytes."""
+
+    @property
+    def time(self) -> int:
+        """The time of the last event, in ns since the epoch."""
+
+
+class Vocabulary(msgspec.Struct, frozen=True):
+    """What the caller's events are, and how they are found."""
+
+    schema: int
+    event_type: Any
+    #: The same events, with what the state needs of them.
+    folded_type: Any
+    keys: Keys
+    #: Which events are the records of snapshots; None: a snapshot needs no record.
+    record_of: RecordOf | None = None
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """What `prepare` did. Sizes are in bytes."""
+
+    sequence: int
+    #: Of the state, in hexadecimal.
+    digest: str
+    snapshot_bytes: int
+    #: Segments that are in the archive now and were not before.
+    archived: int
+    segment_bytes: int
+    archive_bytes: int
+    #: The sequence of the snapshot that the state was made from; 0 if it was made from all events.
+    before: int = 0
+    #: What the journal is to vouch for: see `index_sealed`.
+    indexes: dict[int, bytes] = {}
+
+
+def sealed_segments(
+    fs: FileSystem, directory: Path, through: int | None = None
+) -> list[SegmentFile]:
+    """The segments of `directory` itself that have a successor there and end up to `through`."""
+    return [file for file, _ in _sealed(fs, directory, through)]
+
+
+def _sealed(
+    fs: FileSystem, directory: Path, through: int | None = None
+) -> list[tuple[SegmentFile, SegmentFile]]:
+    """Each sealed segment with its successor."""
+    return [
+        (file, successor)
+        for file, successor in pairwise(list_segments(fs, directory))
+        if through is None or successor.first_sequence - 1 <= through
+    ]
+
+
+@contextlib.contextmanager
+def archive_lock(fs: FileSystem, directory: Path) -> Iterator[Custody]:
+    """Be the only one who writes to the archive, and who can look whether that is still so.
+
+    Raises CompactionRunsError, JournalDisplacedError, OSError.
+    """
+    archive = directory / ARCHIVE_NAME
+    fs.make_directory(archive)
+    fs.sync_directory(directory)
+    custody = Custody(fs)
+    try:
+        if custody.lock(archive) is None:
+            raise CompactionRunsError(directory)
+        custody.hold(directory, fs.open_directory(directory))
+        yield custody
+    finally:
+        custody.close()
+
+
+def index_sealed(
+    fs: FileSystem, directory: Path, vocabulary: Vocabulary, *, archived: bool = False
+) -> dict[int, bytes]:
+    """Make the indexes that sealed segments lack or that the journal does not vouch for.
+
+    Those of `archived` segments too, as far as these are whole. Returns the digests of those that
+    no event vouches for, by the first sequences of their segments: for an event that does. Each was
+    made from a segment that was checked to the last digest. Raises as `prepare`.
+    """
+    reader = Reader(directory, vocabulary.event_type, schema=vocabulary.schema, fs=fs)
+    files = list_history(fs, directory) if archived else list_segments(fs, directory)
+    indexes = Indexes(fs, reader.decoder, vocabulary.keys, make=True)
+    if files:
+        # What is the matter with the segment that is being written, is for others to tell.
+        with contextlib.suppress(JournalError):
+            for batch in reader.batches(files[-1].first_sequence):
+                indexes.learn(batch.events)
+    for file, successor in reversed(list(pairwise(files))):
+        try:
+            with errors_of(successor):
+                following = read_header(fs, successor, vocabulary.schema)
+            with errors_of(file):
+                header = read_header(fs, file, vocabulary.schema)
+            end = indexes.look(file, header, following).end
+        except (JournalError, OSError):
+            if not file.archived:
+                raise
+            continue
+        # One that its successor does not continue is not the segment that was written.
+        if (end.sequence, end.digest) != (following.previous_sequence, following.previous_digest):
+            indexes.unrecorded.pop(file.first_sequence, None)
+    return dict(sorted(indexes.unrecorded.items()))
+
+
+def prepare(
+    fs: FileSystem,
+    directory: Path,
+    through: int,
+    vocabulary: Vocabulary,
+    state: State,
+    *,
+    now: int,
+    progress: StepProgress = lambda _step, _done, _total: None,
+) -> Prepared:
+    """Index and archive the sealed segments up to the sequence `through`; snapshot the state there.
+
+    `through` is the last sequence of a sealed segment. Takes nothing away. On return everything is
+    durable. Raises CompactionRunsError, JournalCorruptError, JournalUnsupportedError, OSError, and
+    what `state` raises.
+    """
+    with archive_lock(fs, directory):
+        _clean_up(fs, directory)
+        indexes = index_sealed(fs, directory, vocabulary, archived=True)
+        before, size = _snapshot(fs, directory, through, vocabulary, state, now, progress)
+        sealed = _sealed(fs, directory, through)
+        there = {file.first_sequence for file in list_archive(fs, directory)}
+        archived = segment_bytes = archive_bytes = 0
+        for done, (file, successor) in enumerate(sealed, start=1):
+            with errors_of(file):
+                data = read_file(fs, file.path)
+                if file.first_sequence not in there or not has_copy(fs, directory, file, data):
+                    # One that an older snapshot covers was not read above, and what is in the
+                    # archive may be the better copy: then this raises, and both stay.
+                    check_sealed(fs, file, data, successor, vocabulary.schema)
+                    archive_bytes += _archive(fs, directory, file, data)
+                    segment_bytes += len(data)
+                    archived += 1
+            progress("archiving", done, len(sealed))
+    return Prepared(
+        sequence=through,
+        digest=state_digest(state.dump()).hex(),
+        snapshot_bytes=size,
+        archived=archived,
+        segment_bytes=segment_bytes,
+        archive_bytes=archive_bytes,
+        before=before,
+        indexes=indexes,
+    )
+
+
+def _snapshot(
+    fs: FileSystem,
+    directory: Path,
+    through: int,
+    vocabulary: Vocabulary,
+    state: State,
+    now: int,
+    progress: StepProgress,
+) -> tuple[int, int]:
+    """Bring `state` to the sequence `through`, and publish a snapshot there.
+
+    Returns the sequence of the one that it was made from, and its bytes.
+    """
+    decoder = list_decoder(vocabulary.folded_type)
+    beginning = find_beginning(
+        fs,
+        directory,
+        vocabulary.schema,
+        state.restore,
+        records=Records.of(decoder, vocabulary.record_of),
+        until=through,
+    )
+    position = beginning.position
+    files = [file for file in beginning.files if file.first_sequence <= through]
+    successors = beginning.files[1 : len(files) + 1]
+    if not through:
+        raise ValueError("an empty journal has no state to be kept")
+    if through + 1 not in {file.first_sequence for file in beginning.files}:
+        raise ValueError(f"no sealed segment ends with sequence {through}")
+    # What goes into the archive is checked to the last digest: it may be the only copy one day.
+    for done, (file, successor) in enumerate(zip(files, successors, strict=True), start=1):
+        (walked,) = walk(
+            fs,
+            [file],
+            vocabulary.schema,
+            decoder,
+            state.apply_all,
+            start=position,
+            verify_chain=True,
+        )
+        check_end(file, walked.found, sealed=True)
+        check_continued(fs, walked, successor, vocabulary.schema)
+        position = walked.end
+        progress("snapshot", done, len(files))
+    if beginning.position.sequence != through and position.journal_id is not None:
+        snapshot = Snapshot(
+            journal_id=position.journal_id,
+            schema=vocabulary.schema,
+            sequence=through,
+            time=state.time,
+            chain_digest=position.digest,
+            created=now,
+            state=state.dump(),
+        )
+        data = encode_snapshot(snapshot)
+        _publish(fs, directory / TEMPORARY_NAME, snapshot_path(directory, through), data)
+        return beginning.position.sequence, len(data)
+    # It is there, and vouched for.
+    return through, snapshot_bytes(state.dump())
+
+
+def _archive(fs: FileSystem, directory: Path, file: SegmentFile, data: bytes) -> int:
+    """Put a compressed copy of a segment, and its index, into the archive; its bytes."""
+    compressed = compress(data)
+    if decompress(compressed) != data:
+        raise MalformedError("the segment does not survive its compression: the library is broken")
+    target = archive_path(directory, file.first_sequence)
+    copy = SegmentFile(file.first_sequence, target)
+    with contextlib.suppress(FileNotFoundError):
+        write_index(fs, copy.index_path, read_file(fs, file.index_path))
+    _publish(fs, target.with_name(f"{target.name}{_TEMPORARY_SUFFIX}"), target, compressed)
+    return len(compressed)
+
+
+def _publish(fs: FileSystem, temporary: Path, path: Path, data: bytes) -> None:
+    """Make `data` the file `path`, durable on return. A crash leaves it whole or not at all."""
+    fd = fs.create(temporary)
+    try:
+        # In pieces: one large flush would hold up those of the journal on the same disk.
+        for offset in range(0, len(data), _PIECE_BYTES):
+            fs.write(fd, memoryview(data)[offset : offset + _PIECE_BYTES], offset)
+            fs.sync_data(fd)
+        fs.sync(fd)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            fs.remove(temporary)
+        raise
+    finally:
+        fs.close(fd)
+    fs.rename(temporary, path)
+    fs.sync_directory(path.parent)
+
+
+def _clean_up(fs: FileSystem, directory: Path) -> None:
+    """Remove what an interrupted run left: files that never got their name, and indexes alone."""
+    archive = directory / ARCHIVE_NAME
+    for name in fs.list_directory(archive):
+        if name.endswith(_TEMPORARY_SUFFIX):
+            with contextlib.suppress(FileNotFoundError):
+                fs.remove(archive / name)
+    for name in fs.list_directory(directory):
+        if name == TEMPORARY_NAME or _TEMPORARY_INDEX.fullmatch(name):
+            # A reader may be about to give an index its name; then it makes another.
+            with contextlib.suppress(FileNotFoundError):
+                fs.remove(directory / name)
+    for path, files in (
+        (archive, list_archive(fs, directory)),
+        (directory, list_segments(fs, directory)),
+    ):
+        kept = {file.index_path.name for file in files}
+        for name in fs.list_directory(path):
+            if _INDEX.fullmatch(name) and name not in kept:
+                fs.remove(path / name)

@@ -1,0 +1,156 @@
+"""Removing what a snapshot and the archive stand for: segments, and snapshots that are too old."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from journal.compact.prepare import archive_lock, sealed_segments
+from journal.errors import JournalCorruptError
+from journal.format.codec import MalformedError, UnsupportedError
+from journal.format.copies import is_archived
+from journal.format.segments import ARCHIVE_NAME, SegmentFile
+from journal.format.snapshot import (
+    SnapshotFile,
+    list_snapshots,
+    read_snapshot,
+    snapshot_path,
+    state_digest,
+)
+from journal.fs import FileSystem
+from journal.read.vouching import SnapshotRecord
+
+#: Should the newest one go bad, the one before it and the archive make the same state.
+SNAPSHOTS_KEPT = 2
+
+
+class Retired(msgspec.Struct, frozen=True):
+    """What `retire` removed: segments, their bytes, and snapshots."""
+
+    segments: int
+    bytes: int
+    snapshots: int
+
+
+class Taken(NamedTuple):
+    """A snapshot that was just recorded, and that before it, from which it was made (0: none)."""
+
+    record: SnapshotRecord
+    before: int = 0
+
+
+def retire(fs: FileSystem, directory: Path, schema: int, taken: Taken | None = None) -> Retired:
+    """Remove the segments that a good snapshot covers and the archive has, and old snapshots.
+
+    That is the one `taken`, whose record is durable; without it, the newest one that is whole, for
+    a journal whose snapshots have no records. Raises CompactionRunsError, OSError,
+    JournalCorruptError if there is no good snapshot where there should be one.
+    """
+    with archive_lock(fs, directory) as custody:
+        snapshots = list_snapshots(fs, directory)
+        if taken is None:
+            newest = _newest(fs, snapshots, schema)
+            if newest is None:
+                return Retired(0, 0, 0)
+        else:
+            newest = _recorded(fs, directory, taken.record, schema)
+        # The names of snapshot and copies are durable: so `prepare` left them. But they may be of
+        # a run that was interrupted.
+        fs.sync_directory(directory / ARCHIVE_NAME)
+        fs.sync_directory(directory)
+        segments = freed = 0
+        for file in sealed_segments(fs, directory, newest.sequence):
+            # Copies that differ are for `prepare` to judge: until then neither may go.
+            if not is_archived(fs, directory, file):
+                continue
+            # Not from a directory that was put in the place of the one that was looked at.
+            custody.check()
+            freed += _remove_segment(fs, file)
+            segments += 1
+        custody.check()
+        kept = None
+        if taken is not None and taken.before != taken.record.sequence:
+            kept = {taken.record.sequence, taken.before}
+        removed = _remove_snapshots(fs, snapshots, schema, kept)
+        fs.sync_directory(directory)
+    return Retired(segments, freed, removed)
+
+
+def _recorded(fs: FileSystem, directory: Path, record: SnapshotRecord, schema: int) -> SnapshotFile:
+    """The snapshot of a record. Raises JournalCorruptError if it is not the one recorded."""
+    path = snapshot_path(directory, record.sequence)
+    reason = "its state is not the one that the journal has just recorded: it was altered"
+    try:
+        snapshot = read_snapshot(fs, path, schema)
+    except (MalformedError, UnsupportedError) as error:
+        reason = str(error)
+    else:
+        if state_digest(snapshot.state) == record.digest:
+            return SnapshotFile(record.sequence, path)
+    raise JournalCorruptError(path, 0, record.sequence, reason)
+
+
+def _newest(fs: FileSystem, snapshots: list[SnapshotFile], schema: int) -> SnapshotFile | None:
+    """The newest good snapshot; what is no file, or cannot be read, is none.
+
+    Raises JournalCorruptError if there are only damaged ones, and for one of a newer version.
+    """
+    damaged: JournalCorruptError | None = None
+    for snapshot in snapshots:
+        try:
+            read_snapshot(fs, snapshot.path, schema)
+        except MalformedError as error:
+            damaged = damaged or JournalCorruptError(
+                snapshot.path, 0, snapshot.sequence, str(error)
+            )
+        except UnsupportedError as error:
+            raise JournalCorruptError(snapshot.path, 0, snapshot.sequence, str(error)) from None
+        except OSError:
+            continue
+        else:
+            return snapshot
+    if damaged:
+        raise damaged
+    return None
+
+
+def _remove_segment(fs: FileSystem, file: SegmentFile) -> int:
+    """Remove a segment and its index; the segment's bytes.
+
+    The oldest first, and the segment before its index: what is left is a whole journal.
+    """
+    fd = fs.open(file.path)
+    size = fs.size(fd)
+    fs.close(fd)
+    fs.remove(file.path)
+    with contextlib.suppress(FileNotFoundError):
+        fs.remove(file.index_path)
+    return size
+
+
+def _remove_snapshots(
+    fs: FileSystem, snapshots: list[SnapshotFile], schema: int, kept: set[int] | None
+) -> int:
+    """Remove all but the newest good ones; how many went.
+
+    With `kept`, those of these sequences are the good ones: others have no record in the journal.
+    """
+    good = removed = 0
+    for snapshot in snapshots:
+        try:
+            read_snapshot(fs, snapshot.path, schema)
+        except MalformedError:
+            pass  # a damaged one is nothing to fall back to
+        except (OSError, UnsupportedError):
+            # A directory is not ours to remove, and what cannot be read now may be good.
+            continue
+        else:
+            good += 1
+            if good <= SNAPSHOTS_KEPT if kept is None else snapshot.sequence in kept:
+                continue
+        fs.remove(snapshot.path)
+        removed += 1
+    return removed

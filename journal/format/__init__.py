@@ -1,0 +1,1 @@
+"""The files of a journal, as bytes: segments, snapshots, archive, indexes, and their chain."""

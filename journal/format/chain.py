@@ -1,0 +1,134 @@
+"""Segments in order, each the continuation of the one before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from journal.errors import JournalCorruptError, JournalUnsupportedError
+from journal.format.archive import read_segment
+from journal.format.codec import (
+    GENESIS_DIGEST,
+    MalformedError,
+    SegmentHeader,
+    UnsupportedError,
+    decode_header,
+)
+from journal.format.scan import Deliver, End, Scan, scan
+from journal.format.segments import SegmentFile
+from journal.format.snapshot import Snapshot
+from journal.fs import FileSystem
+
+#: Called with the bytes read so far and the bytes there are.
+Progress = Callable[[int, int], None]
+
+
+class Position(NamedTuple):
+    """A place between two segments: the last event before it, and the chain's digest there."""
+
+    sequence: int
+    digest: bytes
+    #: None at the beginning of a journal, which may be any.
+    journal_id: bytes | None
+
+    @classmethod
+    def behind(cls, snapshot: Snapshot) -> Position:
+        """Where the segment behind a snapshot begins."""
+        return cls(snapshot.sequence, snapshot.chain_digest, snapshot.journal_id)
+
+
+GENESIS = Position(0, GENESIS_DIGEST, None)
+
+
+def as_written(header: SegmentHeader) -> Position:
+    """Where a segment says that it begins; the first one of all must begin at genesis."""
+    if header.first_sequence == 1:
+        return GENESIS
+    return Position(header.previous_sequence, header.previous_digest, header.journal_id)
+
+
+class Walked(NamedTuple):
+    """A segment that was read whole."""
+
+    file: SegmentFile
+    header: SegmentHeader
+    found: Scan
+
+    @property
+    def end(self) -> Position:
+        """Where its successor begins."""
+        return Position(self.found.next_sequence - 1, self.found.digest, self.header.journal_id)
+
+
+def walk(
+    fs: FileSystem,
+    files: Sequence[SegmentFile],
+    schema: int,
+    decoder: msgspec.msgpack.Decoder[list[Any]] | None = None,
+    deliver: Deliver | None = None,
+    *,
+    start: Position = GENESIS,
+    progress: Progress | None = None,
+    verify_chain: bool = False,
+) -> list[Walked]:
+    """Read the segments `files`, the first of which continues `start`; the last may end torn.
+
+    Changes nothing. Raises JournalCorruptError and JournalUnsupportedError by the rules of
+    `journal/README.md`, OSError.
+    """
+    walked: list[Walked] = []
+    done = 0
+    position = start
+    for index, file in enumerate(files):
+        try:
+            data = read_segment(fs, file)
+            header = decode_header(data, schema)
+            check_succession(file, header, position)
+            found = scan(data, header, decoder, deliver, verify_chain=verify_chain)
+        except MalformedError as error:
+            raise JournalCorruptError(file.path, 0, position.sequence, str(error)) from None
+        except UnsupportedError as error:
+            raise JournalUnsupportedError(file.path, str(error)) from None
+        check_end(file, found, sealed=index < len(files) - 1)
+        walked.append(Walked(file, header, found))
+        position = walked[-1].end
+        done += len(data)
+        if progress is not None:
+            # Segments have one size, so the rest can be told without opening it.
+            progress(done, len(data) * len(files))
+    return walked
+
+
+def check_end(file: SegmentFile, found: Scan, *, sealed: bool) -> None:
+    """Raise JournalCorruptError if a segment may not end like this; one with a successor is sealed.
+
+    Only a segment that is being written can be torn: an archived one never is.
+    """
+    if found.end is End.CORRUPT or (found.end is End.TORN and (sealed or file.archived)):
+        raise JournalCorruptError(file.path, found.offset, found.next_sequence - 1, found.reason)
+
+
+def check_succession(file: SegmentFile, header: SegmentHeader, before: Position) -> None:
+    """Raise JournalCorruptError unless this segment continues the journal at `before`."""
+    reason = None
+    last = before.sequence
+    if header.first_sequence != file.first_sequence:
+        reason = (
+            f"the file is named for sequence {file.first_sequence}, "
+            f"its header says {header.first_sequence}"
+        )
+    elif header.first_sequence > last + 1:
+        reason = (
+            f"a segment is missing before it: the events {last + 1} to "
+            f"{header.first_sequence - 1} are nowhere"
+        )
+    elif header.previous_sequence != last:
+        reason = f"its header continues sequence {header.previous_sequence}, not {last}"
+    elif before.journal_id not in {None, header.journal_id}:
+        reason = "it belongs to another journal than what comes before it"
+    elif header.previous_digest != before.digest:
+        reason = "it does not continue the chain of digests of what comes before it"
+    if reason:
+        raise JournalCorruptError(file.path, 0, last, reason)

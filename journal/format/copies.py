@@ -1,0 +1,95 @@
+"""Which copies of a segment are what they were: the segment behind it says where it ends.
+
+A segment whose end was zeroed at the border of a frame is whole by itself, only short. The digest
+that its successor continues is that of all its events, so a copy that ends with it has them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from journal.errors import JournalCorruptError
+from journal.format.archive import CHUNK_BYTES, errors_of, open_segment, read_header, read_segment
+from journal.format.chain import Position, Walked, as_written, check_end, check_succession
+from journal.format.codec import MalformedError, UnsupportedError, decode_header
+from journal.format.scan import scan
+from journal.format.segments import SegmentFile, archive_path
+from journal.fs import FileSystem
+
+
+def check_continued(fs: FileSystem, walked: Walked, successor: SegmentFile, schema: int) -> None:
+    """Raise JournalCorruptError, naming it, if a segment does not end where its successor begins.
+
+    Raises JournalCorruptError and JournalUnsupportedError for the successor's header, too, OSError.
+    """
+    with errors_of(successor):
+        header = read_header(fs, successor, schema)
+    try:
+        check_succession(successor, header, walked.end)
+    except JournalCorruptError as error:
+        raise JournalCorruptError(
+            walked.file.path,
+            walked.found.offset,
+            walked.end.sequence,
+            f"it does not end where {successor.path.name} begins: {error.reason}",
+        ) from None
+
+
+def check_sealed(
+    fs: FileSystem, file: SegmentFile, data: bytes, successor: SegmentFile, schema: int
+) -> None:
+    """Check all of the segment `file`, which has the bytes `data`, and its end by its successor.
+
+    Raises JournalCorruptError, JournalUnsupportedError, OSError.
+    """
+    with errors_of(file):
+        header = decode_header(data, schema)
+        check_succession(file, header, as_written(header))
+        found = scan(data, header, verify_chain=True)
+    check_end(file, found, sealed=True)
+    check_continued(fs, Walked(file, header, found), successor, schema)
+
+
+def beginnings(fs: FileSystem, copies: Iterable[SegmentFile], schema: int) -> set[Position]:
+    """Where the copies of a segment say that it begins; those that cannot be read say nothing."""
+    found = set()
+    for copy in copies:
+        try:
+            found.add(as_written(read_header(fs, copy, schema)))
+        except (MalformedError, UnsupportedError, OSError):
+            continue
+    return found
+
+
+def has_copy(fs: FileSystem, directory: Path, file: SegmentFile, data: bytes) -> bool:
+    """Whether the archive has just these bytes, and all of its file is whole. Raises OSError."""
+    try:
+        copy = SegmentFile(file.first_sequence, archive_path(directory, file.first_sequence))
+        return read_segment(fs, copy) == data
+    except (MalformedError, UnsupportedError):
+        return False
+
+
+def is_archived(fs: FileSystem, directory: Path, file: SegmentFile) -> bool:
+    """Whether the archive has just the bytes of the segment `file`.
+
+    In pieces, for the process that answers requests.
+
+    Raises OSError for the segment itself.
+    """
+    copy = SegmentFile(file.first_sequence, archive_path(directory, file.first_sequence))
+    live = open_segment(fs, file)
+    try:
+        archived = open_segment(fs, copy)
+        try:
+            return live.size == archived.size and all(
+                live.read(CHUNK_BYTES, at) == archived.read(CHUNK_BYTES, at)
+                for at in range(0, live.size, CHUNK_BYTES)
+            )
+        finally:
+            archived.close()
+    except (MalformedError, UnsupportedError, FileNotFoundError, IsADirectoryError):
+        return False
+    finally:
+        live.close()

@@ -1,0 +1,240 @@
+"""The files of a journal: their names, how one comes to be, and what a directory must look like.
+
+    <first sequence, 20 digits>.seg     a segment
+    spare.tmp                           the next one, zero-filled ahead of time, without a name yet;
+                                        it stays when the writer ends, for the next one
+    recovered.tmp                       a torn segment's good part, while it is being copied
+    <file>.torn-<time>                  what a repair took out of a file, or the whole file
+    repairs.json                        repairs that the journal has yet to tell of: see `set_aside`
+    <last sequence, 20 digits>.snap     the state after that event: see `snapshot`
+    <first sequence, 20 digits>.idx     the index of a sealed segment: see `index`
+    archive/<first sequence>.seg.zst    a sealed segment, compressed; its index lies beside it
+    LOCK                                flock'ed by the one writer, as is the directory itself; it
+                                        holds the writer's process id
+
+A segment appears under its name whole or not at all: zero-filled, header written, fsync, rename,
+fsync of the directory. Its length never changes after that, so a shorter one was cut by somebody.
+Anything else in the directory is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from journal.errors import JournalCorruptError
+from journal.format.codec import SEGMENT_BYTES_MAX, MalformedError, SegmentHeader, encode_header
+from journal.fs import FileSystem
+
+LOCK_NAME = "LOCK"
+SPARE_NAME = "spare.tmp"
+RECOVERED_NAME = "recovered.tmp"
+NOTE_NAME = "repairs.json"
+NOTE_TEMPORARY_NAME = "repairs.tmp"
+
+ARCHIVE_NAME = "archive"
+
+_SUFFIX = ".seg"
+_ARCHIVED_SUFFIX = ".seg.zst"
+_NAME = re.compile(r"[0-9]{20}\.seg")
+_ARCHIVED_NAME = re.compile(r"[0-9]{20}\.seg\.zst")
+#: Zeros are written in pieces of this size: large enough to stream, small enough to hold.
+_ZEROS = bytes(1 << 20)
+
+
+class SegmentFile(NamedTuple):
+    """A segment by its name."""
+
+    first_sequence: int
+    path: Path
+
+    @property
+    def archived(self) -> bool:
+        """Whether it is compressed."""
+        return self.path.name.endswith(_ARCHIVED_SUFFIX)
+
+    @property
+    def index_path(self) -> Path:
+        """Where its index is kept."""
+        return self.path.with_name(f"{self.first_sequence:020d}.idx")
+
+
+def segment_path(directory: Path, first_sequence: int) -> Path:
+    """Where the segment that starts with `first_sequence` is kept."""
+    return directory / f"{first_sequence:020d}{_SUFFIX}"
+
+
+def archive_path(directory: Path, first_sequence: int) -> Path:
+    """Where the compressed segment that starts with `first_sequence` is kept."""
+    return directory / ARCHIVE_NAME / f"{first_sequence:020d}{_ARCHIVED_SUFFIX}"
+
+
+def list_history(fs: FileSystem, directory: Path) -> list[SegmentFile]:
+    """All segments there are, oldest first, archived ones included.
+
+    One that is in both places counts where it is not compressed. Raises as `list_segments` does.
+    """
+    # The archive last: what is moved there between the two looks is then seen twice, not never.
+    live = {file.first_sequence: file for file in list_segments(fs, directory)}
+    found = {file.first_sequence: file for file in list_archive(fs, directory)} | live
+    return [found[first] for first in sorted(found)]
+
+
+def list_archive(fs: FileSystem, directory: Path) -> list[SegmentFile]:
+    """The compressed segments, oldest first."""
+    archive = directory / ARCHIVE_NAME
+    try:
+        names = sorted(fs.list_directory(archive))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [
+        SegmentFile(int(name.removesuffix(_ARCHIVED_SUFFIX)), archive / name)
+        for name in names
+        if _ARCHIVED_NAME.fullmatch(name)
+    ]
+
+
+def list_segments(fs: FileSystem, directory: Path) -> list[SegmentFile]:
+    """The segments of `directory` itself, oldest first.
+
+    Raises JournalCorruptError for a name that claims to be a segment and is none.
+    """
+    found = []
+    for name in sorted(fs.list_directory(directory)):
+        if _NAME.fullmatch(name):
+            found.append(SegmentFile(int(name.removesuffix(_SUFFIX)), directory / name))
+        elif name.endswith(_SUFFIX):
+            raise JournalCorruptError(
+                directory / name, 0, 0, "a segment is named by 20 digits; this file is not ours"
+            )
+    return found
+
+
+class TooLargeError(MalformedError):
+    """A file has more bytes than its format allows; none of them was read."""
+
+
+def read_file(fs: FileSystem, path: Path, bytes_max: int = SEGMENT_BYTES_MAX) -> bytes:
+    """All bytes of `path`, which may be `bytes_max`; a segment's limit if nothing else is said.
+
+    The limit is what the format allows: a length that anybody can give a file is no reason to take
+    as much memory. Raises TooLargeError, OSError.
+    """
+    fd = fs.open(path)
+    try:
+        size = fs.size(fd)
+        check_size(size, bytes_max)
+        return fs.read(fd, size, 0)
+    finally:
+        fs.close(fd)
+
+
+def check_size(size: int, bytes_max: int) -> None:
+    """Raise TooLargeError if a file of `size` bytes cannot be one of its kind."""
+    if size > bytes_max:
+        raise TooLargeError(f"the file has {size} bytes; one of its kind has {bytes_max} at most")
+
+
+def read_part(fs: FileSystem, path: Path, offset: int, size: int) -> bytes:
+    """Up to `size` bytes from `offset`; none if it is a directory, or a link to nowhere.
+
+    Raises OSError.
+    """
+    try:
+        fd = fs.open(path)
+    except (FileNotFoundError, IsADirectoryError):
+        return b""
+    try:
+        return fs.read(fd, min(size, max(0, fs.size(fd) - offset)), offset)
+    finally:
+        fs.close(fd)
+
+
+def read_if_file(fs: FileSystem, path: Path) -> bytes:
+    """The bytes of `path`, as many as a segment may have; see `read_part`. Raises OSError."""
+    return read_part(fs, path, 0, SEGMENT_BYTES_MAX)
+
+
+def file_bytes(fs: FileSystem, path: Path) -> int:
+    """The length of `path`; 0 if it is a directory, or a link to nowhere. Raises OSError."""
+    try:
+        fd = fs.open(path)
+    except (FileNotFoundError, IsADirectoryError):
+        return 0
+    try:
+        return fs.size(fd)
+    finally:
+        fs.close(fd)
+
+
+def zero_fill(fs: FileSystem, fd: int, start: int, size: int) -> None:
+    """Write zeros from `start` up to `size`.
+
+    Real zeros, not fallocate: blocks that were only reserved cost a metadata change at the first
+    fdatasync that touches them, which is what preallocating is to spare us.
+    """
+    for offset in range(start, size, len(_ZEROS)):
+        fs.write(fd, memoryview(_ZEROS)[: size - offset], offset)
+
+
+def write_durably(
+    fs: FileSystem, path: Path, data: bytes, size: int, *, over: bool = False
+) -> None:
+    """Make `path` of `data` and zeros up to `size`, durable but for its name.
+
+    With `over`, a file of that size is written over, and stays if that fails; without, it is made,
+    and is not there then. Raises OSError, which names the path.
+    """
+    fd = fs.open(path, write=True) if over else fs.create(path)
+    try:
+        fs.write(fd, data, 0)
+        zero_fill(fs, fd, len(data), size)
+        fs.sync(fd)
+    except BaseException as error:
+        if over:
+            with contextlib.suppress(OSError):
+                fs.close(fd)
+        else:
+            give_up(fs, fd, path)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
+    fs.close(fd)
+
+
+def give_up(fs: FileSystem, fd: int, path: Path) -> None:
+    """Close and remove a file that did not come to be: it may hold the very space that is short."""
+    with contextlib.suppress(OSError):
+        fs.close(fd)
+    with contextlib.suppress(OSError):
+        fs.remove(path)
+
+
+def is_spare(fs: FileSystem, path: Path, size: int) -> bool:
+    """Whether the file, whatever is in it, may be written over to become a segment of this size.
+
+    It is ours alone, under no other name, and holds its space already.
+    """
+    try:
+        fd = fs.open(path, write=True, create=True)
+    except OSError:
+        return False
+    try:
+        return fs.size(fd) == size and fs.names(fd) == 1
+    finally:
+        fs.close(fd)
+
+
+def publish(fs: FileSystem, fd: int, temporary: Path, header: SegmentHeader) -> Path:
+    """Turn the filled file `temporary`, open as `fd`, into the segment that `header` describes.
+
+    On return the segment is durable under its name.
+    """
+    fs.write(fd, encode_header(header), 0)
+    fs.sync(fd)
+    path = segment_path(temporary.parent, header.first_sequence)
+    fs.rename(temporary, path)
+    fs.sync_directory(path.parent)
+    return path

@@ -1,0 +1,205 @@
+"""Snapshots: the caller's whole state after an event, so that nothing before it need be replayed.
+
+A snapshot file is a header of 120 bytes and the state's bytes, which mean something to the caller
+alone. Integers are little-endian:
+
+    0        8    12   14   16      20       24       28     32                48
+    +--------+----+----+----+-------+--------+--------+------+-----------------+
+    | magic  |crc |vers|zero|compat |incompat| schema | zero |   journal id    |
+    +--------+----+----+----+-------+--------+--------+------+-----------------+
+    48       56       64                80                96       104    112 120
+    +--------+--------+-----------------+-----------------+--------+------+----+
+    |sequence| time   |  chain digest   |  state digest   |created | size |zero|  state ...
+    +--------+--------+-----------------+-----------------+--------+------+----+
+
+The CRC covers the header, the state digest (BLAKE2b-128) the state. The chain digest is the one
+that the segment which begins behind `sequence` continues: it ties the snapshot to its journal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from journal.format.codec import DIGEST_BYTES, MalformedError, UnsupportedError
+from journal.fs import FileSystem
+
+_MAGIC = b"\x89JSNP\r\n\x1a"
+_VERSION = 1
+_HEADER = struct.Struct("<8sIHHIIII16sQQ16s16sQQQ")
+_CRC_END = 12
+_SUFFIX = ".snap"
+_NAME = re.compile(r"[0-9]{20}\.snap")
+TEMPORARY_NAME = "snapshot.tmp"
+#: A longer state is not held before its digest is known to be right: its header may be forged.
+_HELD_UNCHECKED_MAX = 64 << 20
+_PIECE_BYTES = 1 << 20
+
+
+class SnapshotFile(NamedTuple):
+    """A snapshot by its name."""
+
+    sequence: int
+    path: Path
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """The state after the event `sequence`, whose time is `time`. Times are ns since the epoch."""
+
+    journal_id: bytes
+    schema: int
+    sequence: int
+    time: int
+    #: Of the chain, as the next segment's header has it.
+    chain_digest: bytes
+    created: int
+    state: bytes
+
+    @property
+    def digest(self) -> str:
+        """Names the state."""
+        return state_digest(self.state).hex()
+
+
+def state_digest(state: bytes) -> bytes:
+    """The name of a state: BLAKE2b-128 of its bytes."""
+    return hashlib.blake2b(state, digest_size=DIGEST_BYTES).digest()
+
+
+def list_snapshots(fs: FileSystem, directory: Path) -> list[SnapshotFile]:
+    """The snapshots of `directory`, newest first."""
+    return [
+        SnapshotFile(int(name.removesuffix(_SUFFIX)), directory / name)
+        for name in sorted(fs.list_directory(directory), reverse=True)
+        if _NAME.fullmatch(name)
+    ]
+
+
+def read_snapshot(fs: FileSystem, path: Path, schema: int) -> Snapshot:
+    """Read and check a snapshot; `schema` is the newest vocabulary that the caller knows.
+
+    Raises MalformedError with the reason, UnsupportedError for what a newer version wrote, OSError.
+    """
+    fd = fs.open(path)
+    try:
+        return _read(fs, fd, path, schema)
+    finally:
+        fs.close(fd)
+
+
+def _read(fs: FileSystem, fd: int, path: Path, schema: int) -> Snapshot:
+    """What the file `path`, open as `fd`, has; nothing but the header before that is checked."""
+    data = fs.read(fd, _HEADER.size, 0)
+    if len(data) < _HEADER.size:
+        raise MalformedError(f"the snapshot is cut short: it has {len(data)} bytes")
+    (
+        magic,
+        crc,
+        version,
+        reserved,
+        _compatible,
+        incompatible,
+        written_schema,
+        reserved_too,
+        journal_id,
+        sequence,
+        time,
+        chain_digest,
+        digest,
+        created,
+        size,
+        reserved_last,
+    ) = _HEADER.unpack_from(data)
+    if magic != _MAGIC:
+        raise MalformedError("this is no snapshot: its first eight bytes are wrong")
+    if version > _VERSION:
+        raise UnsupportedError(
+            f"the snapshot has version {version}, this program reads up to {_VERSION}"
+        )
+    view = memoryview(data)
+    if zlib.crc32(view[_CRC_END : _HEADER.size]) != crc or reserved | reserved_too | reserved_last:
+        raise MalformedError("the snapshot's header does not match its checksum")
+    if incompatible:
+        raise UnsupportedError(f"it uses features {incompatible:#x} that this program lacks")
+    if written_schema > schema:
+        raise UnsupportedError(
+            f"its state has schema {written_schema}, written by a newer version; "
+            f"this program reads up to {schema}"
+        )
+    state = _read_state(fs, fd, size, digest)
+    if path.name != f"{sequence:020d}{_SUFFIX}":
+        raise MalformedError(f"the snapshot is of sequence {sequence}, its name says otherwise")
+    return Snapshot(
+        journal_id=journal_id,
+        schema=written_schema,
+        sequence=sequence,
+        time=time,
+        chain_digest=chain_digest,
+        created=created,
+        state=state,
+    )
+
+
+def _read_state(fs: FileSystem, fd: int, size: int, digest: bytes) -> bytes:
+    """The state of a snapshot file whose header says that it has `size` bytes, and this digest."""
+    file_bytes = fs.size(fd)
+    if file_bytes != _HEADER.size + size:
+        raise MalformedError(
+            f"the snapshot has {file_bytes} bytes, and by its header {_HEADER.size + size}: "
+            "its state does not match its digest"
+        )
+    state = b""
+    if size <= _HELD_UNCHECKED_MAX or _digest_of(fs, fd, size) == digest:
+        state = fs.read(fd, size, _HEADER.size)
+    if len(state) != size or state_digest(state) != digest:
+        raise MalformedError("the snapshot's state does not match its digest")
+    return state
+
+
+def _digest_of(fs: FileSystem, fd: int, size: int) -> bytes:
+    """The digest of the state of a snapshot file, read in pieces."""
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    end = _HEADER.size + size
+    for offset in range(_HEADER.size, end, _PIECE_BYTES):
+        digest.update(fs.read(fd, min(_PIECE_BYTES, end - offset), offset))
+    return digest.digest()
+
+
+def encode_snapshot(snapshot: Snapshot) -> bytes:
+    """The file of a snapshot."""
+    header = _HEADER.pack(
+        _MAGIC,
+        0,
+        _VERSION,
+        0,
+        0,
+        0,
+        snapshot.schema,
+        0,
+        snapshot.journal_id,
+        snapshot.sequence,
+        snapshot.time,
+        snapshot.chain_digest,
+        state_digest(snapshot.state),
+        snapshot.created,
+        len(snapshot.state),
+        0,
+    )
+    crc = zlib.crc32(header[_CRC_END:]).to_bytes(4, "little")
+    return header[:8] + crc + header[_CRC_END:] + snapshot.state
+
+
+def snapshot_bytes(state: bytes) -> int:
+    """The size of the file of a snapshot of this state."""
+    return _HEADER.size + len(state)
+
+
+def snapshot_path(directory: Path, sequence: int) -> Path:
+    """Where the snapshot of the state after `sequence` is kept."""
+    return directory / f"{sequence:020d}{_SUFFIX}"

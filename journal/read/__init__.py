@@ -1,0 +1,1 @@
+"""Reading a journal: from where a replay starts, to the end, or for one key."""

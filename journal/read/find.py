@@ -1,0 +1,146 @@
+"""Questions to a whole journal, archive included, that do not read all of it.
+
+`find` looks into each segment by its index, if the journal vouches for that: see `indexed`. Else it
+reads the segment, makes an index, and keeps it if the directory can be written to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeVar
+
+from journal.errors import JournalCorruptError, JournalError
+from journal.format.archive import errors_of, read_header
+from journal.format.chain import check_succession
+from journal.format.codec import SegmentHeader
+from journal.format.index import Keys
+from journal.format.segments import SegmentFile
+from journal.read.indexed import Found, Indexes
+from journal.read.reader import Reader, SegmentProgress
+
+_T = TypeVar("_T")
+
+
+class _Part(NamedTuple):
+    """What was found in a part of a journal, and what ended that, if it did not end well."""
+
+    events: list[Found]
+    error: JournalError | OSError | None = None
+
+
+def find(
+    reader: Reader,
+    keys: Keys,
+    wanted: bytes | Collection[bytes],
+    *,
+    start: int | None = None,
+    progress: SegmentProgress | None = None,
+) -> Iterator[Found]:
+    """All events from the sequence `start` on that have a key of those `wanted`, oldest first.
+
+    The answer is that of reading everything, whatever became of the indexes.
+    None begins with the oldest event there is: not the first one ever, if history was pruned.
+    Raises JournalCorruptError, also if `start` is nowhere, JournalUnsupportedError, OSError.
+    """
+    files = reader.files()
+    if start is None:
+        start = files[0].first_sequence if files else 1
+    if files and files[0].first_sequence > start:
+        raise JournalCorruptError(
+            files[0].path,
+            0,
+            start - 1,
+            f"a segment is missing before it: the events {start} to "
+            f"{files[0].first_sequence - 1} are nowhere",
+        )
+    skipped = max((i for i, file in enumerate(files) if file.first_sequence <= start), default=0)
+    del files[:skipped]
+    if not files:
+        return
+    some = {wanted} if isinstance(wanted, bytes) else set(wanted)
+    for part in _search(reader, keys, some, files, max(start, files[0].first_sequence), progress):
+        # What is good before a gap was worth telling.
+        yield from (found for found in part.events if found.sequence >= start)
+        if part.error is not None:
+            raise part.error
+
+
+def _search(
+    reader: Reader,
+    keys: Keys,
+    wanted: set[bytes],
+    files: list[SegmentFile],
+    start: int,
+    progress: SegmentProgress | None,
+) -> list[_Part]:
+    """What is found in each of the segments `files`, in their order."""
+    matches = _matching(keys, wanted)
+    indexes = Indexes(reader.fs, reader.decoder, keys)
+    parts = [_search_tail(reader, indexes, matches, max(start, files[-1].first_sequence))]
+    following: SegmentHeader | None = None
+    for file, successor in reversed(list(pairwise(files))):
+        if progress is not None:
+            progress(len(parts), len(files))
+        header: SegmentHeader | None = None
+        events: list[Found] = []
+        error: JournalError | OSError | None = None
+        try:
+            header = _header_of(reader, file)
+            following = following or _header_of(reader, successor)
+            look = partial(indexes.look, header=header, following=following, wanted=tuple(wanted))
+            looked = _retry_moved(reader, file, look)
+            events = [found for found in looked.events if matches(found.event)]
+            check_succession(successor, following, looked.end)
+        except (JournalError, OSError) as raised:
+            error = raised
+        parts.append(_Part(events, error))
+        following = header
+    if progress is not None:
+        progress(len(files), len(files))
+    return parts[::-1]
+
+
+def _matching(keys: Keys, wanted: set[bytes]) -> Callable[[Any], bool]:
+    """A test whether an event has one of the keys."""
+    if len(wanted) == 1:
+        return keys.matching(*wanted)
+    return lambda event: not wanted.isdisjoint(keys.of(event))
+
+
+def _search_tail(
+    reader: Reader, indexes: Indexes, matches: Callable[[Any], bool], start: int
+) -> _Part:
+    """Search the segment that is being written, which has no index."""
+    found: list[Found] = []
+    try:
+        for batch in reader.batches(start):
+            indexes.learn(batch.events)
+            found += (
+                Found(sequence, event)
+                for sequence, event in enumerate(batch.events, start=batch.first_sequence)
+                if matches(event)
+            )
+    except (JournalError, OSError) as error:
+        return _Part(found, error)
+    return _Part(found)
+
+
+def _header_of(reader: Reader, file: SegmentFile) -> SegmentHeader:
+    def look(file: SegmentFile) -> SegmentHeader:
+        with errors_of(file):
+            return read_header(reader.fs, file, reader.schema)
+
+    return _retry_moved(reader, file, look)
+
+
+def _retry_moved(reader: Reader, file: SegmentFile, look: Callable[[SegmentFile], _T]) -> _T:
+    """What `look` finds in a segment, wherever it is; a compaction may move it meanwhile."""
+    try:
+        return look(file)
+    except FileNotFoundError:
+        for moved in reader.files():
+            if moved.first_sequence == file.first_sequence:
+                return look(moved)
+        raise

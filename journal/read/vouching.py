@@ -1,0 +1,141 @@
+"""Which snapshots the journal itself vouches for: those whose record is in its chain.
+
+A snapshot is a file like any other, and its checksums are anyone's to make anew. So its state
+counts only if an event behind it says that a state with this digest was kept. The events are
+chained, so whoever alters one alters the head of the journal as well. A compaction publishes a
+snapshot before its record, and removes what it covers after that: a snapshot without a record is
+what a crash in between leaves, and everything before it is still there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import Enum, auto
+from typing import Any, NamedTuple
+
+import msgspec
+
+from journal.format.archive import read_segment
+from journal.format.codec import MalformedError, UnsupportedError, decode_header
+from journal.format.scan import Scan, advance
+from journal.format.segments import SegmentFile
+from journal.format.snapshot import Snapshot, state_digest
+from journal.fs import FileSystem
+
+
+class SnapshotRecord(NamedTuple):
+    """What an event says: the state after the event `sequence` was kept, and has this digest."""
+
+    sequence: int
+    digest: bytes
+
+
+#: The record that an event is; None for any other event.
+RecordOf = Callable[[Any], SnapshotRecord | None]
+
+
+class Records(NamedTuple):
+    """How the records of snapshots are found among the events of a journal."""
+
+    decoder: msgspec.msgpack.Decoder[list[Any]]
+    record_of: RecordOf
+    #: Of a repair: records that went with a part of the journal, and are to be appended again.
+    again: tuple[SnapshotRecord, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        decoder: msgspec.msgpack.Decoder[list[Any]] | None,
+        record_of: RecordOf | None,
+        again: Sequence[bytes] = (),
+    ) -> Records | None:
+        """Records among the events that a decoder decodes, and the encoded ones `again`.
+
+        None without `record_of`: then every snapshot that is whole counts.
+        """
+        if record_of is None or decoder is None:
+            return None
+        found = []
+        for data in again:
+            try:
+                (event,) = decoder.decode(b"\x91" + data)
+            except (ValueError, RecursionError):
+                continue  # a note that anybody wrote vouches for nothing
+            if record := record_of(event):
+                found.append(record)
+        return cls(decoder, record_of, tuple(found))
+
+
+class Word(Enum):
+    """What a journal says of a snapshot."""
+
+    #: It has the record of just this state.
+    VOUCHED = auto()
+    #: It has the record of another state.
+    CONTRADICTED = auto()
+    #: It has no record of it.
+    UNRECORDED = auto()
+    #: It is damaged before there is one.
+    DAMAGED = auto()
+
+
+class _FoundError(Exception):
+    """The record was reached."""
+
+    def __init__(self, record: SnapshotRecord) -> None:
+        self.record = record
+        super().__init__()
+
+
+def word_on(
+    fs: FileSystem,
+    snapshot: Snapshot,
+    following: Sequence[SegmentFile],
+    schema: int,
+    records: Records,
+) -> Word:
+    """What the segments `following` a snapshot say of it: the first record counts.
+
+    It is the first to bind: what somebody appends later does not change it. Read only up to there,
+    which mostly is a few frames. Raises OSError.
+    """
+
+    def look(events: list[Any]) -> None:
+        for event in events:
+            record = records.record_of(event)
+            if record is not None and record.sequence == snapshot.sequence:
+                raise _FoundError(record)
+
+    try:
+        whole = _read(fs, following, schema, records, look)
+    except _FoundError as found:
+        return _compare(snapshot, found.record)
+    except (MalformedError, UnsupportedError):
+        return Word.DAMAGED
+    for record in records.again:
+        if record.sequence == snapshot.sequence:
+            return _compare(snapshot, record)
+    return Word.UNRECORDED if whole else Word.DAMAGED
+
+
+def _compare(snapshot: Snapshot, record: SnapshotRecord) -> Word:
+    same = record.digest == state_digest(snapshot.state)
+    return Word.VOUCHED if same else Word.CONTRADICTED
+
+
+def _read(
+    fs: FileSystem,
+    files: Sequence[SegmentFile],
+    schema: int,
+    records: Records,
+    look: Callable[[list[Any]], None],
+) -> bool:
+    """Give the events of the files to `look`; whether each ends where the next one begins."""
+    for number, file in enumerate(files):
+        data = read_segment(fs, file)
+        header = decode_header(data, schema)
+        cursor = Scan.at_start(header)
+        advance(data, header, cursor, records.decoder, look)
+        if number + 1 < len(files) and cursor.next_sequence != files[number + 1].first_sequence:
+            return False
+    return True

@@ -1,0 +1,87 @@
+"""What can be read in the parts of a journal that a repair takes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from journal.format.codec import (
+    EVENTS,
+    FRAME_HEADER_BYTES,
+    Frame,
+    MalformedError,
+    SegmentHeader,
+    UnsupportedError,
+    decode_frame,
+    decode_header,
+)
+from journal.format.scan import find_frame
+from journal.format.segments import read_if_file
+from journal.fs import FileSystem
+
+
+class Lost(NamedTuple):
+    """The bytes of a file that go, and the intact frames and events among them."""
+
+    path: Path
+    offset: int
+    size: int
+    frames: int
+    #: Those that are nowhere else in the journal.
+    events: int
+    #: Whether frames can be told from other bytes at all: not without the segment's header.
+    readable: bool
+
+
+def lost_from(data: bytes, path: Path, offset: int, schema: int, last_sequence: int) -> Lost:
+    """What is in a file from `offset` on, up to its last byte that is not zero.
+
+    `last_sequence` is that of the last event that stays.
+    """
+    end = max(offset, len(data.rstrip(b"\0")))
+    frames = list(_intact(data, offset, schema))
+    # A segment that was copied to a later name holds what stays.
+    events = sum(
+        frame.count for frame in frames if frame.first_sequence + frame.count > last_sequence + 1
+    )
+    readable = _header(data, schema) is not None
+    return Lost(path, offset, end - offset, len(frames), events, readable)
+
+
+def _header(data: bytes, schema: int) -> SegmentHeader | None:
+    try:
+        return decode_header(data, schema)
+    except (MalformedError, UnsupportedError):
+        return None
+
+
+def _intact(data: bytes, offset: int, schema: int) -> Iterator[Frame]:
+    """The frames that validate from `offset` on, wherever they are."""
+    header = _header(data, schema)
+    if header is None:
+        return
+    end = max(offset, len(data.rstrip(b"\0")))
+    view = memoryview(data)
+    at = find_frame(data, offset, end, header)
+    while at is not None:
+        frame = decode_frame(view, at, header)
+        yield frame
+        at = find_frame(data, frame.end, end, header)
+
+
+def lost_events(
+    fs: FileSystem, lost: Sequence[Lost], schema: int, decoder: msgspec.msgpack.Decoder[list[Any]]
+) -> Iterator[list[Any]]:
+    """The events that can be read in what goes, a frame at a time. Raises OSError."""
+    for file in lost:
+        data = read_if_file(fs, file.path)
+        for frame in _intact(data, file.offset, schema):
+            if frame.kind == EVENTS:
+                start = frame.offset + FRAME_HEADER_BYTES
+                try:
+                    yield decoder.decode(data[start : start + frame.body_bytes])
+                except ValueError:
+                    continue  # of a vocabulary that is not ours

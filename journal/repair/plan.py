@@ -1,0 +1,329 @@
+"""What has to go from a damaged journal so that it opens again.
+
+Only live segments behind the newest good snapshot are cut: what a snapshot covers is not read at
+start, and what is archived was whole once, so a backup has it. Nothing is changed here.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from journal.errors import JournalCorruptError, JournalUnsupportedError
+from journal.format.archive import read_segment
+from journal.format.chain import GENESIS, Position, Walked, check_end, check_succession
+from journal.format.codec import (
+    ALIGNMENT,
+    ID_BYTES,
+    SEGMENT_BYTES_MAX,
+    SEGMENT_BYTES_MIN,
+    MalformedError,
+    SegmentHeader,
+    UnsupportedError,
+    decode_header,
+    encode_header,
+    frame_bytes_max,
+)
+from journal.format.scan import Deliver, Scan, list_decoder, scan
+from journal.format.segments import (
+    SegmentFile,
+    TooLargeError,
+    list_archive,
+    list_history,
+    read_if_file,
+    segment_path,
+)
+from journal.format.snapshot import Snapshot, list_snapshots, read_snapshot
+from journal.fs import FileSystem
+from journal.read.replay_start import Restore
+from journal.read.vouching import RecordOf, Records, Word, word_on
+from journal.repair.losses import Lost, lost_from
+from journal.write.journal import DEFAULT_SEGMENT_BYTES
+
+
+class StraySegmentError(JournalCorruptError):
+    """A file has a segment's name and is none of this journal: nothing behind it is damaged."""
+
+
+class Truncation(msgspec.Struct, frozen=True):
+    """What has to go so that the journal opens again."""
+
+    reason: str
+    #: The last event that stays.
+    last_sequence: int
+    #: Files and parts of files, in the journal's order; what is missing altogether is not here.
+    lost: list[Lost]
+    #: The segment that is to end the journal, in place of the one that `path` is; None if the one
+    #: before it does.
+    replacement: bytes | None
+    path: Path
+    segment_bytes: int
+    #: Snapshots of events that go.
+    snapshots: list[Path]
+    #: The one that the journal begins with and whose record may be in what goes.
+    unvouched: Snapshot | None = None
+
+
+class _Start(NamedTuple):
+    position: Position
+    time: int
+    files: list[SegmentFile]
+    unvouched: Snapshot | None = None
+
+
+def plan(
+    fs: FileSystem,
+    directory: Path,
+    schema: int,
+    event_type: object,
+    restore: Restore,
+    deliver: Deliver,
+    now: int,
+    record_of: RecordOf | None = None,
+) -> Truncation | None:
+    """What has to go; None if the journal opens as it is. The caller holds the writer's lock.
+
+    With `record_of`, a snapshot counts as for a start: if the journal vouches for it, or is damaged
+    before its record.
+
+    Raises JournalCorruptError for damage that no truncation mends, StraySegmentError for a file
+    that is in the way, JournalUnsupportedError, OSError, and what `restore` and `deliver` raise.
+    """
+    decoder = list_decoder(event_type)
+    records = Records.of(decoder, record_of)
+    start = _find_start(fs, directory, schema, restore, records)
+    position, time = start.position, start.time
+    before: SegmentHeader | None = None
+    damage: _Damage | None = None
+    for number, file in enumerate(start.files):
+        sealed = number < len(start.files) - 1
+        looked = _look(fs, file, position, schema, decoder, deliver, sealed=sealed)
+        if looked.reason:
+            if file.archived:
+                at = looked.found.offset if looked.found else 0
+                raise JournalCorruptError(file.path, at, position.sequence, looked.reason)
+            _check_not_stray(fs, start.files[number:], position, schema)
+            _check_no_copy(fs, directory, file, position, looked.reason)
+            damage = _Damage(looked.reason, start.files[number:], looked)
+            break
+        if looked.found is not None and looked.header is not None:
+            # Only behind a live segment can the journal go on as it is.
+            before, time = (None if file.archived else looked.header), looked.found.time
+            position = Walked(file, looked.header, looked.found).end
+    else:
+        if position.journal_id is None or (start.files and not start.files[-1].archived):
+            return None
+        reason = "the segment that follows the last one is missing"
+        damage = _Damage(reason, [], _Looked(b"", None, None, reason))
+    cut = _cut(directory, damage, position, before, schema, max(now, time))
+    return Truncation(
+        reason=damage.reason,
+        last_sequence=cut.last_sequence,
+        lost=[
+            lost_from(
+                read_if_file(fs, file.path),
+                file.path,
+                0 if number else cut.offset,
+                schema,
+                cut.last_sequence,
+            )
+            for number, file in enumerate(damage.files)
+        ],
+        replacement=cut.replacement,
+        path=cut.path,
+        segment_bytes=cut.segment_bytes,
+        snapshots=[
+            at.path for at in list_snapshots(fs, directory) if at.sequence > cut.last_sequence
+        ],
+        unvouched=start.unvouched,
+    )
+
+
+class _Looked(NamedTuple):
+    """A segment as far as it could be read, and what is wrong with it; empty if nothing is."""
+
+    data: bytes
+    header: SegmentHeader | None
+    found: Scan | None
+    reason: str
+
+
+class _Damage(NamedTuple):
+    """What is wrong, the segments from there on, and the first of them."""
+
+    reason: str
+    files: list[SegmentFile]
+    looked: _Looked
+
+
+def _look(
+    fs: FileSystem,
+    file: SegmentFile,
+    position: Position,
+    schema: int,
+    decoder: msgspec.msgpack.Decoder[list[Any]],
+    deliver: Deliver,
+    *,
+    sealed: bool,
+) -> _Looked:
+    """Read a segment that continues `position`. Raises JournalUnsupportedError, OSError."""
+    data = b""
+    header: SegmentHeader | None = None
+    found: Scan | None = None
+    try:
+        data = read_segment(fs, file)
+        header = decode_header(data, schema)
+        check_succession(file, header, position)
+        found = scan(data, header, decoder, deliver, verify_chain=True)
+        check_end(file, found, sealed=sealed)
+    except UnsupportedError as error:
+        raise JournalUnsupportedError(file.path, str(error)) from None
+    except TooLargeError as error:
+        # What is good in it was not read, so none of it may be cut off as lost.
+        reason = f"{error}, so no repair reads it: cut a copy of it back to the length it had"
+        raise JournalCorruptError(file.path, 0, position.sequence, reason) from None
+    except MalformedError as error:
+        return _Looked(data, header, found, str(error))
+    except JournalCorruptError as error:
+        return _Looked(data, header, found, error.reason)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        return _Looked(data, header, found, f"it is no file: {error.strerror}")
+    return _Looked(data, header, found, found.reason)
+
+
+class _Cut(NamedTuple):
+    """Where the damaged segment is cut off, and what takes which one's place."""
+
+    offset: int
+    last_sequence: int
+    replacement: bytes | None
+    path: Path
+    segment_bytes: int
+
+
+def _cut(
+    directory: Path,
+    damage: _Damage,
+    position: Position,
+    before: SegmentHeader | None,
+    schema: int,
+    created: int,
+) -> _Cut:
+    """Raises JournalCorruptError if nothing would be left to go on with."""
+    looked = damage.looked
+    last = position.sequence
+    following = segment_path(directory, last + 1)
+    if looked.found is not None and looked.header is not None:
+        # Its own header and its good frames stay.
+        end = looked.found.offset
+        last = looked.found.next_sequence - 1
+        path = damage.files[0].path
+        return _Cut(end, last, looked.data[:end], path, looked.header.segment_bytes)
+    size = before.segment_bytes if before else _size_for(len(looked.data))
+    if before is not None and damage.files[0].path != following:
+        return _Cut(0, last, None, damage.files[0].path, size)
+    if position.journal_id is None and damage.files[0].path != following:
+        raise JournalCorruptError(
+            following, 0, last, "it is missing, and nothing that is left says how it began"
+        )
+    fresh = _fresh_header(position, schema, size, created)
+    return _Cut(0, last, encode_header(fresh), following, size)
+
+
+def _find_start(
+    fs: FileSystem, directory: Path, schema: int, restore: Restore, records: Records | None
+) -> _Start:
+    """The newest good snapshot, restored, and the segments behind it."""
+    files = list_history(fs, directory)
+    for file in list_snapshots(fs, directory):
+        try:
+            snapshot = read_snapshot(fs, file.path, schema)
+            following = [at for at in files if at.first_sequence > file.sequence]
+            position = Position.behind(snapshot)
+            if following and not _may_follow(fs, following[0], position, schema):
+                continue
+            word = Word.VOUCHED
+            if records is not None and following:
+                word = word_on(fs, snapshot, following, schema, records)
+            if word in {Word.CONTRADICTED, Word.UNRECORDED}:
+                continue
+            restore(snapshot)
+        except UnsupportedError as error:
+            raise JournalUnsupportedError(file.path, str(error)) from None
+        except (ValueError, OSError):
+            continue  # as a start does: to an older one
+        unvouched = snapshot if word is Word.DAMAGED else None
+        return _Start(position, snapshot.time, following, unvouched)
+    restore(None)
+    return _Start(GENESIS, 0, files)
+
+
+def _may_follow(fs: FileSystem, file: SegmentFile, position: Position, schema: int) -> bool:
+    """Whether a segment continues a snapshot, or another that is missing in between."""
+    try:
+        header = decode_header(read_segment(fs, file), schema)
+    except (MalformedError, FileNotFoundError, IsADirectoryError):
+        return True
+    if header.first_sequence > position.sequence + 1:
+        return header.journal_id == position.journal_id
+    try:
+        check_succession(file, header, position)
+    except JournalCorruptError:
+        return False
+    return True
+
+
+def _check_not_stray(
+    fs: FileSystem, files: Sequence[SegmentFile], position: Position, schema: int
+) -> None:
+    """Raise StraySegmentError if the journal goes on behind the first file as if it were not."""
+    if len(files) > 1:
+        stray, following = files[:2]
+        try:
+            check_succession(
+                following, decode_header(read_segment(fs, following), schema), position
+            )
+        except (MalformedError, JournalCorruptError, OSError):
+            return
+        reason = f"the journal goes on in {following.path.name}: this file is no part of it"
+        raise StraySegmentError(stray.path, 0, position.sequence, reason)
+
+
+def _check_no_copy(
+    fs: FileSystem, directory: Path, file: SegmentFile, position: Position, reason: str
+) -> None:
+    """Raise JournalCorruptError if the archive has what would be lost."""
+    for copy in list_archive(fs, directory):
+        if copy.first_sequence >= file.first_sequence:
+            raise JournalCorruptError(
+                file.path,
+                0,
+                position.sequence,
+                f"{reason}; but the archive has a copy, which `zstd -d {copy.path}` gives back",
+            )
+
+
+def _fresh_header(position: Position, schema: int, size: int, created: int) -> SegmentHeader:
+    """Of an empty segment that continues the journal at `position`."""
+    return SegmentHeader(
+        journal_id=position.journal_id or secrets.token_bytes(ID_BYTES),
+        segment_id=secrets.token_bytes(ID_BYTES),
+        schema=schema,
+        segment_bytes=size,
+        frame_bytes_max=frame_bytes_max(size),
+        first_sequence=position.sequence + 1,
+        previous_sequence=position.sequence,
+        previous_digest=position.digest,
+        created=created,
+    )
+
+
+def _size_for(file_bytes: int) -> int:
+    """A segment size as good as that of a file whose header cannot be read."""
+    if SEGMENT_BYTES_MIN <= file_bytes <= SEGMENT_BYTES_MAX and file_bytes % ALIGNMENT == 0:
+        return file_bytes
+    return DEFAULT_SEGMENT_BYTES

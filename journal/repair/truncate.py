@@ -1,0 +1,116 @@
+"""Cutting a journal off where its damage begins, on order only: what goes is kept beside it.
+
+Everything that needs space is written first, then the note of what will go, then files lose their
+names. Whole later segments go first, the newest one first, so that a crash in between leaves a
+journal that is refused still, and the next run goes on. What ends the journal comes last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from journal.format.segments import SegmentFile, file_bytes, read_part, write_durably
+from journal.fs import FileSystem
+from journal.repair.plan import Truncation
+from journal.write.recovery import copy_segment, give_back, replace_segment
+from journal.write.repair_note import SetAside, announce, fingerprint_of, unrecorded
+
+
+def truncate(
+    fs: FileSystem, directory: Path, truncation: Truncation, now: int, again: Sequence[bytes] = ()
+) -> None:
+    """Do it. `now` ends the names of what is kept.
+
+    `again` are encoded events that go, and that are to be appended again: what they say still
+    holds. On return all is durable, and noted: whoever opens the journal next is to record it. The
+    caller holds the writer's lock. Raises OSError; then the next run goes on.
+    """
+    replaced = [lost for lost in truncation.lost if lost.path == truncation.path]
+    replaced = replaced if truncation.replacement is not None else []
+    moved = [lost for lost in truncation.lost if lost not in replaced]
+    copies: list[Path] = []
+    copy: Path | None = None
+    try:
+        for lost in replaced:
+            data = read_part(fs, lost.path, lost.offset, lost.size)
+            copies.append(_kept(lost.path, now))
+            write_durably(fs, copies[-1], data, len(data))
+        if truncation.replacement is not None:
+            copy = copy_segment(
+                fs, truncation.path, truncation.replacement, truncation.segment_bytes
+            )
+        last = truncation.last_sequence
+        # What an interrupted run did is in no record yet, and this note takes its note's place.
+        earlier = unrecorded(fs, directory, last)
+        set_aside = _set_asides(fs, truncation, now)
+        missing = {aside.file for aside in set_aside if not aside.kept}
+        told = [it for it in earlier.set_aside if it.kept or it.file not in missing]
+        announce(fs, directory, last, (*told, *set_aside), (*earlier.again, *again))
+    except BaseException:
+        # The next run keeps the bytes again; on a full disk there may be many.
+        for path in copies:
+            with contextlib.suppress(OSError):
+                fs.remove(path)
+        if copy is not None:
+            give_back(fs, copy)
+        raise
+    for path in truncation.snapshots:
+        _move_aside(fs, path, now)
+    for lost in reversed(moved):
+        # A fresh segment may be needed to go on; while others are there, it opens nothing.
+        if copy is not None and lost is moved[0] and not replaced:
+            replace_segment(fs, copy, truncation.path)
+            copy = None
+        _forget_index(fs, lost.path)
+        _move_aside(fs, lost.path, now)
+    if copy is not None:
+        _forget_index(fs, truncation.path)
+        replace_segment(fs, copy, truncation.path)
+
+
+def _set_asides(fs: FileSystem, truncation: Truncation, now: int) -> list[SetAside]:
+    """What is to be recorded, one entry a file, in the journal's order; a missing one has none."""
+    reason = truncation.reason
+    entries = []
+    for lost in truncation.lost:
+        entries.append((lost.path, lost.offset, lost.size, reason))
+        reason = f"it follows what was cut off at {truncation.lost[0].path.name}"
+    entries += [
+        (path, 0, file_bytes(fs, path), "a snapshot of events that were cut off")
+        for path in truncation.snapshots
+    ]
+    found = [
+        SetAside(
+            file=path.name,
+            offset=offset,
+            size=size,
+            kept=_kept(path, now).name,
+            reason=reason,
+            before=fingerprint_of(fs, path),
+            ordered=True,
+        )
+        for path, offset, size, reason in entries
+    ]
+    if not truncation.lost:
+        path = truncation.path
+        found.insert(0, SetAside(path.name, 0, 0, "", reason, before="", ordered=True))
+    return found
+
+
+def _kept(path: Path, now: int) -> Path:
+    return path.with_name(f"{path.name}.torn-{now}")
+
+
+def _move_aside(fs: FileSystem, path: Path, now: int) -> None:
+    """Give a whole file a name that is no part of the journal; on return that is durable."""
+    fs.rename(path, _kept(path, now))
+    fs.sync_directory(path.parent)
+
+
+def _forget_index(fs: FileSystem, path: Path) -> None:
+    """Remove the index of a segment: its segment's id would fit, wherever that ends."""
+    index = SegmentFile(int(path.stem), path).index_path
+    if index.name in fs.list_directory(index.parent):
+        fs.remove(index)

@@ -1,0 +1,1 @@
+"""The one writer of a journal: recovery, appending in groups, flushing, custody of the files."""

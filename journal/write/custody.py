@@ -1,0 +1,180 @@
+"""Who may write, and whether it is still the same journal that is being written.
+
+A path is only a name. While a writer has files open, an operator may remove, move or replace them,
+unpack a backup over them or mount something over their directory: then what is written goes to
+files that no start will ever read. So the writer remembers which files its names led to, and looks
+whether they still do before it acknowledges anything.
+
+The lock is on the directory as well as on the file LOCK in it: a file that was removed or replaced
+does not let a second writer in. It is on the segment, too: a copy of hard links (`cp -al`) has the
+same segment in another directory, and its writer would write over this one's events.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from journal.errors import JournalDisplacedError, JournalLockedError
+from journal.format.segments import LOCK_NAME
+from journal.fs import FileSystem, Identity
+
+_PID_BYTES = 20
+#: So much of the last frame's beginning, and of the end of what is before it, is compared with what
+#: was written: all of two short frames, and by one call, since they touch.
+_WITNESS_BYTES = 512
+
+_REMOVED = "it was removed or moved"
+_REPLACED = "it was replaced, restored from a copy, or mounted over"
+_OVERWRITTEN = "it was overwritten or cut in place, as by a copy that was restored over it"
+
+
+class _Held(NamedTuple):
+    path: Path
+    fd: int
+    identity: Identity
+
+
+class Custody:
+    """The open directory, lock and segment of one writer, and the names that must lead to them."""
+
+    def __init__(self, fs: FileSystem) -> None:
+        self._fs = fs
+        self._held: list[_Held] = []
+        self._segment: _Held | None = None
+        self._segment_lock: int | None = None
+        self._segment_bytes = 0
+        self._witness_offset = 0
+        self._witness = self._before = b""
+
+    def hold(self, path: Path, fd: int) -> None:
+        """Expect `path` to lead to `fd`, which is closed by `close`."""
+        try:
+            self._held.append(_Held(path, fd, self._fs.identity(fd)))
+        except BaseException:
+            self._fs.close(fd)
+            raise
+
+    def lock(self, directory: Path) -> int | None:
+        """Lock `directory` and LOCK in it; the descriptor of LOCK, or None if another has either.
+
+        Raises JournalDisplacedError, OSError.
+        """
+        # The directory first: who is refused has not even made the file.
+        fd = self._fs.open_directory(directory)
+        self.hold(directory, fd)
+        if not self._fs.lock(fd):
+            return None
+        path = directory / LOCK_NAME
+        fd = self._fs.open(path, write=True, create=True)
+        self.hold(path, fd)
+        if not self._fs.lock(fd):
+            return None
+        # Between the opening and the lock, another may have been put there.
+        self.check()
+        return fd
+
+    def write_to(self, path: Path, fd: int, size: int, end: int) -> None:
+        """Expect `path` to lead to the segment `fd` of so many bytes, which is the caller's.
+
+        Its content is known up to `end`. Raises JournalLockedError if it is another's as well.
+        """
+        self._lock_segment(path)
+        self._segment = _Held(path, fd, self._fs.identity(fd))
+        self._segment_bytes = size
+        start = max(0, end - _WITNESS_BYTES)
+        self._witness_offset = start
+        self._before = self._witness = self._fs.read(fd, end - start, start)
+
+    def wrote(self, data: bytes, offset: int) -> None:
+        """Expect this frame in the segment, right behind what was written last."""
+        self._witness_offset = offset - len(self._before)
+        self._witness = self._before + data[:_WITNESS_BYTES]
+        self._before = data[-_WITNESS_BYTES:]
+
+    def check(self) -> None:
+        """Raise JournalDisplacedError unless all is where it was, and what it was."""
+        for held in self._held:
+            self._check_name(held)
+        if self._segment is None:
+            return
+        path, fd, _ = self._segment
+        # Each call counts: this stands beside every flush.
+        if self._check_name(self._segment) != self._segment_bytes:
+            raise JournalDisplacedError(path, _OVERWRITTEN)
+        if self._fs.read(fd, len(self._witness), self._witness_offset) != self._witness:
+            raise JournalDisplacedError(path, _OVERWRITTEN)
+
+    def close(self) -> None:
+        """Let go of directory and lock. Idempotent, raises nothing."""
+        fds = [each.fd for each in self._held]
+        if self._segment_lock is not None:
+            fds.append(self._segment_lock)
+        self._held, self._segment, self._segment_lock = [], None, None
+        for fd in reversed(fds):
+            with contextlib.suppress(OSError):
+                self._fs.close(fd)
+
+    def _lock_segment(self, path: Path) -> None:
+        if not self._held:
+            return
+        # A descriptor of its own: the lock ends with this custody, whatever the writer has open.
+        fd = self._fs.open(path)
+        try:
+            if not self._fs.lock(fd):
+                raise JournalLockedError(
+                    path.parent,
+                    f"another process, which has {path.name} under another name: a hard link, as "
+                    "cp -al makes it; give each journal files of its own",
+                )
+        except BaseException:
+            self._fs.close(fd)
+            raise
+        former, self._segment_lock = self._segment_lock, fd
+        if former is not None:
+            self._fs.close(former)
+
+    def _check_name(self, held: _Held) -> int:
+        """The length in bytes of the file that the name leads to, which is the one that is held."""
+        try:
+            found, size = self._fs.look_up(held.path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise JournalDisplacedError(held.path, _REMOVED) from None
+        except OSError as error:
+            reason = f"it cannot be reached any more ({error.strerror})"
+            raise JournalDisplacedError(held.path, reason) from None
+        if found != held.identity:
+            raise JournalDisplacedError(held.path, _REPLACED)
+        return size
+
+
+def acquire_lock(fs: FileSystem, directory: Path) -> Custody:
+    """Become the writer of `directory`, until the custody of it is closed.
+
+    Raises JournalLockedError, naming the other process, if there is one; nothing was written then.
+    """
+    custody = Custody(fs)
+    try:
+        fd = custody.lock(directory)
+        if fd is None:
+            raise JournalLockedError(directory, _holder(fs, directory / LOCK_NAME))
+        # A fixed width, so that no truncation is needed and a reader never sees half a number.
+        fs.write(fd, f"{os.getpid():<{_PID_BYTES - 1}}\n".encode(), 0)
+    except BaseException:
+        custody.close()
+        raise
+    return custody
+
+
+def _holder(fs: FileSystem, path: Path) -> str:
+    try:
+        fd = fs.open(path)
+    except OSError:
+        return "another process"
+    try:
+        pid = fs.read(fd, _PID_BYTES, 0).strip(b"\0 \n").decode("ascii", "replace")
+    finally:
+        fs.close(fd)
+    return f"process {pid}" if pid else "another process"

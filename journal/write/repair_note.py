@@ -1,0 +1,130 @@
+"""What a repair took out of a journal, and the note that keeps it from being forgotten.
+
+The journal tells of its repairs itself, so the record of one can only come after it, and a crash
+may come in between. Hence this order: copies of what goes are durable first, then the note, then
+the change. Whoever opens the journal next is told what was changed and is not recorded yet.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from journal.format.segments import NOTE_NAME, NOTE_TEMPORARY_NAME, read_file, write_durably
+from journal.fs import FileSystem
+
+#: More than the events that repairs of a whole segment would append again.
+NOTE_BYTES_MAX = 256 << 20
+_PIECE_BYTES = 1 << 20
+
+
+class SetAside(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True):
+    """`size` bytes from `offset` of `file` that are no part of the journal any more.
+
+    They are in the file `kept` beside it. `reason` is what was the matter with the journal;
+    `ordered` is whether an operator decided, and not recovery.
+    """
+
+    file: str
+    offset: int
+    size: int
+    kept: str
+    reason: str
+    #: Names the whole file as it was before: one that is still like that was not changed.
+    before: str
+    ordered: bool = False
+
+
+class Unrecorded(NamedTuple):
+    """What the journal has yet to tell of, in the order in which it is to be recorded."""
+
+    set_aside: tuple[SetAside, ...] = ()
+    #: Encoded events that went as well, and are to be appended again: what they say still holds.
+    again: tuple[bytes, ...] = ()
+
+
+class _Note(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True):
+    #: The last event of the repaired journal: those that follow are the records, in order.
+    last_sequence: int
+    set_aside: tuple[SetAside, ...]
+    again: tuple[bytes, ...] = ()
+
+
+def fingerprint(data: bytes) -> str:
+    """Names the content of a file."""
+    return blake2b(data, digest_size=16).hexdigest()
+
+
+def fingerprint_of(fs: FileSystem, path: Path) -> str:
+    """The fingerprint of a file, read in pieces; of nothing if it is none. Raises OSError."""
+    digest = blake2b(digest_size=16)
+    try:
+        fd = fs.open(path)
+    except (FileNotFoundError, IsADirectoryError):
+        return digest.hexdigest()
+    try:
+        for offset in range(0, fs.size(fd), _PIECE_BYTES):
+            digest.update(fs.read(fd, _PIECE_BYTES, offset))
+    finally:
+        fs.close(fd)
+    return digest.hexdigest()
+
+
+def announce(
+    fs: FileSystem,
+    directory: Path,
+    last_sequence: int,
+    set_aside: Sequence[SetAside],
+    again: Sequence[bytes] = (),
+) -> None:
+    """Note what is about to go from a journal that will end with `last_sequence`.
+
+    On return the note is durable, and so is every name in `directory`. Raises OSError, also for
+    one that would be too long to be read again.
+    """
+    data = msgspec.json.encode(_Note(last_sequence, tuple(set_aside), tuple(again)))
+    if len(data) > NOTE_BYTES_MAX:
+        # Nobody would read it: what goes would be in no record.
+        reason = f"the note of repairs would have {len(data)} bytes, {NOTE_BYTES_MAX} at most"
+        raise OSError(errno.EFBIG, reason, str(directory / NOTE_NAME))
+    temporary = directory / NOTE_TEMPORARY_NAME
+    write_durably(fs, temporary, data, len(data))
+    fs.rename(temporary, directory / NOTE_NAME)
+    fs.sync_directory(directory)
+
+
+def unrecorded(fs: FileSystem, directory: Path, last_sequence: int | None = None) -> Unrecorded:
+    """What the note tells of that was done, and that the journal does not tell of.
+
+    `last_sequence` is that of the journal's last event; without it, nothing counts as recorded.
+    Raises OSError.
+    """
+    names = set(fs.list_directory(directory))
+    if NOTE_NAME not in names:
+        return Unrecorded()
+    try:
+        note = msgspec.json.decode(read_file(fs, directory / NOTE_NAME, NOTE_BYTES_MAX), type=_Note)
+    except (ValueError, RecursionError):
+        return Unrecorded()  # it was whole when it got its name: whoever changed it wants it gone
+    done = [
+        aside
+        for aside in note.set_aside
+        if aside.file not in names or fingerprint_of(fs, directory / aside.file) != aside.before
+    ]
+    again = note.again if done else ()
+    recorded = 0 if last_sequence is None else max(0, last_sequence - note.last_sequence)
+    return Unrecorded(tuple(done[recorded:]), again[max(0, recorded - len(done)) :])
+
+
+def forget(fs: FileSystem, directory: Path) -> None:
+    """Remove the note, if there is one. Raises OSError.
+
+    Not flushed: should it come back, it is known by the journal's length that it was recorded.
+    """
+    if NOTE_NAME in fs.list_directory(directory):
+        fs.remove(directory / NOTE_NAME)
