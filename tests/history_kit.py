@@ -38,7 +38,7 @@ from journal.write.segment_writer import Log
 from journal.write.spare import Spare
 from tests.daemon_kit import PATIENCE_SECONDS, environment
 from tests.journal_kit import SEGMENT_BYTES, FastFileSystem, Opened
-from tools.history import main
+from tools.history.cli import main
 
 KEYS = [
     *("address", "pool", "block", "pod-namespace", "pod-name", "container-id"),
@@ -209,7 +209,7 @@ def follower(directory: Path, *arguments: str) -> subprocess.Popen[str]:
     """A `coild-history -f` as a process."""
     return subprocess.Popen(
         [
-            *(sys.executable, "-W", "error", "-m", "tools.history"),
+            *(sys.executable, "-W", "error", "-m", "tools.history.cli"),
             *("--journal", str(directory), "-f", *arguments),
         ],
         env=environment(),

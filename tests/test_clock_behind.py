@@ -19,7 +19,8 @@ from tests.crash import stepped_clock
 from tests.daemon_kit import PATIENCE_SECONDS, Daemon, command, environment, wait_for
 from tests.history_kit import EPOCH, allocated, beginning, write
 from tests.test_readiness import told
-from tools import history, replay
+from tools.history import cli as history
+from tools.replay import cli as replay
 
 SECOND = 10**9
 YEAR = 365 * 86400 * SECOND

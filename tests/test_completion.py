@@ -14,10 +14,10 @@ from tests.daemon_kit import PATIENCE_SECONDS, ROOT, environment, run
 MODULES = {
     "coild": "coild",
     "coild-compact": "tools.compact",
-    "coild-history": "tools.history",
+    "coild-history": "tools.history.cli",
     "coild-repair": "tools.repair",
-    "coild-replay": "tools.replay",
-    "coild-verify": "tools.verify",
+    "coild-replay": "tools.replay.cli",
+    "coild-verify": "tools.verify.cli",
 }
 
 

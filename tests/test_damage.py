@@ -37,7 +37,8 @@ from tests.damage_kit import (
 )
 from tests.history_kit import FS
 from tests.journal_kit import SEGMENT_BYTES, flipped
-from tools import compact, repair, verify
+from tools import compact, repair
+from tools.verify import cli as verify
 
 #: Makes a journal, or does something to it.
 Act = Callable[[Path], None]

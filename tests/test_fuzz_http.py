@@ -38,7 +38,7 @@ from tests.wire_kit import (
     split_answers,
     target_of,
 )
-from tools import verify
+from tools.verify import cli as verify
 
 Check = Callable[[CheckContext, schemathesis.Response, schemathesis.Case[Any]], bool | None]
 #: How many inputs there were of each kind.

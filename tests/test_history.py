@@ -33,7 +33,7 @@ from tests.history_kit import (
     table,
     write,
 )
-from tools.history import main
+from tools.history.cli import main
 
 
 def everything_asked(directory: Path) -> list[list[dict[str, Any]]]:
@@ -314,7 +314,7 @@ def test_an_old_journal_is_read() -> None:
 
 def test_it_starts_quickly() -> None:
     """What only the daemon needs is not imported."""
-    code = "import sys, tools.history; print(*sys.modules)"
+    code = "import sys, tools.history.cli; print(*sys.modules)"
     found = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
     )

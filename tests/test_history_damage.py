@@ -28,8 +28,8 @@ from tests.history_kit import (
     released,
     write,
 )
-from tools.history import main
-from tools.verify import main as verify
+from tools.history.cli import main
+from tools.verify.cli import main as verify
 
 
 def test_pruned_history_is_told_and_what_is_known_still_answered(

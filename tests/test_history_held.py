@@ -32,7 +32,7 @@ from tests.history_kit import (
     write,
 )
 from tests.pruning_kit import ends
-from tools.history import main
+from tools.history.cli import main
 
 DAY = 24 * 3600 * 10**9
 

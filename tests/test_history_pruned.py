@@ -37,7 +37,7 @@ from tests.pruning_kit import (
     interrupted_calls,
     run_tool,
 )
-from tools.history import main
+from tools.history.cli import main
 
 PRUNED = re.compile(
     r"coild-history: history before sequence \d+ was pruned[a-z, ]*\n"
@@ -193,7 +193,7 @@ def pausing(
             raise KeyboardInterrupt
         step()
 
-    monkeypatch.setattr("tools.following._pause", lambda: pause)
+    monkeypatch.setattr("tools.history.following._pause", lambda: pause)
     monkeypatch.setattr("journal.read.reader.OsFileSystem", lambda: disk)
 
 

@@ -27,7 +27,8 @@ from journal.write.custody import acquire_lock
 from tests.cni_kit import raw_server
 from tests.daemon_kit import PATIENCE_SECONDS, ROOT, environment
 from tests.verify_kit import FS, Made
-from tools import common, compact, verify
+from tools import common, compact
+from tools.verify import cli as verify
 
 HUGE = 60 << 30
 MEMORY = 2 << 30

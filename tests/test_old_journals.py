@@ -86,7 +86,16 @@ def test_an_old_journal_is_replayed(
     vouch(data_dir / "journal")
     told, check = (
         subprocess.run(
-            [sys.executable, "-m", "tools.replay", "--data-dir", str(data_dir), "-o", "json", *how],
+            [
+                sys.executable,
+                "-m",
+                "tools.replay.cli",
+                "--data-dir",
+                str(data_dir),
+                "-o",
+                "json",
+                *how,
+            ],
             env=environment(),
             cwd=ROOT,
             capture_output=True,

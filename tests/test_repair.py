@@ -45,8 +45,8 @@ from tests.journal_kit import (
     segments,
 )
 from tests.verify_kit import NOW, age, facts
-from tools import verify
 from tools.repair import main
+from tools.verify import cli as verify
 
 FS = FastFileSystem()
 
@@ -443,7 +443,7 @@ def test_a_missing_segment_behind_what_is_archived(
 ) -> None:
     """A new segment continues what is left, whatever ends the repair on the way."""
     # Where no segment is left to tell, one of the default size is made: in every image of a crash.
-    for module in ("journal.repair.plan", "tools.writing"):
+    for module in ("journal.repair.plan", "tools.offline_writer"):
         monkeypatch.setattr(f"{module}.DEFAULT_SEGMENT_BYTES", SEGMENT_BYTES)
     path = tmp_path / "data" / "journal"
     path.parent.mkdir()

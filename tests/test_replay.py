@@ -39,13 +39,13 @@ from coild.vocabulary import State
 from tests.daemon_kit import PATIENCE_SECONDS, ROOT, Daemon, environment
 from tests.replay_kit import BEGAN, compact, fold, histories, history, write
 from tests.tool_kit import run_here
-from tools import replay_step
 from tools.common import ToolError
 from tools.past import Moment, rebuild
-from tools.replay import main
-from tools.replay_step import Timeline
+from tools.replay import step as replay_step
+from tools.replay.cli import main
+from tools.replay.step import Timeline
 
-COMMAND = [sys.executable, "-W", "error", "-m", "tools.replay"]
+COMMAND = [sys.executable, "-W", "error", "-m", "tools.replay.cli"]
 #: Long enough that everything happens in it.
 EVENTS = history(7, 200)
 EVENTS.insert(40, SnapshotTaken(EVENTS[39].time, 40, bytes.fromhex(fold(EVENTS[:40]).digest()), 1))

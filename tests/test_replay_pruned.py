@@ -24,7 +24,7 @@ from tests.pruning_kit import (
     run_tool,
 )
 from tools.past import lost, open_reader
-from tools.replay import main
+from tools.replay.cli import main
 
 KEPT = "66"
 QUESTIONS = {

@@ -21,7 +21,9 @@ from tests.journal_kit import frames_of, patched, segments
 from tests.test_failing_disk import FailingDaemon, fail
 from tests.verify_kit import facts, opened_plain, records
 from tests.wire_kit import allocate_body
-from tools import history, replay, verify
+from tools.history import cli as history
+from tools.replay import cli as replay
+from tools.verify import cli as verify
 
 OLD, NEW = "old-container", "new-container"
 

@@ -35,7 +35,7 @@ from tests.journal_kit import (
     segments,
 )
 from tests.verify_kit import BLOCK, FS, NOW, Made, facts, opened_plain, records, write
-from tools.verify import main
+from tools.verify.cli import main
 
 
 @pytest.fixture

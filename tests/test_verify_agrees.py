@@ -17,7 +17,8 @@ from journal.write.recovery import Recovered, recover
 from tests.compaction_kit import put_tree, tree
 from tests.journal_kit import SEGMENT_BYTES, FastFileSystem, flipped, frames_of, opened
 from tests.verify_kit import NOW, age, facts, records
-from tools import compact, repair, verify
+from tools import compact, repair
+from tools.verify import cli as verify
 
 FS = FastFileSystem()
 EVENTS = facts(30)

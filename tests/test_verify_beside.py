@@ -19,8 +19,8 @@ from tests.daemon_kit import PATIENCE_SECONDS, Daemon
 from tests.journal_kit import FastFileSystem, Opened, segments
 from tests.test_compact import SMALL, churn, compact, load
 from tests.verify_kit import NOW, Made, facts, opened_plain
-from tools.verify import main
-from tools.verify_check import check
+from tools.verify.check import check
+from tools.verify.cli import main
 
 #: How many changes others make at a time, and at how many calls of the file system from the next.
 PACES = ((1, 1), (1, 2), (1, 5), (1, 11), (4, 1), (7, 2), (15, 3), (40, 9), (1000, 1))

@@ -17,7 +17,7 @@ from journal.format.archive import decompress
 from journal.format.segments import archive_path, segment_path
 from tests.journal_kit import FastFileSystem, segments
 from tests.verify_kit import NOW, Made, age, facts, opened_plain, records
-from tools.verify import main
+from tools.verify.cli import main
 
 #: The first sequence of each segment of `Made`, and of what would follow.
 FIRSTS = [1, 4, 6, 8, 10]
@@ -242,7 +242,7 @@ def test_a_file_that_cannot_be_read_gives_3(
     """Nothing is known to be wrong with it, but nothing is known to be right either."""
     (snapshot,) = made.directory.glob("*.snap")
     path = snapshot if number is None else place(made, FIRSTS[number])
-    monkeypatch.setattr("tools.verify.OsFileSystem", lambda: DeniedFileSystem(path))
+    monkeypatch.setattr("tools.verify.cli.OsFileSystem", lambda: DeniedFileSystem(path))
 
     assert 3 == main(["--journal", str(made.directory)])
     assert f"unreadable: {path}: it cannot be read: Permission denied" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from journal.write.recovery import recover
 from tests.history_kit import writing
 from tests.journal_kit import SEGMENT_BYTES, opened
 from tests.verify_kit import FS, NOW, Made, facts
-from tools import verify
+from tools.verify import cli as verify
 
 
 def start(directory: Path) -> tuple[State, list[str]]:

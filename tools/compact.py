@@ -37,7 +37,7 @@ from journal import (
 from journal.format.segments import list_segments
 from journal.read.head import read_head
 from tools import common
-from tools.writing import writing
+from tools.offline_writer import writing
 
 PROG = "coild-compact"
 #: The longest is a path of a unix socket, with escapes.

@@ -23,7 +23,7 @@ from journal.repair.truncate import truncate
 from journal.write.custody import Custody, acquire_lock
 from journal.write.repair_note import unrecorded
 from tools import common
-from tools.writing import writing
+from tools.offline_writer import writing
 
 EXIT_GOOD = 0
 

@@ -70,7 +70,15 @@ def _ask(directory: Path, *arguments: str) -> float:
     """How long a question takes, in seconds, process start included."""
     started = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "tools.history", "--journal", str(directory), *arguments, "-ojson"],
+        [
+            sys.executable,
+            "-m",
+            "tools.history.cli",
+            "--journal",
+            str(directory),
+            *arguments,
+            "-ojson",
+        ],
         cwd=ROOT,
         env=environment(),
         capture_output=True,

@@ -18,7 +18,7 @@ from tests.crash.session import DIRECTORY, seeded_ids
 from tests.crash.states import states
 from tests.crash.verifying import CoildSession, has_journal
 from tests.crash.workloads import WORKLOADS
-from tools.verify_check import check
+from tools.verify.check import check
 
 _BOUNDS = Bounds(fates_max=9, names_max=8, product_max=12, samples=3)
 _FAILURES_SHOWN = 3

@@ -43,8 +43,8 @@ from tests.crash.session import DIRECTORY, SEGMENT_BYTES, Clock, Opened, Session
 from tests.crash.states import states
 from tests.crash.workloads import WORKLOADS
 from tests.journal_kit import encode
-from tools.verify_advice import EXIT_GOOD, EXIT_TORN, Found, explain
-from tools.verify_check import check, starts
+from tools.verify.advice import EXIT_GOOD, EXIT_TORN, Found, explain
+from tools.verify.check import check, starts
 
 #: The others need the toy events, or damage a journal on purpose.
 HONEST = sorted(WORKLOADS.keys() - {"repairs", "upgrades"})

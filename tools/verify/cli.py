@@ -15,7 +15,7 @@ from journal.format.scan import End
 from journal.read.head import read_head
 from tools import common
 from tools.tail import say_unvouched, tell_unvouched, wait_vouched
-from tools.verify_advice import (
+from tools.verify.advice import (
     EXIT_CORRUPT,
     EXIT_GOOD,
     EXIT_TORN,
@@ -24,7 +24,7 @@ from tools.verify_advice import (
     Trouble,
     explain,
 )
-from tools.verify_check import check, starts
+from tools.verify.check import check, starts
 
 _PROG = "coild-verify"
 _HEAD = re.compile(r"([0-9]{1,20}):([0-9a-fA-F]{32})")

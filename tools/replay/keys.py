@@ -9,7 +9,7 @@ import tty
 
 from tools.common import ToolError
 from tools.past import Notice
-from tools.replay_step import Step, Timeline, show
+from tools.replay.step import Step, Timeline, show
 
 HELP = "n, space or enter: next event; p or b: back; g SEQ: go to an event; q: quit"
 

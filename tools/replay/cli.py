@@ -35,10 +35,10 @@ from tools.past import (
     tell_ahead,
     whatever_goes,
 )
-from tools.replay_check import check_history
-from tools.replay_keys import interact
-from tools.replay_step import Timeline, print_steps
-from tools.replay_text import change_text, event_record, event_text, summary, when
+from tools.replay.check import check_history
+from tools.replay.keys import interact
+from tools.replay.step import Timeline, print_steps
+from tools.replay.text import change_text, event_record, event_text, summary, when
 from tools.tail import tell_unvouched
 
 _PROG = "coild-replay"

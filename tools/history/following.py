@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from coild.audit.ledger import Holder, Ledger
 from journal import Reader, follow
-from tools.holdings import Asked, Output, complete, read_ledger
+from tools.history.holdings import Asked, Output, complete, read_ledger
 from tools.remaining import GONE, Remaining
 
 _PAUSE_SECONDS = 0.1

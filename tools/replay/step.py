@@ -26,7 +26,7 @@ from tools.past import (
     whatever_goes,
 )
 from tools.remaining import order_of
-from tools.replay_text import change_text, event_record, event_text
+from tools.replay.text import change_text, event_record, event_text
 
 #: Events between two states that are kept to go back to, and how many of those.
 CHECKPOINT_EVENTS = 1000

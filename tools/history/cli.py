@@ -17,8 +17,8 @@ from coild.rules.events import Event
 from coild.rules.printable import printable
 from journal import Reader
 from tools import common
-from tools.following import follow_rows, newest
-from tools.holdings import Asked, Output, read_ledger
+from tools.history.following import follow_rows, newest
+from tools.history.holdings import Asked, Output, read_ledger
 from tools.past import open_reader, tell_ahead
 from tools.remaining import Remaining
 from tools.tail import tell_unvouched

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from journal.check.findings import Fault, Kind, Verified
 from journal.format.snapshot import snapshot_path
 from tools import common
-from tools.verify_check import pruned_through
+from tools.verify.check import pruned_through
 
 EXIT_GOOD, EXIT_TORN, EXIT_CORRUPT, EXIT_UNREADABLE = range(4)
 

@@ -21,7 +21,7 @@ from journal.fs import FileSystem
 from journal.read.replay_start import find_beginning
 from journal.read.vouching import Records
 from tools import common
-from tools.verify_deep import replay
+from tools.verify.deep import replay
 
 #: Who prunes again and again while this looks, keeps no history that could be replayed.
 _LOOKS = 20

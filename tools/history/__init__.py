@@ -1,0 +1,1 @@
+"""`coild-history`: who had which address, from when to when."""

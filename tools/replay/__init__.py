@@ -1,0 +1,1 @@
+"""`coild-replay`: any past state, rebuilt from the journal."""

@@ -1,0 +1,1 @@
+"""`coild-verify`: whether a journal is whole, and what its head is."""
