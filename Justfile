@@ -36,7 +36,7 @@ crash *args:
 
 # Five million operations on one daemon: memory, open files and p99 stay what they were. 15 minutes or more.
 soak:
-    COILD_CAMPAIGN=long {{ python }} -m pytest -q -s -p no:cacheprovider tests/test_soak.py
+    COILD_CAMPAIGN=long {{ python }} -m pytest -q -s -p no:cacheprovider tests/campaign/test_soak.py
 
 # Play a daemon's day on a scratch directory: who had it, replay, compact, verify. Under a minute.
 demo:

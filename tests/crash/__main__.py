@@ -46,20 +46,23 @@ class Part(NamedTuple):
 
 #: The longest first, so that the last ones end together.
 PARTS = (
-    Part("kill -9 and stepped clocks", "tests/test_crash.py"),
-    Part("bit rot", "tests/test_bit_rot.py"),
+    Part("kill -9 and stepped clocks", "tests/campaign/test_crash.py"),
+    Part("bit rot", "tests/campaign/test_bit_rot.py"),
     Part(
-        "HTTP", "tests/test_fuzz_http.py tests/test_http_properties.py tests/test_slow_clients.py"
+        "HTTP",
+        "tests/http/test_fuzz_http.py tests/http/test_http_properties.py tests/http/test_slow_clients.py",
     ),
-    Part("power cuts under the daemon, and its faults", "tests/test_daemon_faults.py"),
-    Part("histories", "tests/test_linearizability.py"),
-    Part("decoder and recovery", "tests/test_fuzz_journal.py"),
-    Part("files displaced under load", "tests/test_displaced_schedules.py"),
-    Part("verify after crashes", "tests/test_verify_crashes.py"),
-    Part("errors of the disk", "tests/test_disk_errors.py tests/test_fs_contract.py"),
+    Part("power cuts under the daemon, and its faults", "tests/campaign/test_daemon_faults.py"),
+    Part("histories", "tests/campaign/test_linearizability.py"),
+    Part("decoder and recovery", "tests/campaign/test_fuzz_journal.py"),
+    Part("files displaced under load", "tests/campaign/test_displaced_schedules.py"),
+    Part("verify after crashes", "tests/campaign/test_verify_crashes.py"),
+    Part(
+        "errors of the disk", "tests/campaign/test_disk_errors.py tests/journal/test_fs_contract.py"
+    ),
     Part(
         "faults of the journal",
-        "tests/test_crash_campaign.py tests/test_simulated_disk.py tests/test_displaced_faults.py",
+        "tests/campaign/test_crash_campaign.py tests/campaign/test_simulated_disk.py tests/campaign/test_displaced_faults.py",
     ),
 )
 

@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import httpx
 
-from tests.daemon_kit import PATIENCE_SECONDS, Daemon, fold, status_of, wait_for
-from tests.disk_kit import fill, small_disk
+from tests.kits.daemon import PATIENCE_SECONDS, Daemon, fold, status_of, wait_for
+from tests.kits.disk import fill, small_disk
 
 SIZES = ("--segment-size=1MiB", "--compact-after=0")
 #: Long names make long events, so that segments roll over under load.

@@ -26,8 +26,8 @@ from journal.compact.prune import prune
 from journal.fs import FileSystem
 from journal.repair.plan import plan
 from journal.repair.truncate import truncate
-from tests.compaction_kit import KEYS, NOW, State, prepared, state_of, write_sealed
-from tests.journal_kit import (
+from tests.kits.compaction import KEYS, NOW, State, prepared, state_of, write_sealed
+from tests.kits.journal import (
     SCHEMA,
     Event,
     FastFileSystem,

@@ -36,7 +36,6 @@ from journal.format.segments import SegmentFile, archive_path
 from journal.format.snapshot import read_snapshot, snapshot_path
 from journal.write.recovery import recover
 from journal.write.repair_note import SetAside, forget, unrecorded
-from tests.compaction_kit import KEYS, NOW, State
 from tests.crash.disk import SimulatedDisk
 from tests.crash.mending import (
     CHAIN,
@@ -49,7 +48,8 @@ from tests.crash.mending import (
     mended_snapshot,
 )
 from tests.crash.rot_sample import ROOT, SEGMENT_BYTES, Files, Sample, build_sample, nested
-from tests.journal_kit import DECODER, SCHEMA, Event, patched
+from tests.kits.compaction import KEYS, NOW, State
+from tests.kits.journal import DECODER, SCHEMA, Event, patched
 
 #: All files here are smaller: who asks for more believes a number that nobody checked.
 READ_BYTES_MAX = 1 << 20

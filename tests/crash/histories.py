@@ -15,8 +15,8 @@ from typing import Any
 
 from tests.crash import fragile_daemon
 from tests.crash.linear import Kind, Model, Operation, State
-from tests.daemon_kit import Daemon
-from tests.wire_kit import AsyncConnection, allocate_body, request_bytes, target_of
+from tests.kits.daemon import Daemon
+from tests.kits.wire import AsyncConnection, allocate_body, request_bytes, target_of
 
 CLIENTS = 5
 OPERATIONS = 8

@@ -19,8 +19,8 @@ from journal.format.codec import (
     decode_header,
     padded,
 )
-from tests.compaction_kit import KEYS
-from tests.journal_kit import SCHEMA
+from tests.kits.compaction import KEYS
+from tests.kits.journal import SCHEMA
 
 #: Ways to mend, as bits of the second byte.
 CHECKSUM, CONTENT, CHAIN = 1, 2, 4

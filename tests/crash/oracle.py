@@ -21,7 +21,6 @@ from journal.check.verify import verify
 from journal.errors import JournalCorruptError, JournalError
 from journal.repair.plan import plan
 from journal.repair.truncate import truncate
-from tests.compaction_kit import VOUCHED_KEYS, State, state_of
 from tests.crash.disk import SimulatedDisk
 from tests.crash.session import (
     DIRECTORY,
@@ -34,7 +33,8 @@ from tests.crash.session import (
 )
 from tests.crash.states import tree_digest
 from tests.crash.trees import ASIDE, changed_names, essence, flat, names_of, torn_tail
-from tests.journal_kit import Event, Put, encode
+from tests.kits.compaction import VOUCHED_KEYS, State, state_of
+from tests.kits.journal import Event, Put, encode
 
 _LATER = 2 * 10**18
 _COMPACTED_ONE_IN = 4

@@ -23,7 +23,6 @@ from journal.format.codec import SEGMENT_HEADER_BYTES
 from journal.format.segments import NOTE_NAME
 from journal.read.indexed import Found
 from journal.write.recovery import recover
-from tests.compaction_kit import KEYS, NOW, State, state_of
 from tests.crash.disk import SimulatedDisk
 from tests.crash.rot_sample import (
     ROOT,
@@ -37,7 +36,8 @@ from tests.crash.rot_sample import (
     kind_of,
     nested,
 )
-from tests.journal_kit import DECODER, SCHEMA, Event
+from tests.kits.compaction import KEYS, NOW, State, state_of
+from tests.kits.journal import DECODER, SCHEMA, Event
 
 #: Found in every segment, in one of them, in none.
 QUESTIONS = (b"kshared", b"klast-0", b"kabsent")

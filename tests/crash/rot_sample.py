@@ -14,9 +14,9 @@ from journal import index_sealed
 from journal.check.findings import Anchor
 from journal.format.codec import Frame, SegmentHeader
 from journal.read.indexed import Found
-from tests.compaction_kit import KEYS, NOW, VOCABULARY, compact, state_of
 from tests.crash.disk import SimulatedDisk, Tree
-from tests.journal_kit import Cut, Put, frames_of, opened, patched, puts
+from tests.kits.compaction import KEYS, NOW, VOCABULARY, compact, state_of
+from tests.kits.journal import Cut, Put, frames_of, opened, patched, puts
 
 ROOT = Path("/")
 SECTOR_BYTES = 512

@@ -23,9 +23,9 @@ from journal.write.custody import Custody, acquire_lock
 from journal.write.recovery import Recovered, recover
 from journal.write.segment_writer import FRAME_OVERHEAD_BYTES, Log
 from journal.write.spare import Spare
-from tests.compaction_kit import VOUCHED_KEYS, State, index_record
 from tests.crash.disk import SimulatedDisk
-from tests.journal_kit import DECODER, SCHEMA, Cut, Event, Put, encode
+from tests.kits.compaction import VOUCHED_KEYS, State, index_record
+from tests.kits.journal import DECODER, SCHEMA, Cut, Event, Put, encode
 
 DIRECTORY = Path("/journal")
 SEGMENT_BYTES = 16 * 1024

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import uvloop
 
-from tests.daemon_kit import Daemon
-from tests.wire_kit import allocate_body, request_bytes, target_of
+from tests.kits.daemon import Daemon
+from tests.kits.wire import allocate_body, request_bytes, target_of
 
 CONNECTIONS = 32
 #: After which the daemon has closed the connections that its clients have.

@@ -42,7 +42,7 @@ from tests.crash.fates import Bounds
 from tests.crash.session import DIRECTORY, SEGMENT_BYTES, Clock, Opened, Session, seeded_ids
 from tests.crash.states import states
 from tests.crash.workloads import WORKLOADS
-from tests.journal_kit import encode
+from tests.kits.journal import encode
 from tools.verify.advice import EXIT_GOOD, EXIT_TORN, Found, explain
 from tools.verify.check import check, starts
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from journal.compact.prepare import index_sealed
 from journal.repair.plan import plan
 from journal.repair.truncate import truncate
-from tests.compaction_kit import State
 from tests.crash.disk import SimulatedDisk
 from tests.crash.fates import Bounds
 from tests.crash.session import DIRECTORY, Moment, Session, seeded_ids, vocabulary
 from tests.crash.states import states
-from tests.journal_kit import SCHEMA, Event, flipped, frames_of
+from tests.kits.compaction import State
+from tests.kits.journal import SCHEMA, Event, flipped, frames_of
 
 #: Every crash is one of these when a workload itself goes through one.
 _FEW = Bounds(fates_max=9, names_max=4, product_max=16, samples=4)

@@ -1,0 +1,74 @@
+"""A system that gives no further thread is told of in a line, at the start and never later."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from coild.process.threads import start_workers
+from tests.crash import scarce_threads
+from tests.kits.daemon import PATIENCE_SECONDS, Daemon, command, environment
+
+
+class ScarceDaemon(Daemon):
+    """A coild that gets a number of threads."""
+
+    module = scarce_threads.__name__
+
+
+def test_a_daemon_that_serves_needs_no_further_thread(tmp_path: Path) -> None:
+    """With those of its start it serves, compacts and stops; with one less, or none, a line."""
+    with Daemon(tmp_path / "plenty") as daemon:
+        threads = len(list(Path(f"/proc/{daemon.process.pid}/task").iterdir())) - 1
+
+    enough = {scarce_threads.VARIABLE: str(threads)}
+    with ScarceDaemon(tmp_path / "enough", **enough) as daemon:
+        answers = [daemon.allocate("c1"), daemon.client.post("/compact"), daemon.release("c1")]
+        status, log = daemon.stop(), daemon.log
+    scarce = [_start(tmp_path / str(number), number) for number in (0, 2, threads - 1)]
+
+    assert [200] * 3 == [answer.status_code for answer in answers]
+    assert (0, False) == (status, "Traceback" in log)
+    for ended in scarce:
+        last = ended.stderr.splitlines()[-1]
+        assert (1, False) == (ended.returncode, "Traceback" in ended.stderr)
+        assert last.startswith("coild: the system gives coild no further thread: raise its limit")
+
+
+def test_all_workers_are_there_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many calls beside the loop as there are workers start no thread."""
+    together = threading.Barrier(8)
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def call() -> list[int]:
+        calls = [asyncio.to_thread(together.wait, PATIENCE_SECONDS) for _ in range(8)]
+        return await asyncio.gather(*calls)
+
+    with asyncio.Runner() as runner:
+        start_workers(runner.get_loop())
+        with monkeypatch.context() as patched:
+            patched.setattr(threading, "_start_new_thread", refuse)
+            places = runner.run(call())
+
+    assert sorted(places) == list(range(8))
+
+
+def _start(data_dir: Path, threads: int) -> subprocess.CompletedProcess[str]:
+    """A start with so many threads, which ends by itself."""
+    return subprocess.run(
+        command(
+            *("--data-dir", str(data_dir), "--http", "127.0.0.1:0", "--segment-size=1MiB"),
+            module=scarce_threads.__name__,
+        ),
+        env=environment(**{scarce_threads.VARIABLE: str(threads)}),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
