@@ -1,118 +1,58 @@
-"""The floors of the house: an import goes down only, and the rules know no input or output."""
+"""The floors of the house: imports go down only, rooms stay small, and the rules do no I/O."""
 
 # expected == actual
 
 from __future__ import annotations
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import SLOWEST
-
 ROOT = Path(__file__).parent.parent
 #: More would not be read in one go.
 LINES_MAX = 400
+FILES_MAX = 20
+#: What a newcomer sees first of the daemon.
+FIRST_LOOK_MAX = 18
 
-#: The modules of the daemon, the highest floor first. Those of one floor do not know each other.
-FLOORS = (
-    {"coild.__main__"},
-    {"coild.cli"},
-    {"coild.daemon"},
-    {"coild.routing.setup", "coild.recovery", "coild.upkeep.sealed_watch", "coild.startup.steps"},
-    {"coild.startup.kept_releases", "coild.startup.reboot"},
-    {"coild.http.api", "coild.allocation.exhaustion", "coild.http.server"},
-    {"coild.http.about", "coild.http.openapi", "coild.http.connections"},
-    {"coild.http.container_answers"},
-    {"coild.http.answers"},
-    {"coild.http.operations"},
-    {"coild.http.errors", "coild.http.messages"},
-    {"coild.process.listen", "coild.process.socket_watch", "coild.http.status"},
-    {
-        "coild.upkeep.compactor",
-        "coild.routing.exporter",
-        "coild.routing.netlink",
-        "coild.allocation.node_addresses",
-        "coild.process.unix_socket",
-        "coild.upkeep.worker",
-    },
-    {"coild.upkeep.compaction_plan"},
-    {
-        "coild.service",
-        "coild.config.config",
-        "coild.process.tcp",
-        "coild.http.guard",
-        "coild.vocabulary",
-        "coild.upkeep.prune_orders",
-        "coild.http.bodies",
-        "coild.http.budget",
-        "coild.http.framing",
-    },
-    {"coild.allocation.by_container", "coild.allocation.keeper"},
-    {"coild.allocation.committer"},
-    {
-        "coild.rules.allocator",
-        "coild.blocks.static",
-        "coild.config.pools",
-    },
-    {"coild.process.clock_watch", "coild.routing.others"},
-    {"coild.routing.route_watch", "coild.routing.table_lock"},
-    {"coild.rules.apart", "coild.rules.unicast"},
-    {
-        "coild.routing.announcer",
-        "coild.process.boot",
-        "coild.process.threads",
-        "coild.rules.free_list",
-        "coild.blocks",
-        "coild.config.layers",
-        "coild.spool.releases",
-    },
-    {"coild.upkeep.ages", "coild.rules.gateway_use", "coild.audit.ledger"},
-    {"coild.audit.diff", "coild.audit.invariants"},
-    {"coild.rules.projection", "coild.audit.times"},
-    {"coild.rules.holding"},
-    {
-        "coild.process.address_file",
-        "coild.config.endpoint",
-        "coild.rules.events",
-        "coild.process.interfaces",
-        "coild.process.clock",
-        "coild.allocation.recent_allocations",
-        "coild.allocation.deadline",
-        "coild.rules.limits",
-        "coild.process.log_limit",
-        "coild.process.logs",
-        "coild.allocation.pending",
-        "coild.http.readiness",
-        "coild.spool.entries",
-        "coild.spool.files",
-        "coild.process.systemd",
-        "coild.startup",
-        "coild.rules.units",
-        "coild.process.worker_thread",
-        "coild.allocation.write_gate",
-    },
-    {"coild.rules.addresses", "coild.config.files", "coild.process.probe", "coild.process.signals"},
-    {"coild.rules.ranges", "coild.rules.printable"},
-    {"coild"},
-)
-FLOOR_OF = {module: height for height, floor in enumerate(reversed(FLOORS)) for module in floor}
+#: The folders and files of each package, the highest floor first: all that has to be listed.
+FLOORS = {
+    "coild": (
+        "__main__",
+        "cli",
+        "daemon",
+        "startup",
+        "recovery",
+        "http",
+        "upkeep",
+        "allocation",
+        "spool",
+        "routing",
+        "blocks",
+        "process",
+        "vocabulary",
+        "audit",
+        "config",
+        "rules",
+        "__init__",
+    ),
+    "journal": (
+        "__init__",
+        "repair",
+        "check",
+        "compact",
+        "write",
+        "read",
+        "format",
+        "fs",
+        "errors",
+    ),
+}
 
-#: The rules, which a test or a replay drives a million times a second.
-PURE = (
-    "allocator",
-    "projection",
-    "holding",
-    "events",
-    "addresses",
-    "freelist",
-    "difference",
-    "invariants",
-    "apart",
-    "ranges",
-    "unicast",
-)
+#: The rules are driven a million times a second by tests and replays.
+PURE = "coild.rules"
 IMPURE = {
     "asyncio",
     "io",
@@ -138,8 +78,12 @@ SOURCES = {
     for package in ("coild", "journal", "tools")
     for path in sorted((ROOT / package).rglob("*.py"))
 }
-DAEMON = [module for module in SOURCES if module.partition(".")[0] == "coild"]
-JOURNAL = [module for module in SOURCES if module.partition(".")[0] == "journal"]
+FOLDERS = sorted({path.parent for path in SOURCES.values()})
+
+
+def of(package: str) -> list[str]:
+    """The modules of a package, by name."""
+    return [module for module in SOURCES if f"{module}.".startswith(f"{package}.")]
 
 
 def imports(module: str) -> set[str]:
@@ -151,7 +95,7 @@ def imports(module: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{module} has a relative import, which this cannot follow"
             source = node.module or ""
-            # `from coild import logs` is a module, `from coild import __version__` is not.
+            # `from coild import cli` is a module, `from coild import __version__` is not.
             names = {f"{source}.{alias.name}" for alias in node.names}
             found |= (names & SOURCES.keys()) or {source}
     return found
@@ -162,37 +106,40 @@ def packages(module: str) -> set[str]:
     return {name.partition(".")[0] for name in imports(module)}
 
 
-def test_every_module_of_the_daemon_has_its_floor() -> None:
-    """A new module must be given a place; one that is gone has none."""
-    assert set(DAEMON) == set(FLOOR_OF)
+def room(module: str) -> str:
+    """The folder or file of its package that a module is in or is."""
+    return [*module.split("."), "__init__"][1]
 
 
-@pytest.mark.parametrize("module", DAEMON)
+@pytest.mark.parametrize("package", FLOORS)
+def test_every_room_has_its_floor(package: str) -> None:
+    """A new folder or file at the top must be given a place; one that is gone has none."""
+    assert {room(module) for module in of(package)} == set(FLOORS[package])
+
+
+@pytest.mark.parametrize("module", [module for package in FLOORS for module in of(package)])
 def test_imports_go_down_only(module: str) -> None:
-    """A module imports only what lies on a lower floor than its own."""
-    ours = imports(module) & set(DAEMON)
+    """A module imports from its own room, or from a room on a lower floor."""
+    floors = FLOORS[module.partition(".")[0]]
+    ours = imports(module) & set(of(module.partition(".")[0]))
 
-    assert not {name for name in ours if FLOOR_OF[name] >= FLOOR_OF[module]}
+    assert not {name for name in ours if floors.index(room(name)) < floors.index(room(module))}
 
 
-@pytest.mark.parametrize("module", PURE)
+@pytest.mark.parametrize(
+    "package", ["coild", "journal", "tools.history", "tools.replay", "tools.verify"]
+)
+def test_imports_make_no_circle(package: str) -> None:
+    """Within a room, too, there is an order in which the modules can be read."""
+    graph = {module: (imports(module) & set(of(package))) - {module} for module in of(package)}
+
+    assert list(graphlib.TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("module", of(PURE))
 def test_the_rules_do_no_input_or_output(module: str) -> None:
-    """Allocator, projection, events, addresses and the free list know no clock, disk or loop."""
-    assert not packages(f"coild.{module}") & IMPURE
-
-
-@pytest.mark.parametrize("module", PURE)
-def test_the_rules_stand_on_rules(module: str) -> None:
-    """Nor do they import one of ours that does."""
-    ours = imports(f"coild.{module}") & set(DAEMON)
-
-    assert ours <= {f"coild.{name}" for name in PURE}
-
-
-@pytest.mark.parametrize("module", JOURNAL)
-def test_the_journal_knows_nothing_of_addresses(module: str) -> None:
-    """The journal imports neither the daemon nor the tools nor a web server."""
-    assert not packages(module) & {"coild", "tools", "tests", "sanic", "uvloop"}
+    """The rules know no clock, disk or event loop."""
+    assert not packages(module) & IMPURE
 
 
 def test_the_codec_of_the_journal_touches_no_file() -> None:
@@ -200,13 +147,19 @@ def test_the_codec_of_the_journal_touches_no_file() -> None:
     assert not packages("journal.format.codec") & (IMPURE - {"journal"})
 
 
-@pytest.mark.parametrize("module", DAEMON)
+@pytest.mark.parametrize("module", of("journal"))
+def test_the_journal_knows_nothing_of_addresses(module: str) -> None:
+    """The journal imports neither the daemon nor the tools nor a web server."""
+    assert not packages(module) & {"coild", "tools", "tests", "sanic", "uvloop"}
+
+
+@pytest.mark.parametrize("module", of("coild"))
 def test_the_daemon_knows_nothing_of_the_tools(module: str) -> None:
     """Tools stand on top of the daemon and of the journal, and nothing stands on them."""
     assert not packages(module) & {"tools", "tests"}
 
 
-@pytest.mark.parametrize("module", DAEMON)
+@pytest.mark.parametrize("module", of("coild"))
 def test_the_journal_is_entered_by_its_front_door(module: str) -> None:
     """The daemon imports the package `journal`, none of its modules."""
     assert not {name for name in imports(module) if name.startswith("journal.")}
@@ -218,7 +171,11 @@ def test_files_stay_short(module: str) -> None:
     assert len(SOURCES[module].read_text().splitlines()) <= LINES_MAX
 
 
-@pytest.mark.parametrize("name", SLOWEST)
-def test_the_slowest_files_are_there(name: str) -> None:
-    """What is begun first is a file of tests."""
-    assert (ROOT / "tests" / f"test_{name}.py").exists()
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_folders_stay_small(folder: Path) -> None:
+    """No folder holds more files than are taken in at a glance, the daemon's own fewer entries."""
+    entries = [path for path in folder.iterdir() if path.name != "__pycache__"]
+
+    assert sum(path.is_file() for path in entries) <= FILES_MAX
+    if folder == ROOT / "coild":
+        assert len(entries) <= FIRST_LOOK_MAX

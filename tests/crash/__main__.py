@@ -50,7 +50,8 @@ PARTS = (
     Part("bit rot", "tests/campaign/test_bit_rot.py"),
     Part(
         "HTTP",
-        "tests/http/test_fuzz_http.py tests/http/test_http_properties.py tests/http/test_slow_clients.py",
+        "tests/http/test_fuzz_http.py tests/http/test_http_properties.py "
+        "tests/http/test_slow_clients.py",
     ),
     Part("power cuts under the daemon, and its faults", "tests/campaign/test_daemon_faults.py"),
     Part("histories", "tests/campaign/test_linearizability.py"),
@@ -62,7 +63,8 @@ PARTS = (
     ),
     Part(
         "faults of the journal",
-        "tests/campaign/test_crash_campaign.py tests/campaign/test_simulated_disk.py tests/campaign/test_displaced_faults.py",
+        "tests/campaign/test_crash_campaign.py tests/campaign/test_simulated_disk.py "
+        "tests/campaign/test_displaced_faults.py",
     ),
 )
 

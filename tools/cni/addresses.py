@@ -78,7 +78,7 @@ class Subnet:
         return _number(self.version, address) >> (_BITS[self.version] - self.prefix)
 
     def edges(self) -> tuple[str, ...]:
-        """What no host has of it, as coild.rules.addresses has it: IPv6 has an edge only at its start."""
+        """What no host has of it, as coild.rules.addresses: IPv6 has an edge only at its start."""
         bits = _BITS[self.version]
         if self.prefix >= bits - 1:
             return ()

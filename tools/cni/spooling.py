@@ -1,4 +1,4 @@
-"""The spool as the commands use it; `coild.spool.releases` is imported only if there is something to do."""
+"""The spool as the commands use it; `coild.spool` is imported only if there is something to do."""
 
 from __future__ import annotations
 
