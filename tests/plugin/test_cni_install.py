@@ -156,7 +156,7 @@ def test_what_is_no_plugin_is_replaced(tmp_path: Path, what: str) -> None:
     else:
         os.mkfifo(executable)
     _, first = install(tmp_path, sys.executable)
-    module = next((tmp_path / "coild-ipam.lib").rglob("spool.py"))
+    module = next((tmp_path / "coild-ipam.lib").rglob("releases.py"))
     os.truncate(module, 60 << 30)
     _, second = install(tmp_path, sys.executable)
     _, third = install(tmp_path, sys.executable)

@@ -90,6 +90,9 @@ ARGUMENTS = ("", "--print-completion bash", "--help", "--version", "--nonsense")
 CLOSED = (">/dev/full", "2>/dev/full", ">&-", "2>&-", "<&-")
 #: Each stream with all arguments and with each tool, each tool with all arguments: a Latin square
 #: of the 125. And of what each tool writes, all on a full disk.
+MODULES = {tool: f"tools.{tool}" for tool in TOOLS} | {
+    tool: f"tools.{tool}.cli" for tool in ("history", "replay", "verify")
+}
 STREAMS = [
     case
     for case in itertools.product(TOOLS, CLOSED, ARGUMENTS)
@@ -151,7 +154,7 @@ def test_what_is_no_file_keeps_nobody_waiting(journal: Path, victim: str, kind: 
     else:
         path.symlink_to(os.devnull)
     for tool, arguments in TOOLS.items():
-        main = importlib.import_module(f"tools.{tool}").main
+        main = importlib.import_module(MODULES[tool]).main
         done = run_here(main, "--journal", str(journal), *arguments)
 
         assert "Traceback" not in done.stderr
