@@ -1,4 +1,4 @@
-"""An entry of a spool as bytes, and whose release it is: see `coild.spool.releases`.
+"""An entry of a spool as bytes, and whose release it is: see `releases`.
 
 Only the standard library's C modules are imported, for the plugin's sake.
 """

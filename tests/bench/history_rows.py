@@ -73,7 +73,7 @@ def _ask(directory: Path, *arguments: str) -> float:
         [
             sys.executable,
             "-m",
-            "tools.history.cli",
+            "tools.history",
             "--journal",
             str(directory),
             *arguments,

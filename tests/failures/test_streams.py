@@ -66,7 +66,7 @@ def test_no_file_of_ours_is_a_standard_stream(tmp_path: Path, closed: tuple[str,
 
 
 @pytest.mark.parametrize(
-    "module", ["coild.upkeep.worker", "tools.verify.cli", "tools.ipam", "tools.history.cli"]
+    "module", ["coild.upkeep.worker", "tools.verify", "tools.ipam", "tools.history"]
 )
 def test_every_entry_point_opens_its_streams(module: str) -> None:
     """By the time that the module runs, the three descriptors are open."""

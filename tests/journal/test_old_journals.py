@@ -89,7 +89,7 @@ def test_an_old_journal_is_replayed(
             [
                 sys.executable,
                 "-m",
-                "tools.replay.cli",
+                "tools.replay",
                 "--data-dir",
                 str(data_dir),
                 "-o",

@@ -209,7 +209,7 @@ def follower(directory: Path, *arguments: str) -> subprocess.Popen[str]:
     """A `coild-history -f` as a process."""
     return subprocess.Popen(
         [
-            *(sys.executable, "-W", "error", "-m", "tools.history.cli"),
+            *(sys.executable, "-W", "error", "-m", "tools.history"),
             *("--journal", str(directory), "-f", *arguments),
         ],
         env=environment(),

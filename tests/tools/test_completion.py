@@ -14,10 +14,10 @@ from tests.kits.daemon import PATIENCE_SECONDS, ROOT, environment, run
 MODULES = {
     "coild": "coild",
     "coild-compact": "tools.compact",
-    "coild-history": "tools.history.cli",
+    "coild-history": "tools.history",
     "coild-repair": "tools.repair",
-    "coild-replay": "tools.replay.cli",
-    "coild-verify": "tools.verify.cli",
+    "coild-replay": "tools.replay",
+    "coild-verify": "tools.verify",
 }
 
 

@@ -127,7 +127,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path, arguments: list
     directory = tmp_path / "journal"
     write(directory, [*beginning(), *cycles(300)])
     process = subprocess.Popen(
-        [sys.executable, "-m", "tools.history.cli", "--journal", str(directory), *arguments],
+        [sys.executable, "-m", "tools.history", "--journal", str(directory), *arguments],
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

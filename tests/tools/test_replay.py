@@ -45,7 +45,7 @@ from tools.replay import step as replay_step
 from tools.replay.cli import main
 from tools.replay.step import Timeline
 
-COMMAND = [sys.executable, "-W", "error", "-m", "tools.replay.cli"]
+COMMAND = [sys.executable, "-W", "error", "-m", "tools.replay"]
 #: Long enough that everything happens in it.
 EVENTS = history(7, 200)
 EVENTS.insert(40, SnapshotTaken(EVENTS[39].time, 40, bytes.fromhex(fold(EVENTS[:40]).digest()), 1))

@@ -287,7 +287,3 @@ def _nobody(rows: list[Holder], at: int) -> str:
 
 def _who(holder: Holder) -> str:
     return f"{holder.pod}, container {holder.container_id}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

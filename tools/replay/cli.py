@@ -287,7 +287,3 @@ def _check(directory: Path, *, as_json: bool) -> int:
             f"state after event {state.sequence}, {when(state)}: {state.digest()}\n"
         )
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -216,7 +216,3 @@ def _judge_anchor(anchor: Anchor, verified: Verified, status: int) -> int:
         f"the journal does not contain the head {name}: it was altered, put back to an older "
         "copy, or is another journal; compare it with a backup",
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())
