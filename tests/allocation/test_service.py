@@ -340,6 +340,23 @@ def test_a_refusal_of_the_journal_leaves_nothing(failure: Exception) -> None:
     run(scenario)
 
 
+def test_a_block_that_was_given_back_serves_nobody() -> None:
+    """The next address is of a block that is taken then, and a restart finds the same."""
+
+    async def scenario(bench: Bench) -> None:
+        await bench.allocate("c0")
+        await bench.release("c0")
+        bench.now += 1000
+        assert 1 == len(await bench.service.release_idle_blocks(0))
+
+        address = await bench.allocate("c1")
+
+        assert BlockAcquired is type(bench.journal.events()[-2])
+        assert address == bench.journal.replay().holdings["c1"].address
+
+    run(scenario)
+
+
 def test_only_what_frees_space_or_time_is_essential() -> None:
     """The reserved space of a full disk is for releases, not for addresses and blocks."""
 
