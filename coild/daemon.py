@@ -37,11 +37,11 @@ from coild.process.threads import is_shortage, start_workers
 from coild.recovery import make_data_dir, recover
 from coild.routing.setup import announce_blocks, exporter_of
 from coild.rules.events import DaemonStopped
+from coild.rules.projection import Projection
 from coild.startup.steps import Startup
 from coild.upkeep.compactor import Compactor
 from coild.upkeep.sealed_watch import SealedWatch
 from coild.upkeep.worker import UpkeepProcess
-from coild.vocabulary import State
 from journal import Journal, JournalDisplacedError, JournalError
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def run(config: Config) -> int:
         # The addresses first: a start that does not get them has made and written nothing.
         listeners = stack.enter_context(listen(config.http, config.socket, inherited))
         make_data_dir(config.data_dir)
-        state = State()
+        state = Projection()
         # A replay makes no garbage in circles, and what it makes stays: no collection during it,
         # and none looks at it later.
         gc.disable()
@@ -86,7 +86,7 @@ class Daemon:
     def __init__(
         self,
         config: Config,
-        state: State,
+        state: Projection,
         journal: Journal,
         listeners: Listeners,
         notifier: Notifier,
@@ -214,19 +214,19 @@ class Daemon:
         self._stop_ordered.set()
 
     def _health(self) -> Health:
-        writable = self._journal.trouble is None and not self._gate.reason
+        writable = self._journal.full_reason is None and not self._gate.reason
         return Health(writable=writable, routes=self._exporter.health)
 
     def _add_checks(self) -> None:
         """What /readyz tells; `fails` if nothing can be allocated then."""
 
         def journal() -> str:
-            trouble = self._journal.trouble
-            return f"no space for the journal: {trouble}" if trouble else ""
+            reason = self._journal.full_reason
+            return f"no space for the journal: {reason}" if reason else ""
 
         def start() -> str:
-            trouble = self._gate.reason
-            return f"this start cannot be journalled yet: {trouble}" if trouble else ""
+            reason = self._gate.reason
+            return f"this start cannot be journalled yet: {reason}" if reason else ""
 
         def routes() -> str:
             failing = self._exporter.health == "failing"
@@ -321,7 +321,7 @@ def _run_loop(serving: Coroutine[Any, Any, int]) -> int:
 
 
 async def _serve(
-    config: Config, state: State, journal: Journal, listeners: Listeners, notifier: Notifier
+    config: Config, state: Projection, journal: Journal, listeners: Listeners, notifier: Notifier
 ) -> int:
     # Within the loop: parts of it belong to the loop that runs.
     return await Daemon(config, state, journal, listeners, notifier).serve()

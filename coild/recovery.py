@@ -16,7 +16,8 @@ from coild.process import logs
 from coild.process.systemd import Notifier
 from coild.rules.events import SCHEMA, Folded
 from coild.rules.holding import InconsistentEventError
-from coild.vocabulary import State, record_of
+from coild.rules.projection import Projection
+from coild.vocabulary import record_of
 from journal import Journal, JournalError, OsFileSystem, UnrecordedSnapshot
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def make_data_dir(path: Path) -> list[Path]:
     return missing
 
 
-def recover(config: Config, state: State, notifier: Notifier) -> Journal:
+def recover(config: Config, state: Projection, notifier: Notifier) -> Journal:
     """Open the journal and fold it into `state`; the service manager is told how far that is.
 
     Raises JournalError if it cannot be used; one line that says what to do.

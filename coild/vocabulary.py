@@ -1,4 +1,4 @@
-"""The vocabulary and the state as the journal package takes them: for the daemon and every tool.
+"""The vocabulary as the journal package takes it: for the daemon and every tool.
 
 Here the journal, which knows nothing of addresses, meets what does.
 """
@@ -27,8 +27,7 @@ from coild.rules.events import (
     SegmentsIndexed,
     SnapshotTaken,
 )
-from coild.rules.projection import Projection
-from journal import Keys, Recovered, SetAside, Snapshot, SnapshotRecord, Vocabulary
+from journal import Keys, Recovered, SetAside, SnapshotRecord, Vocabulary
 
 _decode = msgspec.msgpack.Decoder(Event).decode
 _NONE: Mapping[int, bytes] = MappingProxyType({})
@@ -119,14 +118,3 @@ def repaired(aside: SetAside, time: int) -> JournalRepaired:
     """The event that says what a repair set aside."""
     by = OPERATOR if aside.ordered else RECOVERY
     return JournalRepaired(time, aside.file, aside.offset, aside.size, aside.kept, aside.reason, by)
-
-
-class State(Projection):
-    """A projection that can begin with a snapshot."""
-
-    def restore(self, snapshot: Snapshot | None) -> None:
-        """Become the state of a snapshot, or the empty one. Raises ValueError."""
-        if snapshot is None:
-            self.clear()
-        else:
-            self.load(snapshot.state, snapshot.sequence, snapshot.time)

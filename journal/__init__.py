@@ -7,7 +7,7 @@ the promises; `writer` is where to start reading.
 from journal.compact.covered import covering
 from journal.compact.estimating import Estimate, estimate
 from journal.compact.prepare import Prepared, Vocabulary, index_sealed, prepare
-from journal.compact.prune import Policy, Pruning, plan, prune
+from journal.compact.prune import Policy, Pruning, plan_pruning, prune
 from journal.compact.retire import Retired, Taken, retire
 from journal.errors import (
     CompactionRunsError,
@@ -72,7 +72,7 @@ __all__ = [
     "find",
     "follow",
     "index_sealed",
-    "plan",
+    "plan_pruning",
     "prepare",
     "prune",
     "read_events",

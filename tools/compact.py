@@ -19,12 +19,13 @@ import msgspec
 from coild.audit.times import parse_span
 from coild.config.files import read_limited
 from coild.rules.events import SCHEMA, Event
+from coild.rules.projection import Projection
 from coild.rules.units import parse_size
 from coild.upkeep.ages import age_now
 from coild.upkeep.compaction_plan import CompactionPlan, plan_compaction
 from coild.upkeep.compactor import Compaction, Compactor
 from coild.upkeep.prune_orders import give_order, order_path
-from coild.vocabulary import VOCABULARY, State
+from coild.vocabulary import VOCABULARY
 from journal import (
     JournalLockedError,
     OsFileSystem,
@@ -192,7 +193,7 @@ class _Here:
                     self._directory,
                     through,
                     VOCABULARY,
-                    State(),
+                    Projection(),
                     now=time.time_ns(),
                     progress=progress,
                 )

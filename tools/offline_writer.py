@@ -8,7 +8,8 @@ from pathlib import Path
 
 from coild.process.clock import Clock
 from coild.rules.events import SCHEMA, Event, Folded
-from coild.vocabulary import State, record_of, records_of
+from coild.rules.projection import Projection
+from coild.vocabulary import record_of, records_of
 from journal import DEFAULT_SEGMENT_BYTES, Journal, JournalBusyError, OsFileSystem
 from journal.format.archive import read_header
 from journal.format.segments import list_segments
@@ -46,7 +47,7 @@ async def writing(directory: Path, custody: Custody | None = None) -> AsyncItera
     Raises JournalLockedError if a daemon runs and `custody` does not hold the lock, and what
     `Journal.open` raises.
     """
-    state = State()
+    state = Projection()
     journal = Journal.open(
         directory,
         Folded,

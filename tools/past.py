@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 from coild.process.clock_watch import ahead
 from coild.rules.events import HistoryPruned
 from coild.rules.holding import InconsistentEventError
-from coild.vocabulary import VOCABULARY, State
+from coild.rules.projection import Projection
+from coild.vocabulary import VOCABULARY
 from journal import Batch, JournalError, Reader, RejectedSnapshot, UnrecordedSnapshot
 from journal.format.codec import MalformedError, UnsupportedError
 from journal.format.snapshot import SnapshotFile, list_snapshots, read_snapshot
@@ -45,7 +46,7 @@ class GoneError(ToolError):
     """What is asked for needs events from before the oldest segment."""
 
 
-class Moment(NamedTuple):
+class Point(NamedTuple):
     """A place in the history: after the event `sequence`, or at a time in ns; neither: its end."""
 
     sequence: int | None = None
@@ -99,37 +100,35 @@ def _places(reader: Reader) -> tuple[int, list[SnapshotFile]]:
 
 
 def rebuild(
-    directory: Path, moment: Moment, notice: Notice, *, from_genesis: bool = False
-) -> State:
+    directory: Path, point: Point, notice: Notice, *, from_genesis: bool = False
+) -> Projection:
     """The state at a moment. Raises ToolError if there is none, JournalError, OSError.
 
     It begins at the nearest snapshot, or with the first event. Files may be pruned meanwhile.
     """
-    if moment.sequence == 0:
-        return State()
+    if point.sequence == 0:
+        return Projection()
     reader = open_reader(directory)
-    return whatever_goes(
-        reader, lambda: _rebuild(reader, moment, notice, from_genesis=from_genesis)
-    )
+    return whatever_goes(reader, lambda: _rebuild(reader, point, notice, from_genesis=from_genesis))
 
 
-def _rebuild(reader: Reader, moment: Moment, notice: Notice, *, from_genesis: bool) -> State:
-    state = State()
-    _begin(reader, state, moment, notice, from_genesis=from_genesis)
-    if state.sequence != moment.sequence:
+def _rebuild(reader: Reader, point: Point, notice: Notice, *, from_genesis: bool) -> Projection:
+    state = Projection()
+    _begin(reader, state, point, notice, from_genesis=from_genesis)
+    if state.sequence != point.sequence:
         with progress("replaying") as update:
             for batch in reader.batches(state.sequence + 1, progress=update):
-                count = moment.reach(batch)
+                count = point.reach(batch)
                 apply(state, batch.events[:count])
                 # What comes after the moment need not even be whole.
-                if count < len(batch.events) or state.sequence == moment.sequence:
+                if count < len(batch.events) or state.sequence == point.sequence:
                     break
-    if moment.sequence is not None and state.sequence != moment.sequence:
-        raise NoEventError(moment.sequence, state.sequence)
+    if point.sequence is not None and state.sequence != point.sequence:
+        raise NoEventError(point.sequence, state.sequence)
     return state
 
 
-def apply(state: State, events: Sequence[Any]) -> None:
+def apply(state: Projection, events: Sequence[Any]) -> None:
     """Apply the next events. Raises ToolError if they contradict what came before."""
     first = state.sequence + 1
     try:
@@ -141,7 +140,7 @@ def apply(state: State, events: Sequence[Any]) -> None:
         ) from None
 
 
-def oldest_state(directory: Path, notice: Notice) -> State:
+def oldest_state(directory: Path, notice: Notice) -> Projection:
     """The oldest state that there is: the empty one, or that of a snapshot if history was pruned.
 
     Raises as `rebuild`.
@@ -150,8 +149,8 @@ def oldest_state(directory: Path, notice: Notice) -> State:
     return whatever_goes(reader, lambda: _oldest_state(reader, notice))
 
 
-def _oldest_state(reader: Reader, notice: Notice) -> State:
-    state = State()
+def _oldest_state(reader: Reader, notice: Notice) -> Projection:
+    state = Projection()
     files = reader.files()
     if not files or files[0].first_sequence == 1:
         return state
@@ -165,11 +164,11 @@ def _oldest_state(reader: Reader, notice: Notice) -> State:
 
 
 def _begin(
-    reader: Reader, state: State, moment: Moment, notice: Notice, *, from_genesis: bool
+    reader: Reader, state: Projection, point: Point, notice: Notice, *, from_genesis: bool
 ) -> None:
     """Make `state` one from which the moment can be reached."""
     if not from_genesis:
-        until = moment.sequence if moment.time is None else _snapshot_at(reader, moment.time)
+        until = point.sequence if point.time is None else _snapshot_at(reader, point.time)
         _, rejected = reader.restore(state.restore, until)
         tell_rejected(rejected, notice)
     files = reader.files()

@@ -13,12 +13,13 @@ import msgspec
 
 from coild.rules.events import Event, HistoryPruned, SnapshotTaken
 from coild.rules.holding import InconsistentEventError
-from coild.vocabulary import VOCABULARY, State
+from coild.rules.projection import Projection
+from coild.vocabulary import VOCABULARY
 from journal import JournalCorruptError, JournalUnsupportedError, OsFileSystem
 from journal.format.scan import list_decoder
 from journal.format.snapshot import snapshot_bytes
 from journal.repair.losses import lost_events
-from journal.repair.plan import StraySegmentError, Truncation, plan
+from journal.repair.plan import StraySegmentError, Truncation, plan_truncation
 from journal.repair.truncate import truncate
 from journal.write.custody import Custody, acquire_lock
 from journal.write.repair_note import unrecorded
@@ -91,9 +92,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _plan(directory: Path, now: int) -> Truncation | None:
     """What has to go. Raises ToolError for what cannot be repaired like this."""
-    state = State()
+    state = Projection()
     try:
-        return plan(
+        return plan_truncation(
             OsFileSystem(),
             directory,
             VOCABULARY.schema,

@@ -34,7 +34,7 @@ def _of_old(pool: Pool, version: int, state: Projection) -> str:
     found = [
         block
         for block in state.blocks.values()
-        if not block.in_force
+        if not block.configured
         and block.version == version
         and any(
             block.subnet.base < subnet.end and subnet.base < block.subnet.end

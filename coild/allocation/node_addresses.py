@@ -20,8 +20,7 @@ from coild.process.interfaces import AddressWatch, interface_addresses
 from coild.rules.addresses import Pool, Span
 from coild.rules.events import UNNEEDED
 from coild.rules.holding import Holding
-from coild.rules.projection import pools_changed
-from coild.vocabulary import State
+from coild.rules.projection import Projection, pools_changed
 from journal import JournalError
 
 logger = logging.getLogger(__name__)
@@ -38,7 +37,7 @@ class NodeAddresses:
     def __init__(
         self,
         pools: Mapping[str, Pool],
-        state: State,
+        state: Projection,
         service: Service,
         clock: Callable[[], int],
         of_interfaces: Callable[[], AbstractSet[_Address]] = interface_addresses,

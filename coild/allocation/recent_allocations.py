@@ -26,7 +26,7 @@ class StaleListError(Exception):
     """The list is too old: what was allocated after it is not known any more."""
 
 
-class Allocations:
+class RecentAllocations:
     """The last allocations, by sequence."""
 
     def __init__(self, sequence: int, remembered_max: int = REMEMBERED_MAX) -> None:

@@ -24,7 +24,7 @@ from coild.allocation.committer import Committer
 from coild.allocation.deadline import Deadline
 from coild.allocation.keeper import BlockKeeper, BlockWait
 from coild.allocation.pending import Pending
-from coild.allocation.recent_allocations import Allocations, StaleListError
+from coild.allocation.recent_allocations import RecentAllocations, StaleListError
 from coild.blocks import BlockSource
 from coild.routing.announcer import Announcer
 from coild.rules.allocator import Allocator, Place, TooManyApartError
@@ -141,7 +141,7 @@ class Service(ByContainer):
             ago=self._ago,
         )
         self._pending = Pending(lambda: journal.durable_sequence)
-        self._allocations = Allocations(journal.last_sequence)
+        self._allocations = RecentAllocations(journal.last_sequence)
         #: Who needs the node's own address as gateway.
         self.gateway_use = GatewayUse(state.holdings)
         self._allocated = self._released = self._reused_early = self._refused = 0
@@ -242,11 +242,11 @@ class Service(ByContainer):
         self._allocated += 1
         if choice.early:
             self._reused_early += 1
-            logger.debug("%s is reused early", block.text(offset))
+            logger.debug("%s is reused early", block.address_at(offset))
         self._pending.note(sequence, container_id, None)
         self._allocations.note(sequence, container_id)
         self.gateway_use.note(container_id, placed=placed)
-        return _Allocated(sequence, block.text(offset))
+        return _Allocated(sequence, block.address_at(offset))
 
     async def release(
         self, namespace: str, pod_name: str, container_id: str, until: Deadline | None = None

@@ -19,7 +19,7 @@ from coild.rules.projection import Projection
 _KEY_BYTES = {version: bits // 8 + 1 for version, bits in BITS.items()}
 
 
-class Holder(msgspec.Struct, gc=False):
+class HoldingPeriod(msgspec.Struct, gc=False):
     """A container that holds or held an address. Times are in ns since the epoch.
 
     What is None has not happened yet, if it is the release, or is unknown, if it is the allocation.
@@ -88,7 +88,7 @@ class _OfAddress(Protocol):
     def container_id(self) -> str: ...
 
 
-class Question(msgspec.Struct, frozen=True):
+class Filter(msgspec.Struct, frozen=True):
     """Which holders are asked for: all that is not None must match."""
 
     #: One address is a subnet of its own.
@@ -124,7 +124,7 @@ class Ledger:
 
     def __init__(
         self,
-        question: Question,
+        filter_: Filter,
         since: int | None = None,
         until: int | None = None,
         *,
@@ -135,18 +135,18 @@ class Ledger:
         `held` keeps those alone that hold after the last event: the memory is theirs, however many
         there were before them.
         """
-        self._question = question
+        self._question = filter_
         self._since = since
         self._until = until
         self._held = held
         #: Those that hold, by container ID.
-        self._holding: dict[str, Holder] = {}
+        self._holding: dict[str, HoldingPeriod] = {}
         #: In the window, by the sequence of the allocation; so in order.
-        self._rows: dict[int, Holder] = {}
+        self._rows: dict[int, HoldingPeriod] = {}
         #: In the window, with an allocation that was not seen.
-        self._older: list[Holder] = []
+        self._older: list[HoldingPeriod] = []
         #: Held later, and no event of theirs seen yet; by container ID.
-        self._expected: dict[str, Holder] = {}
+        self._expected: dict[str, HoldingPeriod] = {}
 
     def expect(self, later: Projection) -> None:
         """Tell before the first event who held at a later time.
@@ -155,13 +155,13 @@ class Ledger:
         """
         for container_id, held in later.holdings.items():
             block = held.block
-            holder = Holder(
+            period = HoldingPeriod(
                 block.key, held.offset, block.pool, held.pod_namespace, held.pod_name, container_id
             )
-            if self._question.accepts(holder):
-                self._expected[container_id] = holder
+            if self._question.accepts(period):
+                self._expected[container_id] = period
 
-    def feed(self, sequence: int, event: Any) -> Holder | None:
+    def feed(self, sequence: int, event: Any) -> HoldingPeriod | None:
         """Take the next event; the holder that it begins or ends, if that is asked for."""
         kind = type(event)
         if kind is AddressAllocated or kind is AttachmentAllocated:
@@ -174,7 +174,7 @@ class Ledger:
             return self._end(sequence, event)
         return None
 
-    def rows(self) -> list[Holder]:
+    def rows(self) -> list[HoldingPeriod]:
         """The holders within the window by allocation, the newest last; unknown ones first."""
         return [
             *(it for it in self._expected.values() if it.held_within(self._since, self._until)),
@@ -187,33 +187,33 @@ class Ledger:
         """How many holders within the window have an allocation that was seen."""
         return len(self._rows)
 
-    def _begin(self, sequence: int, event: AddressAllocated) -> Holder | None:
+    def _begin(self, sequence: int, event: AddressAllocated) -> HoldingPeriod | None:
         self._expected.pop(event.container_id, None)
-        holder = _holder(event)
-        holder.allocated_at, holder.allocated_seq = event.time, sequence
-        self._holding[event.container_id] = holder
-        if not holder.held_within(self._since, self._until):
+        period = _holder(event)
+        period.allocated_at, period.allocated_seq = event.time, sequence
+        self._holding[event.container_id] = period
+        if not period.held_within(self._since, self._until):
             return None
-        self._rows[sequence] = holder
-        return holder
+        self._rows[sequence] = period
+        return period
 
-    def _end(self, sequence: int, event: AddressReleased) -> Holder | None:
+    def _end(self, sequence: int, event: AddressReleased) -> HoldingPeriod | None:
         self._expected.pop(event.container_id, None)
         seen = self._holding.pop(event.container_id, None)
-        holder = seen or _holder(event)
-        holder.released_at, holder.released_seq = event.time, sequence
+        period = seen or _holder(event)
+        period.released_at, period.released_seq = event.time, sequence
         # There are few: one string for all rows.
-        holder.reason = sys.intern(event.reason)
-        within = not self._held and holder.held_within(self._since, self._until)
+        period.reason = sys.intern(event.reason)
+        within = not self._held and period.held_within(self._since, self._until)
         if seen is None and within:
-            self._older.append(holder)
-        elif holder.allocated_seq is not None and not within:
-            self._rows.pop(holder.allocated_seq, None)
-        return holder if within else None
+            self._older.append(period)
+        elif period.allocated_seq is not None and not within:
+            self._rows.pop(period.allocated_seq, None)
+        return period if within else None
 
 
-def _holder(event: AddressAllocated | AddressReleased) -> Holder:
-    return Holder(
+def _holder(event: AddressAllocated | AddressReleased) -> HoldingPeriod:
+    return HoldingPeriod(
         event.block,
         event.offset,
         event.pool,

@@ -138,7 +138,7 @@ class _Http(Http):
         super().create_empty_request()
 
 
-class Room:
+class ConnectionLimit:
     """How many connections one socket serves."""
 
     def __init__(self, connections_max: int, log: LogLimit) -> None:
@@ -153,7 +153,7 @@ class Room:
         """Count these, too, for as long as they last: the socket they came by was replaced."""
         self._former = [each for each in (*self._former, connections) if each]
 
-    def make(self, connections: set[Any]) -> bool:
+    def admit(self, connections: set[Any]) -> bool:
         """Whether one more may come; for it, some that have been idle the longest may be closed."""
         if len(connections) + sum(map(len, self._former)) < self.connections_max:
             return True
@@ -201,7 +201,7 @@ class Connection(HttpProtocol):
         "_arriving_since",
         "_dropped",
         "_has_ended",
-        "_room",
+        "_limit",
         "_unread_since",
         "budget",
         "is_over",
@@ -210,9 +210,9 @@ class Connection(HttpProtocol):
     )
     HTTP_CLASS = _Http
 
-    def __init__(self, *, room: Room, **parameters: Any) -> None:
+    def __init__(self, *, limit: ConnectionLimit, **parameters: Any) -> None:
         super().__init__(**parameters)
-        self._room = room
+        self._limit = limit
         self.budget: Budget = self.app.ctx.budget
         self._arriving_since = self._unread_since = 0.0
         #: What of the budget is reserved for this connection.
@@ -244,7 +244,7 @@ class Connection(HttpProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """Serve the connection, or say that there are too many."""
-        if self._room.make(self.connections):
+        if self._limit.admit(self.connections):
             super().connection_made(transport)  # type: ignore[no-untyped-call]
             # Little is kept of answers that nobody reads, and none of it when all is read.
             transport.set_write_buffer_limits(high=FREE_BYTES, low=0)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from sanic import Sanic
 
-from coild.http.connections import Connection, Room
+from coild.http.connections import Connection, ConnectionLimit
 from coild.process.listen import descriptors_for
 from coild.process.log_limit import LogLimit
 from coild.process.tcp import BACKLOG
@@ -28,7 +28,7 @@ class _Listener(NamedTuple):
     socket: socket.socket
     # Sanic's AsyncioServer; its methods have no types.
     server: Any
-    room: Room
+    limit: ConnectionLimit
 
 
 class Server:
@@ -42,16 +42,16 @@ class Server:
 
     async def start(self, sockets: list[socket.socket]) -> None:
         """Answer requests from here on."""
-        room = descriptors_for(self._connections_max * len(sockets)) // len(sockets)
-        if room < self._connections_max:
+        limit = descriptors_for(self._connections_max * len(sockets)) // len(sockets)
+        if limit < self._connections_max:
             logger.warning(
                 "the limit of open files (ulimit -n) allows %d connections on each socket, not %d",
-                room,
+                limit,
                 self._connections_max,
             )
         log: LogLimit = self._app.ctx.log
         for index, sock in enumerate(sockets):
-            server = await self._create(sock, Room(room, log))
+            server = await self._create(sock, ConnectionLimit(limit, log))
             if index == 0:
                 # Without these, Sanic skips its own optimisations and sends an empty header.
                 await server.startup()
@@ -64,10 +64,10 @@ class Server:
     async def replace(self, old: socket.socket, new: socket.socket) -> None:
         """Answer on `new` in place of `old`, whose connections go on and count as before."""
         (former,) = (listener for listener in self._listeners if listener.socket is old)
-        server = await self._create(new, former.room)
+        server = await self._create(new, former.limit)
         await server.start_serving()
         former.server.server.close()
-        former.room.inherit(former.server.connections)
+        former.limit.inherit(former.server.connections)
         # A stop waits for the requests of connections, whichever socket they came by.
         self._listeners = [
             listener
@@ -75,15 +75,15 @@ class Server:
             if listener.server.server.is_serving() or listener.server.connections
         ]
 
-    async def _create(self, sock: socket.socket, room: Room) -> Any:
+    async def _create(self, sock: socket.socket, limit: ConnectionLimit) -> Any:
         server: Any = await self._app.create_server(
             sock=sock,
             backlog=BACKLOG,
-            protocol=partial(Connection, room=room),  # type: ignore[arg-type]
+            protocol=partial(Connection, limit=limit),  # type: ignore[arg-type]
             return_asyncio_server=True,
             asyncio_server_kwargs={"start_serving": False},
         )
-        self._listeners.append(_Listener(sock, server, room))
+        self._listeners.append(_Listener(sock, server, limit))
         return server
 
     async def stop(self) -> None:

@@ -38,7 +38,7 @@ _HINTS = {
     errno.EOPNOTSUPP: "has the kernel IPv6?",
 }
 #: How often a list that others changed meanwhile is asked for again, and a route that they removed
-#: or added is made or removed again. More is trouble to be told of.
+#: or added is made or removed again. More than that is an error.
 _ATTEMPTS = 16
 
 

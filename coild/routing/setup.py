@@ -11,7 +11,7 @@ from coild.routing.exporter import Exporter, RouteTable
 from coild.routing.others import Watch
 from coild.routing.route_watch import RouteWatch
 from coild.routing.table_lock import TableLock, has_net_admin
-from coild.vocabulary import State
+from coild.rules.projection import Projection
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def exporter_of(config: Config) -> Exporter:
     return Exporter(make, lock=TableLock(config.table_id, config.protocol_id), watch=watch)
 
 
-async def announce_blocks(config: Config, state: State, exporter: Exporter) -> None:
+async def announce_blocks(config: Config, state: Projection, exporter: Exporter) -> None:
     """Make the kernel's routes those of the blocks that the journal says are ours.
 
     Raises StartError if routes are asked for and there can be none.

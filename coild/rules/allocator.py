@@ -144,7 +144,7 @@ class Allocator:
         return [
             block
             for block in self._state.blocks.values()
-            if not block.held and block.idle_since <= (idle if block.in_force else rested)
+            if not block.held and block.idle_since <= (idle if block.configured else rested)
         ]
 
     def observe(self, event: Any) -> None:
@@ -154,7 +154,7 @@ class Allocator:
                 self._list_of(event.block).allocated()
             case AddressReleased():
                 block = self._state.blocks[event.block]
-                if block.in_force and event.offset not in block.apart:
+                if block.configured and event.offset not in block.apart:
                     self._list(block.pool, block.version).released(block, event.time)
             case BlockAcquired():
                 block = self._state.blocks[event.block]
@@ -171,7 +171,7 @@ class Allocator:
         self._lists.clear()
         by_list: dict[tuple[str, int], list[Block]] = {}
         for block in self._state.blocks.values():
-            if block.in_force:
+            if block.configured:
                 by_list.setdefault((block.pool, block.version), []).append(block)
         for (pool, version), blocks in by_list.items():
             self._list(pool, version).restore(blocks)

@@ -122,7 +122,8 @@ class FreeList:
         while (slot := ready.lowest()) is not None:
             block = self._slots[slot]
             if block is not None and (
-                block.fresh < block.size or (block.released and block.released[0][1] <= cooled)
+                block.next_unused < block.size
+                or (block.released and block.released[0][1] <= cooled)
             ):
                 return block
             ready.discard(slot)

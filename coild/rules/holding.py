@@ -20,9 +20,9 @@ class InconsistentEventError(Exception):
 class Block:
     """One block that the node holds, and what is free in it.
 
-    Offsets below `fresh` have been used or were stepped over; of those, `released` has the free
-    ones as pairs of offset and time of release, oldest first. All others are held, but for `aside`
-    of them, which are of those set apart.
+    Offsets below `next_unused` have been used or were stepped over; of those, `released` has the
+    free ones as pairs of offset and time of release, oldest first. All others are held, but for
+    `aside` of them, which are of those set apart.
     """
 
     __slots__ = (
@@ -30,9 +30,9 @@ class Block:
         "apart",
         "aside",
         "base",
-        "fresh",
-        "in_force",
+        "configured",
         "key",
+        "next_unused",
         "pool",
         "released",
         "size",
@@ -47,28 +47,28 @@ class Block:
         self.version = subnet.version
         self.base = subnet.base
         self.size = subnet.size
-        self.fresh = 0
+        self.next_unused = 0
         self.released: deque[tuple[int, int]] = deque()
         self.acquired = time
         #: The offsets that are set apart: none of them becomes held, those that are stay so.
         self.apart = _NOTHING
-        #: How many of those below `fresh` are set apart, and not held.
+        #: How many of those below `next_unused` are set apart, and not held.
         self.aside = 0
-        #: From `fresh` up to here nothing is set apart.
+        #: From `next_unused` up to here nothing is set apart.
         self.stop = self.size
         #: Whether the pools of the configuration still have it.
-        self.in_force = True
+        self.configured = True
 
     @property
     def held(self) -> int:
         """How many of its addresses are held."""
-        return self.fresh - len(self.released) - self.aside
+        return self.next_unused - len(self.released) - self.aside
 
     @property
     def free(self) -> int:
         """How many of its addresses can be handed out, now or when they have rested."""
-        apart = self.apart.count(self.fresh, self.size) if self.apart else 0
-        return len(self.released) + self.size - self.fresh - apart
+        apart = self.apart.count(self.next_unused, self.size) if self.apart else 0
+        return len(self.released) + self.size - self.next_unused - apart
 
     @property
     def idle_since(self) -> int:
@@ -86,22 +86,24 @@ class Block:
 
         Raises IndexError if none is free.
         """
-        return self.fresh if self.fresh < self.size else self.released[0][0]
+        return self.next_unused if self.next_unused < self.size else self.released[0][0]
 
-    def text(self, offset: int) -> str:
+    def address_at(self, offset: int) -> str:
         """The address at `offset`."""
         return address_text(self.version, self.base + offset)
 
     def take(self, offset: int) -> None:
         """Make a free offset held, whichever it is."""
         if offset in self.apart:
-            raise InconsistentEventError(f"{self.text(offset)} is set apart")
-        if self.fresh <= offset < self.size:
+            raise InconsistentEventError(f"{self.address_at(offset)} is set apart")
+        if self.next_unused <= offset < self.size:
             # Those that were skipped stay as good as fresh: released longest ago.
-            skipped = [(each, 0) for each in range(self.fresh, offset) if each not in self.apart]
-            self.aside += offset - self.fresh - len(skipped)
+            skipped = [
+                (each, 0) for each in range(self.next_unused, offset) if each not in self.apart
+            ]
+            self.aside += offset - self.next_unused - len(skipped)
             self.released.extendleft(reversed(skipped))
-            self.fresh = offset + 1
+            self.next_unused = offset + 1
             self.advance()
             return
         for entry in self.released:
@@ -109,16 +111,16 @@ class Block:
                 self.released.remove(entry)
                 return
         raise InconsistentEventError(
-            f"{self.text(offset)} is held already"
+            f"{self.address_at(offset)} is held already"
             if 0 <= offset < self.size
             else f"offset {offset} is outside of {self.subnet}"
         )
 
     def advance(self) -> None:
-        """Step over what is set apart: `fresh` is never of it."""
-        end = self.apart.end_after(self.fresh)
-        self.aside += end - self.fresh
-        self.fresh = end
+        """Step over what is set apart: `next_unused` is never of it."""
+        end = self.apart.end_after(self.next_unused)
+        self.aside += end - self.next_unused
+        self.next_unused = end
         self.stop = self.apart.next_start(end, self.size)
 
     def begin(self, apart: Ranges) -> None:
@@ -129,8 +131,8 @@ class Block:
     def resume(self, apart: Ranges, held: int) -> None:
         """Take what is set apart as given, where `held` addresses are held."""
         self.apart = apart
-        self.aside = self.fresh - len(self.released) - held
-        self.stop = apart.next_start(self.fresh, self.size)
+        self.aside = self.next_unused - len(self.released) - held
+        self.stop = apart.next_start(self.next_unused, self.size)
 
     def set_apart(self, apart: Ranges, held: Callable[[bytes], set[int]], time: int) -> None:
         """From now on this is what is set apart. `held` tells a block's offsets that are held."""
@@ -143,7 +145,7 @@ class Block:
             # What is free again rests: until it was set apart, somebody may have had it.
             taken = held(self.key)
             for start, end in before.without(apart):
-                free = set(range(start, min(end, self.fresh))) - taken
+                free = set(range(start, min(end, self.next_unused))) - taken
                 kept.extend((offset, time) for offset in sorted(free))
                 self.aside -= len(free)
         self.released = deque(kept)
@@ -161,7 +163,7 @@ class Holding(msgspec.Struct, frozen=True, gc=False):
     @property
     def address(self) -> str:
         """The address as text."""
-        return self.block.text(self.offset)
+        return self.block.address_at(self.offset)
 
     @property
     def network(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -79,6 +79,22 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_ApartDump).decode
 
 
+class Dumped(Protocol):
+    """A state as it was after an event, as a snapshot has it."""
+
+    @property
+    def state(self) -> bytes:
+        """What `Projection.dump` gave."""
+
+    @property
+    def sequence(self) -> int:
+        """The number of the event."""
+
+    @property
+    def time(self) -> int:
+        """The time of the event, in ns since the epoch."""
+
+
 class Projection:
     """What the events so far add up to."""
 
@@ -137,9 +153,9 @@ class Projection:
                 released = block.released
                 if released and released[0][0] == offset:
                     released.popleft()
-                elif offset == block.fresh and offset < block.stop:
-                    block.fresh = offset + 1
-                    if block.fresh == block.stop:
+                elif offset == block.next_unused and offset < block.stop:
+                    block.next_unused = offset + 1
+                    if block.next_unused == block.stop:
                         block.advance()
                 else:
                     block.take(offset)
@@ -171,7 +187,7 @@ class Projection:
         dump = _Dump(
             pools=_specs(dict(sorted(self.pools.items()))),
             blocks=[
-                (key, block.pool, block.fresh, list(block.released), block.acquired)
+                (key, block.pool, block.next_unused, list(block.released), block.acquired)
                 for key, block in self.blocks.items()
             ],
             holdings=sorted(
@@ -200,6 +216,13 @@ class Projection:
             dump = _LongDump(*fields)
         return _encode(dump)
 
+    def restore(self, dumped: Dumped | None) -> None:
+        """Become what was dumped, or the state before the first event. Raises ValueError."""
+        if dumped is None:
+            self.clear()
+        else:
+            self.load(dumped.state, dumped.sequence, dumped.time)
+
     def load(self, state: bytes, sequence: int, time: int) -> None:
         """Become what `dump` gave after the event `sequence`, whose time was `time`.
 
@@ -209,11 +232,11 @@ class Projection:
         self.clear()
         self._change_pools(dump.pools, dump.apart)
         blocks = []
-        for key, pool, fresh, released, acquired in dump.blocks:
+        for key, pool, next_unused, released, acquired in dump.blocks:
             block = Block(key, pool, acquired)
-            block.fresh = fresh
+            block.next_unused = next_unused
             block.released.extend(released)
-            block.in_force = self._in_force(block)
+            block.configured = self._is_configured(block)
             self.blocks[key] = block
             blocks.append(block)
         if dump.holdings and max(held[1] for held in dump.holdings) >= len(blocks):
@@ -257,7 +280,7 @@ class Projection:
                 self._change_pools(event.pools, apart)
                 held = functools.cache(self._held_by_block)
                 for block in self.blocks.values():
-                    block.in_force = self._in_force(block)
+                    block.configured = self._is_configured(block)
                     block.set_apart(
                         self._apart_of(block), lambda key: held().get(key, set()), event.time
                     )
@@ -265,7 +288,7 @@ class Projection:
                 if event.block in self.blocks:
                     raise self._contradiction(event)
                 block = Block(event.block, event.pool, event.time)
-                block.in_force = self._in_force(block)
+                block.configured = self._is_configured(block)
                 block.begin(self._apart_of(block))
                 self.blocks[event.block] = block
             case BlockReleased():
@@ -303,7 +326,7 @@ class Projection:
     def _apart_of(self, block: Block) -> Ranges:
         """What is set apart in a block; nothing if it is out of force."""
         apart = self.apart(block.pool, block.version)
-        if not apart or not block.in_force:
+        if not apart or not block.configured:
             return _NONE
         return apart.within(block.base, block.base + block.size)
 
@@ -314,7 +337,7 @@ class Projection:
             found.setdefault(held.block.key, set()).add(held.offset)
         return found
 
-    def _in_force(self, block: Block) -> bool:
+    def _is_configured(self, block: Block) -> bool:
         pool = self.pools.get(block.pool)
         return pool is not None and any(
             subnet.contains(block.subnet) for subnet in pool.of(block.version)

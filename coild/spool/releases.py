@@ -142,7 +142,7 @@ class Claim:
                 unlink(f"{self.directory}/{temporary}")
             sync(self.directory)
         except OSError as error:
-            raise _trouble(self.directory, error) from None
+            raise _spool_error(self.directory, error) from None
 
     def done(self) -> None:
         """The release is durable in coild: remove the entry, durably. Raises SpoolError."""
@@ -169,20 +169,20 @@ def done(entries: Sequence[Claim]) -> None:
     if not entries:
         return
     directory = entries[0].directory
-    trouble: OSError | None = None
+    failure: OSError | None = None
     for entry in entries:
         try:
             entry.remove()
         except FileNotFoundError:
             pass  # somebody was faster
         except OSError as error:
-            trouble = error
+            failure = error
     try:
         sync(directory)
     except OSError as error:
-        trouble = error
-    if trouble is not None:
-        raise _trouble(directory, trouble)
+        failure = error
+    if failure is not None:
+        raise _spool_error(directory, failure)
 
 
 def add(
@@ -220,7 +220,7 @@ def add(
             unlink(f"{directory}/{temporary}")
         sync(directory)
     except OSError as error:
-        raise _trouble(directory, error) from None
+        raise _spool_error(directory, error) from None
 
 
 def claim(
@@ -254,7 +254,7 @@ def batches(
     one is set aside, and `on_rejected` is called with its new path. Raises SpoolError if the
     directory cannot be read, and at the end for an entry that cannot.
     """
-    trouble: SpoolError | None = None
+    failure: SpoolError | None = None
     left = names(directory)
     while left:
         entries: list[Claim] = []
@@ -271,7 +271,7 @@ def batches(
                         left.append(name)
                         _put_half_back(entries, left)
                         break
-                    trouble = error
+                    failure = error
                     continue
                 if entry is not None:
                     entries.append(entry)
@@ -280,8 +280,8 @@ def batches(
         finally:
             for entry in entries:
                 entry.close()
-    if trouble is not None:
-        raise trouble
+    if failure is not None:
+        raise failure
 
 
 def _put_half_back(entries: list[Claim], left: list[str]) -> None:
@@ -304,7 +304,7 @@ def names(directory: str) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise _trouble(directory, error) from None
+        raise _spool_error(directory, error) from None
     return found
 
 
@@ -330,7 +330,7 @@ def _claim(
         raise SpoolBusyError(f"{directory}/{name}: another process is applying it") from None
     except OSError as error:
         if error.errno not in {errno.ELOOP, errno.ENXIO}:
-            raise _trouble(directory, error) from None
+            raise _spool_error(directory, error) from None
         # A link or a socket: nothing that was written here.
         on_rejected(_set_aside(directory, name))
     return None
@@ -390,11 +390,11 @@ def _set_aside(directory: str, name: str) -> str:
         posix.rename(f"{directory}/{name}", path)
         sync(directory)
     except OSError as error:
-        raise _trouble(directory, error) from None
+        raise _spool_error(directory, error) from None
     return path
 
 
-def _trouble(directory: str, error: OSError) -> SpoolError:
-    trouble = SpoolError(f"the spool {directory}: {error.strerror or error}")
-    trouble.errno = error.errno or 0
-    return trouble
+def _spool_error(directory: str, error: OSError) -> SpoolError:
+    raised = SpoolError(f"the spool {directory}: {error.strerror or error}")
+    raised.errno = error.errno or 0
+    return raised

@@ -9,7 +9,7 @@ from coild.config.config import Config
 from coild.process.boot import Boot, Verdict, compare
 from coild.process.clock import Clock
 from coild.rules.events import REBOOTED, NodeBooted
-from coild.vocabulary import State
+from coild.rules.projection import Projection
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _DISAGREE = {
 
 
 async def record_boot(
-    config: Config, state: State, service: Service, clock: Clock, boot: Boot
+    config: Config, state: Projection, service: Service, clock: Clock, boot: Boot
 ) -> None:
     """Journal the node's boot if it is another one, and what became of the addresses held before.
 

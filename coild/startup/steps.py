@@ -17,9 +17,10 @@ from coild.process.boot import read_boot
 from coild.process.clock import Clock
 from coild.process.systemd import Notifier
 from coild.rules.events import DaemonStarted
+from coild.rules.projection import Projection
 from coild.startup.kept_releases import apply_spool
 from coild.startup.reboot import record_boot
-from coild.vocabulary import State, records_of
+from coild.vocabulary import records_of
 from journal import Journal, JournalError, JournalFailedError, JournalFullError
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class Startup:
     def __init__(
         self,
         config: Config,
-        state: State,
+        state: Projection,
         journal: Journal,
         service: Service,
         clock: Clock,
@@ -86,7 +87,7 @@ class Startup:
         """
         while self._gate.reason:
             await asyncio.sleep(_RETRY_SECONDS)
-            if self._journal.trouble is None:
+            if self._journal.full_reason is None:
                 try:
                     await self._go_on(Step.DONE)
                 except JournalFailedError:
@@ -142,7 +143,7 @@ class Startup:
         boot = await asyncio.to_thread(read_boot, self._config.proc)
         await self.node_addresses.begin()
         for block in self._state.blocks.values():
-            if not block.in_force:
+            if not block.configured:
                 logger.warning(
                     "block %s of pool %s is in no configured subnet any more: its %d addresses are "
                     "kept until they are released, no more are handed out",

@@ -25,10 +25,11 @@ from coild.rules.events import (
     SegmentsIndexed,
     SnapshotTaken,
 )
+from coild.rules.projection import Projection
 from coild.upkeep.ages import age_now
 from coild.upkeep.compaction_plan import CompactionPlan, plan_compaction, snapshot_with_nothing_new
 from coild.upkeep.prune_orders import describe, take_order
-from coild.vocabulary import VOCABULARY, State
+from coild.vocabulary import VOCABULARY
 from journal import (
     CompactionRunsError,
     Journal,
@@ -39,7 +40,7 @@ from journal import (
     Prepared,
     SnapshotRecord,
     Taken,
-    plan,
+    plan_pruning,
     prune,
     retire,
 )
@@ -266,7 +267,7 @@ class Compactor:
         through = await self._journal.seal()
         if not through:
             # Without an event there is no segment to archive, nor a state to keep.
-            empty = State().digest()
+            empty = Projection().digest()
             return Compaction(0, empty, 0, segments=0, segment_bytes=0, archive_bytes=0)
         covered = self._journal.tail_bytes
         async with self._working:
@@ -323,7 +324,7 @@ class Compactor:
     async def _prune(self, policy: Policy, now: int, done: Compaction) -> Compaction:
         """Lose history, after the journal says so. Its age is counted from `now`."""
         going = await asyncio.to_thread(
-            plan, self._fs, self._directory, VOCABULARY.schema, policy, now
+            plan_pruning, self._fs, self._directory, VOCABULARY.schema, policy, now
         )
         if going is not None:
             await self._record(

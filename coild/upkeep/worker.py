@@ -20,7 +20,8 @@ from pathlib import Path
 import msgspec
 
 from coild.rules.holding import InconsistentEventError
-from coild.vocabulary import VOCABULARY, State
+from coild.rules.projection import Projection
+from coild.vocabulary import VOCABULARY
 from journal import (
     CompactionRunsError,
     JournalError,
@@ -116,7 +117,9 @@ def main(arguments: list[str]) -> int:
         else:
             through = int(arguments[2])
             message = Message(
-                prepared=prepare(fs, directory, through, VOCABULARY, State(), now=time.time_ns())
+                prepared=prepare(
+                    fs, directory, through, VOCABULARY, Projection(), now=time.time_ns()
+                )
             )
     except CompactionRunsError as error:
         message = Message(error=str(error), runs=True)

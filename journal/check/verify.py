@@ -16,7 +16,7 @@ from journal.check.files import check_index, check_snapshots, missing, read_snap
 from journal.check.findings import Anchor, Fault, Gap, Kind, Verified
 from journal.errors import JournalCorruptError
 from journal.format.archive import read_segment
-from journal.format.chain import Position, Progress, as_written, check_end, check_succession
+from journal.format.chain import Position, Progress, check_end, check_succession, claimed_position
 from journal.format.codec import (
     GENESIS_DIGEST,
     SEGMENT_HEADER_BYTES,
@@ -227,7 +227,7 @@ class _Pass:
         try:
             data = read_segment(self._fs, file)
             header = decode_header(data, self._schema)
-            check_succession(file, header, before or as_written(header))
+            check_succession(file, header, before or claimed_position(header))
             found = scan(data, header, self._decoder, keep, verify_chain=True)
             check_end(file, found, sealed=sealed)
         except MalformedError as error:
@@ -252,7 +252,7 @@ class _Pass:
         """Take note of a good segment; where its successor begins."""
         result, header, found, end = self._result, copy.header, copy.found, copy.end
         if not result.segments and not result.faults:
-            result.beginning = as_written(header)
+            result.beginning = claimed_position(header)
         result.segments += 1
         self._count(header, end)
         result.events += copy.events

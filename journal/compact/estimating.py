@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from journal.compact.prune import Coming, Policy, Pruning, archive_bytes, plan
+from journal.compact.prune import Coming, Policy, Pruning, archive_bytes, plan_pruning
 from journal.format.archive import compress
 from journal.format.segments import SegmentFile, list_segments
 from journal.fs import FileSystem
@@ -38,8 +38,8 @@ def estimate(
     """What would be archived of a journal whose last event is `last`, and pruned by `policy`.
 
     The segment that is written is sealed first, unless it has no event. With a `last` of 0 nothing
-    would be archived. `now` is as for `plan`. A writer may be at work; what it begins meanwhile
-    does not count. Raises JournalCorruptError, JournalUnsupportedError, OSError.
+    would be archived. `now` is as for `plan_pruning`. A writer may be at work; what it begins
+    meanwhile does not count. Raises JournalCorruptError, JournalUnsupportedError, OSError.
     """
     files = [file for file in list_segments(fs, directory) if file.first_sequence <= last]
     sizes = {file.first_sequence: _compressed(fs, file) for file in files}
@@ -49,7 +49,7 @@ def estimate(
         segment_bytes=sum(size for size, _ in sizes.values()),
         archive_bytes=sum(archived for _, archived in sizes.values()),
         archive_bytes_now=archive_bytes(fs, directory),
-        pruning=plan(fs, directory, schema, policy, now, coming) if policy else None,
+        pruning=plan_pruning(fs, directory, schema, policy, now, coming) if policy else None,
     )
 
 

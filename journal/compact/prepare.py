@@ -50,7 +50,7 @@ from journal.format.snapshot import (
 from journal.fs import FileSystem
 from journal.read.indexed import Indexes, write_index
 from journal.read.reader import Reader
-from journal.read.replay_start import find_beginning
+from journal.read.replay_start import find_replay_start
 from journal.read.vouching import RecordOf, Records
 from journal.write.custody import Custody
 
@@ -241,7 +241,7 @@ def _snapshot(
     Returns the sequence of the one that it was made from, and its bytes.
     """
     decoder = list_decoder(vocabulary.folded_type)
-    beginning = find_beginning(
+    replay_start = find_replay_start(
         fs,
         directory,
         vocabulary.schema,
@@ -249,12 +249,12 @@ def _snapshot(
         records=Records.of(decoder, vocabulary.record_of),
         until=through,
     )
-    position = beginning.position
-    files = [file for file in beginning.files if file.first_sequence <= through]
-    successors = beginning.files[1 : len(files) + 1]
+    position = replay_start.position
+    files = [file for file in replay_start.files if file.first_sequence <= through]
+    successors = replay_start.files[1 : len(files) + 1]
     if not through:
         raise ValueError("an empty journal has no state to be kept")
-    if through + 1 not in {file.first_sequence for file in beginning.files}:
+    if through + 1 not in {file.first_sequence for file in replay_start.files}:
         raise ValueError(f"no sealed segment ends with sequence {through}")
     # What goes into the archive is checked to the last digest: it may be the only copy one day.
     for done, (file, successor) in enumerate(zip(files, successors, strict=True), start=1):
@@ -271,7 +271,7 @@ def _snapshot(
         check_continued(fs, walked, successor, vocabulary.schema)
         position = walked.end
         progress("snapshot", done, len(files))
-    if beginning.position.sequence != through and position.journal_id is not None:
+    if replay_start.position.sequence != through and position.journal_id is not None:
         snapshot = Snapshot(
             journal_id=position.journal_id,
             schema=vocabulary.schema,
@@ -283,7 +283,7 @@ def _snapshot(
         )
         data = encode_snapshot(snapshot)
         _publish(fs, directory / TEMPORARY_NAME, snapshot_path(directory, through), data)
-        return beginning.position.sequence, len(data)
+        return replay_start.position.sequence, len(data)
     # It is there, and vouched for.
     return through, snapshot_bytes(state.dump())
 

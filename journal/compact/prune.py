@@ -61,7 +61,7 @@ class _Archived(NamedTuple):
     successor: SegmentFile | None
 
 
-def plan(
+def plan_pruning(
     fs: FileSystem,
     directory: Path,
     schema: int,

@@ -42,7 +42,7 @@ class Position(NamedTuple):
 GENESIS = Position(0, GENESIS_DIGEST, None)
 
 
-def as_written(header: SegmentHeader) -> Position:
+def claimed_position(header: SegmentHeader) -> Position:
     """Where a segment says that it begins; the first one of all must begin at genesis."""
     if header.first_sequence == 1:
         return GENESIS

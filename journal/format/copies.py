@@ -11,7 +11,7 @@ from pathlib import Path
 
 from journal.errors import JournalCorruptError
 from journal.format.archive import CHUNK_BYTES, errors_of, open_segment, read_header, read_segment
-from journal.format.chain import Position, Walked, as_written, check_end, check_succession
+from journal.format.chain import Position, Walked, check_end, check_succession, claimed_position
 from journal.format.codec import MalformedError, UnsupportedError, decode_header
 from journal.format.scan import scan
 from journal.format.segments import SegmentFile, archive_path
@@ -45,7 +45,7 @@ def check_sealed(
     """
     with errors_of(file):
         header = decode_header(data, schema)
-        check_succession(file, header, as_written(header))
+        check_succession(file, header, claimed_position(header))
         found = scan(data, header, verify_chain=True)
     check_end(file, found, sealed=True)
     check_continued(fs, Walked(file, header, found), successor, schema)
@@ -56,7 +56,7 @@ def beginnings(fs: FileSystem, copies: Iterable[SegmentFile], schema: int) -> se
     found = set()
     for copy in copies:
         try:
-            found.add(as_written(read_header(fs, copy, schema)))
+            found.add(claimed_position(read_header(fs, copy, schema)))
         except (MalformedError, UnsupportedError, OSError):
             continue
     return found

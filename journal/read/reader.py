@@ -13,13 +13,13 @@ from typing import Any, NamedTuple, Self
 
 from journal.errors import JournalCorruptError, JournalUnsupportedError
 from journal.format.archive import read_segment
-from journal.format.chain import Position, Walked, as_written, check_end, check_succession
+from journal.format.chain import Position, Walked, check_end, check_succession, claimed_position
 from journal.format.codec import MalformedError, SegmentHeader, UnsupportedError, decode_header
 from journal.format.scan import End, Scan, list_decoder, scan
 from journal.format.segments import SegmentFile, list_history
 from journal.format.snapshot import list_snapshots
 from journal.fs import FileSystem, OsFileSystem
-from journal.read.replay_start import RejectedSnapshot, Restore, find_beginning
+from journal.read.replay_start import RejectedSnapshot, Restore, find_replay_start
 from journal.read.vouching import RecordOf, Records
 
 #: A file can vanish between two looks only when a compaction moves it, which it does once.
@@ -91,10 +91,10 @@ class Reader:
     def _restore(
         self, restore: Restore, until: int | None
     ) -> tuple[int, tuple[RejectedSnapshot, ...]]:
-        beginning = find_beginning(
+        replay_start = find_replay_start(
             self.fs, self.directory, self.schema, restore, records=self._records, until=until
         )
-        return beginning.position.sequence, beginning.rejected
+        return replay_start.position.sequence, replay_start.rejected
 
     def batches(
         self, start: int | None = None, *, progress: SegmentProgress | None = None
@@ -185,7 +185,7 @@ class Reader:
                 header, found = self._scan(file, events)
                 if found.offset == offset:
                     break
-            check_succession(file, header, before or as_written(header))
+            check_succession(file, header, before or claimed_position(header))
         except MalformedError as error:
             raise JournalCorruptError(file.path, 0, last, str(error)) from None
         except UnsupportedError as error:

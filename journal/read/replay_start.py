@@ -34,7 +34,7 @@ class UnrecordedSnapshot(RejectedSnapshot):
     """
 
 
-class Beginning(NamedTuple):
+class ReplayStart(NamedTuple):
     """Where a replay begins, and the segments from there on."""
 
     position: Position
@@ -43,7 +43,7 @@ class Beginning(NamedTuple):
     rejected: tuple[RejectedSnapshot, ...]
 
 
-def find_beginning(
+def find_replay_start(
     fs: FileSystem,
     directory: Path,
     schema: int,
@@ -51,7 +51,7 @@ def find_beginning(
     *,
     records: Records | None = None,
     until: int | None = None,
-) -> Beginning:
+) -> ReplayStart:
     """Restore the newest good snapshot, of a sequence up to `until`, and say what follows it.
 
     One that is damaged, cannot be read, or has no record of its state among `records`, falls back
@@ -65,7 +65,7 @@ def find_beginning(
     files = list_history(fs, directory)
     rejected: list[RejectedSnapshot] = []
     if restore is None:
-        return Beginning(GENESIS, None, files, ())
+        return ReplayStart(GENESIS, None, files, ())
     for file in snapshots:
         if until is not None and file.sequence > until:
             continue
@@ -93,9 +93,9 @@ def find_beginning(
         except (ValueError, _UnreadableError) as error:
             rejected.append(RejectedSnapshot(file.path, str(error)))
         else:
-            return Beginning(Position.behind(snapshot), snapshot, following, tuple(rejected))
+            return ReplayStart(Position.behind(snapshot), snapshot, following, tuple(rejected))
     restore(None)
-    return Beginning(GENESIS, None, files, tuple(rejected))
+    return ReplayStart(GENESIS, None, files, tuple(rejected))
 
 
 class UnrecordedError(ValueError):

@@ -75,7 +75,7 @@ class _Start(NamedTuple):
     unvouched: Snapshot | None = None
 
 
-def plan(
+def plan_truncation(
     fs: FileSystem,
     directory: Path,
     schema: int,
@@ -118,7 +118,7 @@ def plan(
         if position.journal_id is None or (start.files and not start.files[-1].archived):
             return None
         reason = "the segment that follows the last one is missing"
-        damage = _Damage(reason, [], _Looked(b"", None, None, reason))
+        damage = _Damage(reason, [], _ReadResult(b"", None, None, reason))
     cut = _cut(directory, damage, position, before, schema, max(now, time))
     return Truncation(
         reason=damage.reason,
@@ -143,7 +143,7 @@ def plan(
     )
 
 
-class _Looked(NamedTuple):
+class _ReadResult(NamedTuple):
     """A segment as far as it could be read, and what is wrong with it; empty if nothing is."""
 
     data: bytes
@@ -157,7 +157,7 @@ class _Damage(NamedTuple):
 
     reason: str
     files: list[SegmentFile]
-    looked: _Looked
+    looked: _ReadResult
 
 
 def _look(
@@ -169,7 +169,7 @@ def _look(
     deliver: Deliver,
     *,
     sealed: bool,
-) -> _Looked:
+) -> _ReadResult:
     """Read a segment that continues `position`. Raises JournalUnsupportedError, OSError."""
     data = b""
     header: SegmentHeader | None = None
@@ -187,12 +187,12 @@ def _look(
         reason = f"{error}, so no repair reads it: cut a copy of it back to the length it had"
         raise JournalCorruptError(file.path, 0, position.sequence, reason) from None
     except MalformedError as error:
-        return _Looked(data, header, found, str(error))
+        return _ReadResult(data, header, found, str(error))
     except JournalCorruptError as error:
-        return _Looked(data, header, found, error.reason)
+        return _ReadResult(data, header, found, error.reason)
     except (FileNotFoundError, IsADirectoryError) as error:
-        return _Looked(data, header, found, f"it is no file: {error.strerror}")
-    return _Looked(data, header, found, found.reason)
+        return _ReadResult(data, header, found, f"it is no file: {error.strerror}")
+    return _ReadResult(data, header, found, found.reason)
 
 
 class _Cut(NamedTuple):

@@ -15,7 +15,7 @@ from journal.format.segments import SegmentFile, file_bytes, read_part, write_du
 from journal.fs import FileSystem
 from journal.repair.plan import Truncation
 from journal.write.recovery import copy_segment, give_back, replace_segment
-from journal.write.repair_note import SetAside, announce, fingerprint_of, unrecorded
+from journal.write.repair_note import SetAside, fingerprint_of, unrecorded, write_note
 
 
 def truncate(
@@ -47,7 +47,7 @@ def truncate(
         set_aside = _set_asides(fs, truncation, now)
         missing = {aside.file for aside in set_aside if not aside.kept}
         told = [it for it in earlier.set_aside if it.kept or it.file not in missing]
-        announce(fs, directory, last, (*told, *set_aside), (*earlier.again, *again))
+        write_note(fs, directory, last, (*told, *set_aside), (*earlier.again, *again))
     except BaseException:
         # The next run keeps the bytes again; on a full disk there may be many.
         for path in copies:

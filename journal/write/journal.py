@@ -170,9 +170,9 @@ class Journal:
         return self._log.sealed
 
     @property
-    def trouble(self) -> str | None:
+    def full_reason(self) -> str | None:
         """Why the journal takes only essential events at the moment, or None."""
-        return self._keeper.trouble
+        return self._keeper.full_reason
 
     def covered(self, frame_bytes: int) -> None:
         """Take note of a snapshot that covers so many bytes of what `tail_bytes` counts."""
@@ -211,8 +211,8 @@ class Journal:
         """
         if self._commit.failure is not None:
             raise self._commit.failure
-        if self._keeper.trouble is not None and not essential:
-            raise JournalFullError(self._keeper.trouble)
+        if self._keeper.full_reason is not None and not essential:
+            raise JournalFullError(self._keeper.full_reason)
         data = self._encode(event)
         taken = self._taken + len(data) + EVENT_OVERHEAD_BYTES
         if taken > self._taken_max or len(data) > self._event_bytes_max:
@@ -231,7 +231,7 @@ class Journal:
 
     async def room(self) -> None:
         """Wait until trying `append` again is worth it: there is space, or never will be."""
-        if self._keeper.trouble is not None or self._commit.failure is not None:
+        if self._keeper.full_reason is not None or self._commit.failure is not None:
             return
         if self._log.spare.ready:
             # Then all space is taken by what is queued.
@@ -251,8 +251,8 @@ class Journal:
         while True:
             if self._commit.failure is not None:
                 raise self._commit.failure
-            if self._keeper.trouble is not None:
-                raise JournalFullError(self._keeper.trouble)
+            if self._keeper.full_reason is not None:
+                raise JournalFullError(self._keeper.full_reason)
             try:
                 if not self._log.spare.ready:
                     raise JournalBusyError("the next segment is being prepared")
@@ -302,8 +302,8 @@ class Journal:
             free = max(0, free - wasted) + log.spare.segment_bytes - SEGMENT_HEADER_BYTES
         self._taken_max = written + free
         if taken > self._taken_max:
-            if self._keeper.trouble is not None:
-                raise JournalFullError(self._keeper.trouble, used_up=True)
+            if self._keeper.full_reason is not None:
+                raise JournalFullError(self._keeper.full_reason, used_up=True)
             raise JournalBusyError("the next segment is being prepared")
 
     def _space_changed(self) -> None:

@@ -7,7 +7,7 @@
 3. Otherwise X is a torn tail: a write that was never acknowledged. Its bytes are kept beside the
    segment, the good part is copied to a new file, which takes the segment's name.
 
-What a good snapshot covers is not read: see `beginning`.
+What a good snapshot covers is not read: see `replay_start`.
 
 Nothing is changed before everything has been read. What recovery has read is made durable before
 it returns: after a crash of the process alone, frames may still live in the page cache only, and
@@ -46,15 +46,15 @@ from journal.format.segments import (
     zero_fill,
 )
 from journal.fs import FileSystem
-from journal.read.replay_start import RejectedSnapshot, Restore, find_beginning
+from journal.read.replay_start import RejectedSnapshot, Restore, find_replay_start
 from journal.read.vouching import RecordOf, Records
 from journal.write.repair_note import (
     SetAside,
     Unrecorded,
-    announce,
     fingerprint,
     forget,
     unrecorded,
+    write_note,
 )
 
 
@@ -99,15 +99,15 @@ def recover(
     JournalCorruptError, JournalUnsupportedError and OSError.
     """
     records = Records.of(decoder, record_of, unrecorded(fs, directory).again if record_of else ())
-    beginning = find_beginning(fs, directory, schema, restore, records=records)
+    replay_start = find_replay_start(fs, directory, schema, restore, records=records)
     try:
         walked = walk(
             fs,
-            beginning.files,
+            replay_start.files,
             schema,
             decoder,
             deliver,
-            start=beginning.position,
+            start=replay_start.position,
             progress=progress,
         )
         if walked and walked[-1].file.archived:
@@ -118,9 +118,9 @@ def recover(
                 "the segment that follows this one is missing: the events after it are nowhere",
             )
     except JournalCorruptError as error:
-        if not beginning.rejected:
+        if not replay_start.rejected:
             raise
-        reasons = "; ".join(f"{path.name}: {reason}" for path, reason in beginning.rejected)
+        reasons = "; ".join(f"{path.name}: {reason}" for path, reason in replay_start.rejected)
         raise JournalCorruptError(
             error.file,
             error.offset,
@@ -162,8 +162,8 @@ def recover(
         tail_bytes=sum(found.offset - SEGMENT_HEADER_BYTES for _, _, found in walked),
         set_aside=to_tell.set_aside,
         again=to_tell.again,
-        snapshot_sequence=beginning.position.sequence,
-        rejected=beginning.rejected,
+        snapshot_sequence=replay_start.position.sequence,
+        rejected=replay_start.rejected,
     )
 
 
@@ -246,7 +246,7 @@ def _set_tail_aside(
     try:
         copy = copy_segment(fs, path, data[: tail.offset], header.segment_bytes)
         try:
-            announce(fs, path.parent, tail.next_sequence - 1, *to_tell)
+            write_note(fs, path.parent, tail.next_sequence - 1, *to_tell)
         except BaseException:
             give_back(fs, copy)
             raise

@@ -75,7 +75,7 @@ def fingerprint_of(fs: FileSystem, path: Path) -> str:
     return digest.hexdigest()
 
 
-def announce(
+def write_note(
     fs: FileSystem,
     directory: Path,
     last_sequence: int,

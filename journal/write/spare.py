@@ -103,7 +103,7 @@ class SpareKeeper:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="journal-spare", daemon=True)
         #: Why there is no spare, for people; None while there is one or it is being made.
-        self.trouble: str | None = None
+        self.full_reason: str | None = None
 
     def start(self) -> None:
         """Start the thread."""
@@ -133,13 +133,13 @@ class SpareKeeper:
         try:
             self._spare.prepare()
         except OSError as error:
-            if self.trouble is None:
+            if self.full_reason is None:
                 logger.error("cannot prepare the next segment %s: %s", self._spare.path, error)
-            self.trouble = error.strerror or str(error)
+            self.full_reason = error.strerror or str(error)
             self._changed()
             return False
-        if self.trouble is not None:
+        if self.full_reason is not None:
             logger.info("there is room for the journal again")
-            self.trouble = None
+            self.full_reason = None
         self._changed()
         return True

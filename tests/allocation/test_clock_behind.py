@@ -17,7 +17,7 @@ from coild.process.clock_watch import ClockWatch
 from tests.crash import stepped_clock
 from tests.http.test_readiness import told
 from tests.kits import replay as replay_kit
-from tests.kits.daemon import PATIENCE_SECONDS, Daemon, command, environment, wait_for
+from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, command, environment, wait_for
 from tests.kits.history import EPOCH, allocated, beginning, write
 from tools.history import cli as history
 from tools.replay import cli as replay
@@ -211,7 +211,7 @@ def test_a_first_start_before_1970_is_told_in_a_line(tmp_path: Path) -> None:
         env=environment(**{stepped_clock.VARIABLE: str(clock)}),
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
 

@@ -25,7 +25,7 @@ POOLS = {"default": pool(2, "10.0.0.0/29", "fd00:48::/64")}
 BLOCK = Subnet.parse("10.0.0.0/30")
 NEXT_BLOCK = Subnet.parse("10.0.0.4/30")
 #: Nothing here takes longer; a test that waits so long hangs.
-PATIENCE_SECONDS = 10
+TIMEOUT_SECONDS = 10
 
 Scenario = Callable[[Bench], Coroutine[Any, Any, None]]
 
@@ -36,7 +36,7 @@ def run(scenario: Scenario, source: HeldBlocks | None = None) -> None:
     async def started() -> None:
         bench = await Bench(POOLS, source=source).start()
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(TIMEOUT_SECONDS):
                 await scenario(bench)
         finally:
             await bench.service.close()

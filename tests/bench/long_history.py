@@ -18,8 +18,8 @@ from coild.rules.events import (
     SegmentsIndexed,
     SnapshotTaken,
 )
-from coild.rules.projection import pools_changed
-from coild.vocabulary import VOCABULARY, State
+from coild.rules.projection import Projection, pools_changed
+from coild.vocabulary import VOCABULARY
 from journal import OsFileSystem, Prepared, prepare, retire
 from journal.write.recovery import recover
 from journal.write.segment_writer import Log
@@ -132,6 +132,6 @@ def compact(directory: Path) -> None:
     """Archive all sealed segments, with their indexes and a snapshot."""
     fs = _NoFlush()
     newest = max(int(path.stem) for path in directory.glob("*.seg"))
-    done = prepare(fs, directory, newest - 1, VOCABULARY, State(), now=_START)
+    done = prepare(fs, directory, newest - 1, VOCABULARY, Projection(), now=_START)
     record(fs, directory, done)
     retire(fs, directory, SCHEMA)

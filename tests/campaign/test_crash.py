@@ -111,7 +111,7 @@ class Told:
             match event:
                 case AddressAllocated() | AddressReleased():
                     kind = "allocated" if isinstance(event, AddressAllocated) else "released"
-                    address = self.state.blocks[event.block].text(event.offset)
+                    address = self.state.blocks[event.block].address_at(event.offset)
                     self.changes.setdefault(event.container_id, []).append(Change(kind, address))
 
 
@@ -248,7 +248,7 @@ class SteppedDaemon(Daemon):
     module = stepped_clock.__name__
 
 
-async def trouble(daemon: Daemon, clock: Path, choice: random.Random) -> None:
+async def disturb(daemon: Daemon, clock: Path, choice: random.Random) -> None:
     """Stop the process and let it go on, and step its clock back and forth, for a while."""
     for _ in range(rounds(12, 100)):
         stepped_clock.set_clock(clock, choice.randrange(-DAY_NS, DAY_NS))
@@ -273,7 +273,7 @@ def test_a_stopped_process_and_a_stepped_clock_lose_nothing(tmp_path: Path) -> N
             async def load() -> None:
                 address = (daemon.host, daemon.port)
                 running = [client.run(address, choice, lambda: None) for client in clients]
-                await asyncio.gather(trouble(daemon, clock, choice), *running)
+                await asyncio.gather(disturb(daemon, clock, choice), *running)
 
             asyncio.run(load())
             daemon.process.wait()

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import httpx
 
-from tests.kits.daemon import PATIENCE_SECONDS, Daemon, fold, status_of, wait_for
+from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, fold, status_of, wait_for
 from tests.kits.disk import fill, small_disk
 
 SIZES = ("--segment-size=1MiB", "--compact-after=0")
@@ -118,7 +118,7 @@ class Load:
         return httpx.Client(
             transport=httpx.HTTPTransport(uds=str(self._socket)),
             base_url="http://localhost",
-            timeout=PATIENCE_SECONDS,
+            timeout=TIMEOUT_SECONDS,
         )
 
     def _run(self, number: int) -> None:

@@ -24,7 +24,7 @@ from journal import (
 )
 from journal.compact.prune import prune
 from journal.fs import FileSystem
-from journal.repair.plan import plan
+from journal.repair.plan import plan_truncation
 from journal.repair.truncate import truncate
 from tests.kits.compaction import KEYS, NOW, State, prepared, state_of, write_sealed
 from tests.kits.journal import (
@@ -333,7 +333,7 @@ def _repair(directory: Path, fs: FileSystem) -> Outcome:
     """Everything behind the first segment is cut off."""
     state = State()
     try:
-        order = plan(fs, directory, SCHEMA, Event, state.restore, state.apply_all, NOW)
+        order = plan_truncation(fs, directory, SCHEMA, Event, state.restore, state.apply_all, NOW)
         if order is not None:
             truncate(fs, directory, order, NOW)
     except (OSError, JournalError) as error:

@@ -94,14 +94,14 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     "a torn tail is not noted": (
         Edit(
             recovery._set_tail_aside,
-            "announce(fs, path.parent, tail.next_sequence - 1, *to_tell)",
+            "write_note(fs, path.parent, tail.next_sequence - 1, *to_tell)",
             "pass",
         ),
     ),
     "what is set aside is not flushed": (Edit(segments.write_durably, "fs.sync(fd)", "pass"),),
     "the note of repairs is not flushed": (
         Edit(
-            set_aside.announce,
+            set_aside.write_note,
             "write_durably(fs, temporary, data, len(data))",
             "fd = fs.create(temporary); fs.write(fd, data, 0); fs.close(fd)",
         ),

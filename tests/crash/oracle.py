@@ -19,7 +19,7 @@ from journal import Reader, find, prepare, retire
 from journal.check.findings import Fault
 from journal.check.verify import verify
 from journal.errors import JournalCorruptError, JournalError
-from journal.repair.plan import plan
+from journal.repair.plan import plan_truncation
 from journal.repair.truncate import truncate
 from tests.crash.disk import SimulatedDisk
 from tests.crash.session import (
@@ -155,7 +155,7 @@ class Oracle:
     def _repair(self, disk: SimulatedDisk, known: Known) -> None:
         """Cut the damage off."""
         state = State()
-        truncation = plan(
+        truncation = plan_truncation(
             disk, DIRECTORY, known.schema, Event, state.restore, state.apply_all, _LATER
         )
         if truncation is None:

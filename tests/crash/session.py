@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 from journal import Policy, Vocabulary, prepare, retire
-from journal.compact.prune import plan as plan_pruning
-from journal.compact.prune import prune
+from journal.compact.prune import plan_pruning, prune
 from journal.format.codec import FRAME_MAGIC
 from journal.fs import FileSystem
 from journal.write.custody import Custody, acquire_lock

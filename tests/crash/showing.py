@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 from typing import Any, NamedTuple
 
-from coild.vocabulary import VOCABULARY, State
+from coild.rules.projection import Projection
+from coild.vocabulary import VOCABULARY
 from journal import JournalError, Reader
 from journal.check.findings import Anchor
 from tests.crash.disk import SimulatedDisk
@@ -93,7 +94,7 @@ def _show(disk: SimulatedDisk, *, vouched_only: bool) -> Shown:
     """What is shown now: the history, the state at its end, the head of a check."""
     events = _events(disk, vouched_only=vouched_only)
     reader = _reader(disk, vouched_only=vouched_only)
-    state = State()
+    state = Projection()
     reader.restore(state.restore)
     for batch in reader.batches(state.sequence + 1):
         state.apply_all(batch.events)

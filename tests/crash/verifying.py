@@ -26,11 +26,11 @@ from coild.rules.events import (
     SegmentsIndexed,
     SnapshotTaken,
 )
-from coild.vocabulary import VOCABULARY, State
+from coild.rules.projection import Projection
+from coild.vocabulary import VOCABULARY
 from journal import Policy, prepare, retire
 from journal.check.findings import Kind
-from journal.compact.prune import plan as plan_pruning
-from journal.compact.prune import prune
+from journal.compact.prune import plan_pruning, prune
 from journal.format.scan import list_decoder
 from journal.fs import FileSystem
 from journal.write.custody import acquire_lock
@@ -77,7 +77,7 @@ class CoildSession(Session):
         """See Session."""
         through = self.journal.log.seal()
         self._meanwhile = meanwhile
-        done = prepare(self.disk, DIRECTORY, through, VOCABULARY, State(), now=self.clock())
+        done = prepare(self.disk, DIRECTORY, through, VOCABULARY, Projection(), now=self.clock())
         self._meanwhile = None
         digest = bytes.fromhex(done.digest)
         self._record(SegmentsIndexed(self.clock(), done.indexes))
@@ -186,8 +186,8 @@ def _ask(disk: SimulatedDisk) -> bool:
     found = Found(DIRECTORY, verified, faults, starts=starts(disk, DIRECTORY))
     assert found.starts, "it says that coild refuses to start"
     told = [explain(found, fault) for fault in faults]
-    assert {trouble.status for trouble in told} <= {EXIT_GOOD, EXIT_TORN}
-    assert not any("altered" in " ".join(trouble[1:]) for trouble in told)
+    assert {advice.status for advice in told} <= {EXIT_GOOD, EXIT_TORN}
+    assert not any("altered" in " ".join(advice[1:]) for advice in told)
     return bool(faults)
 
 
@@ -202,7 +202,7 @@ def _open(fs: FileSystem, clock: Callable[[], int]) -> Opened:
     """Do what a start of coild does."""
     fs.make_directory(DIRECTORY)
     custody = acquire_lock(fs, DIRECTORY)
-    state = State()
+    state = Projection()
     try:
         recovered = recover(
             fs,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from journal.compact.prepare import index_sealed
-from journal.repair.plan import plan
+from journal.repair.plan import plan_truncation
 from journal.repair.truncate import truncate
 from tests.crash.disk import SimulatedDisk
 from tests.crash.fates import Bounds
@@ -184,7 +184,7 @@ def _repairs(session: Session) -> None:
     session.close()
     _damage(session)
     state = State()
-    truncation = plan(
+    truncation = plan_truncation(
         session.disk,
         DIRECTORY,
         session.schema,

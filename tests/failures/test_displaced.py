@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.kits.daemon import PATIENCE_SECONDS, Daemon, fold, run, status_of
+from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, fold, run, status_of
 
 Act = Callable[[Path, Path], object]
 
@@ -92,7 +92,7 @@ def test_a_change_after_it_is_not_answered_with_success(daemon: Daemon, act: str
         assert 500 == answer.status_code
         for text in (str(daemon.data_dir), "is not what this process has open", "start again"):
             assert text in answer.json()["error"]
-    assert 1 == daemon.process.wait(PATIENCE_SECONDS)
+    assert 1 == daemon.process.wait(TIMEOUT_SECONDS)
     assert "the journal is not where it was" in daemon.log
     assert f"coild-verify --journal {daemon.data_dir}/journal" in daemon.log
     assert "Traceback" not in daemon.log
@@ -103,7 +103,7 @@ def test_an_idle_daemon_notices(daemon: Daemon, act: str) -> None:
     """A daemon that nobody asks anything ends by itself."""
     ACTS[act](daemon.data_dir, daemon.data_dir.with_name("backup"))
 
-    assert 1 == daemon.process.wait(PATIENCE_SECONDS)
+    assert 1 == daemon.process.wait(TIMEOUT_SECONDS)
 
 
 def test_what_was_answered_under_load_is_there_after_the_lock_was_removed(tmp_path: Path) -> None:
@@ -126,10 +126,10 @@ def test_what_was_answered_under_load_is_there_after_the_lock_was_removed(tmp_pa
 
         thread = threading.Thread(target=load)
         thread.start()
-        assert under_way.wait(PATIENCE_SECONDS)
+        assert under_way.wait(TIMEOUT_SECONDS)
         (daemon.data_dir / "journal" / "LOCK").unlink()
         thread.join()
-        status = daemon.process.wait(PATIENCE_SECONDS)
+        status = daemon.process.wait(TIMEOUT_SECONDS)
         daemon.client.close()
         daemon.start()
         pods = daemon.status()["pods"]

@@ -13,7 +13,7 @@ import pytest
 
 from coild.rules.events import DaemonStarted, DaemonStopped
 from tests.crash import failing_daemon
-from tests.kits.daemon import PATIENCE_SECONDS, Daemon, fold, status_of, wait_for
+from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, fold, status_of, wait_for
 from tests.kits.wire import AsyncConnection, allocate_body, error_of, request_bytes, target_of
 
 CLIENTS = 12
@@ -100,7 +100,7 @@ def test_a_disk_that_fails_ends_the_daemon(failing: FailingDaemon, call: str) ->
         assert error["status"] == 500
         assert "writing the journal" in error["error"]
         assert "Input/output error" in error["error"]
-    assert daemon.process.wait(PATIENCE_SECONDS) == 1
+    assert daemon.process.wait(TIMEOUT_SECONDS) == 1
     assert "stopped because the journal failed; what was answered is safe" in daemon.log
     assert "Traceback" not in daemon.log
 
@@ -146,7 +146,7 @@ def test_reads_and_probes_wait_for_no_flush(failing: FailingDaemon) -> None:
             assert not posted.done()
         finally:
             path.unlink()
-        address = posted.result(PATIENCE_SECONDS).json()["address"]
+        address = posted.result(TIMEOUT_SECONDS).json()["address"]
 
     assert daemon.get("new").json()["address"] == address
     assert daemon.status()["pods"] == {**before["pods"], "new": address}
@@ -169,7 +169,7 @@ def test_no_read_waits_for_a_collection_that_waits_for_a_flush(failing: FailingD
             assert not posted.done()
         finally:
             path.unlink()
-        released = posted.result(PATIENCE_SECONDS).json()["released"]
+        released = posted.result(TIMEOUT_SECONDS).json()["released"]
 
     assert ["old"] == [each["container-id"] for each in released]
 
@@ -181,4 +181,4 @@ def test_a_lone_client_is_told_of_a_disk_that_fails(failing: FailingDaemon) -> N
     fail(failing, "sync_data")
 
     assert "Input/output error" in error_of(failing.allocate("late"), 500)
-    assert failing.process.wait(PATIENCE_SECONDS) == 1
+    assert failing.process.wait(TIMEOUT_SECONDS) == 1

@@ -235,7 +235,7 @@ def test_a_start_that_can_never_be_journalled_is_no_secret(
         startup = steps.Startup.__new__(steps.Startup)
         startup._gate = WriteGate()
         startup._gate.reason = "No space left on device"
-        startup._journal = SimpleNamespace(trouble=None)  # type: ignore[assignment]
+        startup._journal = SimpleNamespace(full_reason=None)  # type: ignore[assignment]
         startup._next = steps.Step.START
         startup._record_start = never  # type: ignore[method-assign]
         await startup.retry(failures.append)

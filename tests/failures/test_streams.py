@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from coild.process import logs
-from tests.kits.daemon import PATIENCE_SECONDS, Daemon, command, environment, wait_for
+from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, command, environment, wait_for
 
 SUBSETS = list(chain.from_iterable(combinations("012", size) for size in (1, 2, 3)))
 SILENT = ["HUP", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "PWR", "STKFLT", "XCPU", "PIPE"]
@@ -38,7 +38,7 @@ def started(data_dir: Path, redirections: str, stderr: int | None = None) -> Ite
         assert process.poll() is None
         yield f"{process.pid} {file.read_text().strip()}"
         process.terminate()
-        assert process.wait(PATIENCE_SECONDS) == 0
+        assert process.wait(TIMEOUT_SECONDS) == 0
     finally:
         process.kill()
         process.wait()
@@ -162,7 +162,7 @@ def test_an_unread_log_holds_nothing_up(tmp_path: Path, *, blocking: bool) -> No
     with (
         full_pipe(blocking=blocking) as (_, writer),
         started(tmp_path / "data", "", writer) as told,
-        httpx.Client(base_url=f"http://{told.split()[1]}", timeout=PATIENCE_SECONDS) as client,
+        httpx.Client(base_url=f"http://{told.split()[1]}", timeout=TIMEOUT_SECONDS) as client,
     ):
         body = {"pod-namespace": "default", "pod-name": "web-0", "container-id": "c1"}
         statuses = [client.post("/ip", json=body).status_code for _ in range(2)]
@@ -187,7 +187,7 @@ def test_lines_that_do_not_fit_are_counted_and_told(
         read = bytearray()
         while not read.endswith(b"nobody read them\n"):
             read += os.read(reader, 4096)
-        handler.drain(PATIENCE_SECONDS)
+        handler.drain(TIMEOUT_SECONDS)
     lines = read.lstrip(b".").decode().splitlines()
 
     assert dropped in {14, 15}
@@ -227,7 +227,7 @@ def test_no_signal_changes_how_it_ends(daemon: Daemon, name: str, *, failed: boo
         (daemon.data_dir / "journal/LOCK").unlink()
     else:
         daemon.process.terminate()
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while daemon.process.poll() is None and time.monotonic() < deadline:
         daemon.process.send_signal(getattr(signal, f"SIG{name}"))
         time.sleep(0.001)
@@ -270,14 +270,14 @@ def test_a_parent_that_blocks_signals_does_not_keep_it_from_stopping(tmp_path: P
         try:
             wait_for((data_dir / "http").exists, "coild to start")
             address = (data_dir / "http").read_text().strip()
-            with httpx.Client(base_url=f"http://{address}", timeout=PATIENCE_SECONDS) as client:
+            with httpx.Client(base_url=f"http://{address}", timeout=TIMEOUT_SECONDS) as client:
                 body = {"pod-namespace": "default", "pod-name": "web-0", "container-id": "c1"}
                 statuses = [
                     client.post("/ip", json=body).status_code,
                     client.post("/compact").status_code,
                 ]
             process.terminate()
-            status = process.wait(PATIENCE_SECONDS)
+            status = process.wait(TIMEOUT_SECONDS)
         finally:
             process.kill()
 
@@ -311,7 +311,7 @@ def test_a_background_job_may_log_to_its_terminal(tmp_path: Path) -> None:
         try:
             wait_for((data_dir / "http").exists, "coild to start")
             os.kill(child, signal.SIGTERM)
-            status = process.wait(PATIENCE_SECONDS)
+            status = process.wait(TIMEOUT_SECONDS)
         finally:
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
@@ -340,7 +340,7 @@ def test_a_terminal_that_is_stopped_holds_up_no_replay(tmp_path: Path) -> None:
             wait_for((data_dir / "http").exists, "coild to start")
             termios.tcflow(terminal, termios.TCOON)
             process.terminate()
-            status = process.wait(PATIENCE_SECONDS)
+            status = process.wait(TIMEOUT_SECONDS)
         finally:
             process.kill()
     os.close(terminal)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coild.allocation.recent_allocations import Allocations, StaleListError
+from coild.allocation.recent_allocations import RecentAllocations, StaleListError
 from coild.http.budget import Budget, BusyError
 from coild.http.container_answers import check_room, collection_body
 from coild.http.messages import CollectionAnswer, Released
@@ -35,7 +35,7 @@ def test_what_came_after_is_known_or_refused(
     allocated: list[tuple[int, str]], asked: int, remembered_max: int
 ) -> None:
     """The answer is exactly the later containers; where some may be forgotten, there is none."""
-    allocations = Allocations(0, remembered_max)
+    allocations = RecentAllocations(0, remembered_max)
     for sequence, container_id in allocated:
         allocations.note(sequence, container_id)
     forgotten = allocated[: max(0, len(allocated) - remembered_max)]
@@ -51,8 +51,8 @@ def test_what_came_after_is_known_or_refused(
 def test_a_list_from_before_a_restart_is_refused() -> None:
     """What was allocated between the list and the restart is not remembered."""
     with pytest.raises(StaleListError, match="from 7 on only"):
-        Allocations(7).after(6)
-    assert set() == Allocations(7).after(7)
+        RecentAllocations(7).after(6)
+    assert set() == RecentAllocations(7).after(7)
 
 
 async def allocate(bench: Bench, container_id: str, network: str = "pods") -> int:

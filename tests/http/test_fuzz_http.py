@@ -31,7 +31,7 @@ from tests.http.test_malformed import ANSWERED, UNFINISHED
 from tests.kits.daemon import Daemon
 from tests.kits.openapi import Contract
 from tests.kits.wire import (
-    PATIENCE_SECONDS,
+    TIMEOUT_SECONDS,
     allocate_body,
     connect,
     request_bytes,
@@ -95,7 +95,7 @@ def test_what_the_document_describes(case: schemathesis.Case[Any], fuzzed: Daemo
     case.call_and_validate(
         base_url=f"http://{fuzzed.address}",
         excluded_checks=excluded.get(case.operation.label, []),
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
     )
 
 

@@ -32,7 +32,7 @@ from tests.kits import daemon as daemon_kit
 from tests.kits.daemon import Daemon, wait_for
 from tests.kits.openapi import Contract
 from tests.kits.wire import (
-    PATIENCE_SECONDS,
+    TIMEOUT_SECONDS,
     address_of,
     allocate_body,
     connect,
@@ -106,7 +106,7 @@ def until_closed(sent: dict[socket.socket, bytes]) -> dict[socket.socket, bytes]
     """Send each connection its drip, until the server has closed all; what it said on each."""
     received = dict.fromkeys(sent, b"")
     left = set(sent)
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while left and time.monotonic() < deadline:
         for sock in select.select(left, [], [], 0.1)[0]:
             more = b""
@@ -237,7 +237,7 @@ def test_a_peer_that_reads_nothing_is_ended(quick: Daemon) -> None:
     asked = request_bytes("GET", "/openapi.json") * 100
     with connect((quick.host, quick.port)) as sock:
         sock.settimeout(0.1)
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         with pytest.raises((BrokenPipeError, ConnectionResetError)):  # noqa: PT012
             while time.monotonic() < deadline:
                 with contextlib.suppress(TimeoutError):
@@ -335,7 +335,7 @@ def test_ten_thousand_idle_connections(tmp_path: Path, connections_max: int | No
             before = open_files(daemon)
             for n in range(wanted):
                 sock = stack.enter_context(socket.socket())
-                sock.settimeout(PATIENCE_SECONDS)
+                sock.settimeout(TIMEOUT_SECONDS)
                 sock.connect((daemon.host, daemon.port))
                 if n % 1_000 == 0:
                     assert address_of(daemon.allocate(f"during-{n}"))

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coild.rules.events import SCHEMA, Folded
-from coild.vocabulary import State
+from coild.rules.projection import Projection
 from journal import Journal, JournalError
 from journal.format.archive import read_segment
 from journal.format.codec import SEGMENT_HEADER_BYTES
@@ -71,7 +71,7 @@ def start(directory: Path) -> str:
     copy = directory.with_name("started")
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(directory, copy, symlinks=True)
-    state = State()
+    state = Projection()
     try:
         journal = Journal.open(
             copy,

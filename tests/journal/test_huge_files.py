@@ -25,7 +25,7 @@ from journal.format.segments import list_archive, list_segments
 from journal.format.snapshot import list_snapshots
 from journal.write.custody import acquire_lock
 from tests.kits.cni import raw_server
-from tests.kits.daemon import PATIENCE_SECONDS, ROOT, environment
+from tests.kits.daemon import ROOT, TIMEOUT_SECONDS, environment
 from tests.kits.verify import FS, Made
 from tools import common, compact
 from tools.verify import cli as verify
@@ -37,13 +37,14 @@ _FOOTER_BYTES = 48
 START = """
 import sys
 from pathlib import Path
+from coild.rules.projection import Projection
 from coild.rules.events import SCHEMA, Folded
-from coild.vocabulary import State, record_of
+from coild.vocabulary import record_of
 from journal import JournalError, OsFileSystem
 from journal.write.recovery import recover
 from journal.format.scan import list_decoder
 
-state = State()
+state = Projection()
 try:
     found = recover(OsFileSystem(), Path(sys.argv[1]), schema=SCHEMA, segment_bytes=1 << 16, now=1,
                     decoder=list_decoder(Folded), deliver=state.apply_all, restore=state.restore,
@@ -63,7 +64,7 @@ def limited(*command: str) -> subprocess.CompletedProcess[str]:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)),
     )
@@ -197,7 +198,7 @@ def test_a_configuration_from_a_pipe_that_is_open(tmp_path: Path) -> None:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
 

@@ -19,7 +19,7 @@ from journal import (
     Reader,
     find,
     index_sealed,
-    plan,
+    plan_pruning,
     prune,
     retire,
 )
@@ -564,9 +564,9 @@ def test_nothing_goes_that_is_not_asked_for(directory: Path) -> None:
     aged(directory)
     size = sum(path.stat().st_size for path in archived(directory))
 
-    assert plan(FS, directory, SCHEMA, Policy(), 100 * DAY) is None
-    assert plan(FS, directory, SCHEMA, Policy(keep_age=5 * DAY), 5 * DAY) is None
-    assert plan(FS, directory, SCHEMA, Policy(keep_bytes=size), 5 * DAY) is None
+    assert plan_pruning(FS, directory, SCHEMA, Policy(), 100 * DAY) is None
+    assert plan_pruning(FS, directory, SCHEMA, Policy(keep_age=5 * DAY), 5 * DAY) is None
+    assert plan_pruning(FS, directory, SCHEMA, Policy(keep_bytes=size), 5 * DAY) is None
 
 
 def test_pruning_by_age(directory: Path) -> None:
@@ -574,7 +574,7 @@ def test_pruning_by_age(directory: Path) -> None:
     through = aged(directory)
 
     for now, count in ((4 * DAY, 2), (4 * DAY + 1, 3)):
-        planned = plan(FS, directory, SCHEMA, Policy(keep_age=2 * DAY), now)
+        planned = plan_pruning(FS, directory, SCHEMA, Policy(keep_age=2 * DAY), now)
         assert planned is not None
         assert (through[count - 1], count) == (planned.through, planned.segments)
 
@@ -585,7 +585,9 @@ def test_pruning_by_size(directory: Path) -> None:
     sizes = [path.stat().st_size for path in archived(directory)]
 
     for kept in range(len(sizes)):
-        planned = plan(FS, directory, SCHEMA, Policy(keep_bytes=sum(sizes[len(sizes) - kept :])), 0)
+        planned = plan_pruning(
+            FS, directory, SCHEMA, Policy(keep_bytes=sum(sizes[len(sizes) - kept :])), 0
+        )
         gone = len(sizes) - kept
         assert planned is not None
         assert (through[gone - 1], gone, sum(sizes[:gone])) == (
@@ -600,7 +602,7 @@ def test_pruning_everything(directory: Path) -> None:
     through = aged(directory)
     tail = puts(40, start=5000)
     build(directory, [tail])
-    planned = plan(FS, directory, SCHEMA, Policy(delete=True), 0)
+    planned = plan_pruning(FS, directory, SCHEMA, Policy(delete=True), 0)
     assert planned is not None
     assert (through[-1], len(through)) == (planned.through, planned.segments)
     prune(FS, directory, planned.through)
@@ -613,7 +615,7 @@ def test_pruning_everything(directory: Path) -> None:
     assert [(1001, tail)] == [(batch.first_sequence, batch.events) for batch in batches]
     with pytest.raises(JournalCorruptError, match="the events 1 to 1000 are nowhere"):
         list(Reader(directory, Event, schema=SCHEMA).batches(1))
-    assert plan(FS, directory, SCHEMA, Policy(delete=True), 0) is None
+    assert plan_pruning(FS, directory, SCHEMA, Policy(delete=True), 0) is None
 
 
 def test_after_pruning_the_rest_can_be_asked(directory: Path) -> None:
@@ -675,7 +677,7 @@ def test_a_damaged_archive_file_in_the_plan(directory: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
     with pytest.raises(JournalError, match="cut short"):
-        plan(FS, directory, SCHEMA, Policy(keep_age=DAY), 100 * DAY)
+        plan_pruning(FS, directory, SCHEMA, Policy(keep_age=DAY), 100 * DAY)
 
 
 def test_a_segment_that_was_cut_is_not_compacted(directory: Path) -> None:

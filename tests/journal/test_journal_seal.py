@@ -119,7 +119,7 @@ async def test_a_full_disk_refuses_to_seal(
     monkeypatch.setattr(journal.write.spare, "RETRY_SECONDS", 0.01)
     fs.fail("open", errno.ENOSPC, name="spare.tmp", forever=True)
     async with running(directory, fs=fs) as journal_:
-        while journal_.trouble is None:
+        while journal_.full_reason is None:
             await asyncio.sleep(0.001)
         with pytest.raises(JournalFullError, match="No space"):
             await journal_.seal()

@@ -9,7 +9,7 @@ import pytest
 from journal.format.segments import NOTE_NAME
 from journal.fs import FileSystem
 from journal.write.recovery import Recovered, recover
-from journal.write.repair_note import SetAside, announce, fingerprint, forget, unrecorded
+from journal.write.repair_note import SetAside, fingerprint, forget, unrecorded, write_note
 from journal.write.segment_writer import Log
 from journal.write.spare import Spare
 from tests.kits.compaction import crash_images
@@ -113,7 +113,7 @@ def test_a_note_of_nothing_is_dropped(tmp_path: Path) -> None:
     build(directory, [GOOD])
     (path,) = segments(directory)
     entry = SetAside(path.name, 0, 1, "kept", "reason", fingerprint(path.read_bytes()))
-    announce(FS, directory, len(GOOD), [entry])
+    write_note(FS, directory, len(GOOD), [entry])
     found, events = recovered(directory)
     FS.close(found.fd)
 
@@ -127,7 +127,7 @@ def test_what_follows_in_the_journal_was_recorded(tmp_path: Path) -> None:
     directory = tmp_path / "journal"
     build(directory, [GOOD])
     entries = [SetAside(f"gone-{number}", 0, 1, "kept", "", "") for number in range(3)]
-    announce(FS, directory, len(GOOD) - 2, entries, [b"one", b"two"])
+    write_note(FS, directory, len(GOOD) - 2, entries, [b"one", b"two"])
 
     def left(last: int | None = None) -> tuple[int, int]:
         return tuple(map(len, unrecorded(FS, directory, last)))  # type: ignore[return-value]
@@ -144,7 +144,7 @@ def test_what_is_to_be_appended_again_needs_that_something_went(tmp_path: Path) 
     build(directory, [GOOD])
     (path,) = segments(directory)
     entry = SetAside(path.name, 0, 1, "kept", "reason", fingerprint(path.read_bytes()))
-    announce(FS, directory, 0, [entry], [b"again"])
+    write_note(FS, directory, 0, [entry], [b"again"])
     before = unrecorded(FS, directory)
     path.write_bytes(b"")
     after = unrecorded(FS, directory)

@@ -44,9 +44,9 @@ from journal.format.segments import SPARE_NAME, list_segments
 from journal.write.segment_writer import FRAME_OVERHEAD_BYTES
 from journal.write.spare import Spare
 from tests.kits.journal import (
-    PATIENCE_SECONDS,
     SCHEMA,
     SEGMENT_BYTES,
+    TIMEOUT_SECONDS,
     Cut,
     Event,
     FastFileSystem,
@@ -153,7 +153,7 @@ def watch_space(journal_: Journal) -> asyncio.Event:
 
 async def healed(journal_: Journal, changed: asyncio.Event) -> None:
     """Wait until the journal takes every event again."""
-    while journal_.trouble is not None:
+    while journal_.full_reason is not None:
         await changed.wait()
         changed.clear()
 
@@ -350,7 +350,7 @@ def test_the_next_spare_waits_until_this_one_has_its_name(
     publisher = threading.Thread(target=lambda: published.append(spare.publish(header)))
     preparer = threading.Thread(target=spare.prepare)
     publisher.start()
-    assert gate.entered.wait(PATIENCE_SECONDS)
+    assert gate.entered.wait(TIMEOUT_SECONDS)
     preparer.start()
     preparer.join(GRACE_SECONDS)
     gate.release.set()
@@ -469,7 +469,7 @@ async def test_a_full_disk_takes_essential_events_only(
         changed = watch_space(journal_)
         await journal_.room()
 
-        assert "No space left on device" == journal_.trouble
+        assert "No space left on device" == journal_.full_reason
         assert SPARE_NAME not in names(directory)
         with pytest.raises(JournalFullError, match="No space left on device"):
             journal_.append(Put("ordinary"))
@@ -641,7 +641,7 @@ async def test_the_space_of_the_next_segment_is_handed_on(
         await journal_.room()
         taken = [await take(journal_, event) for event in puts(60, start=2, value_bytes=400)]
         await journal_.durable(taken[-1])
-        assert journal_.trouble is None
+        assert journal_.full_reason is None
     # It became the second segment.
     assert before.st_ino == segments(directory)[1].stat().st_ino
     assert [*puts(1), *puts(60, start=2, value_bytes=400)] == read_back(directory)

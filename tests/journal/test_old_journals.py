@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from coild.rules.events import SCHEMA, AttachmentAllocated, DaemonStarted, Event, Folded
-from coild.vocabulary import KEYS, State
+from coild.rules.projection import Projection
+from coild.vocabulary import KEYS
 from journal import Journal
 from journal.check.verify import verify
 from journal.format.chain import walk
@@ -25,7 +26,7 @@ from journal.format.segments import list_history
 from journal.fs import OsFileSystem
 from journal.read.head import read_head
 from journal.read.reader import Reader, read_events
-from tests.kits.daemon import PATIENCE_SECONDS, ROOT, Daemon, environment
+from tests.kits.daemon import ROOT, TIMEOUT_SECONDS, Daemon, environment
 from tests.kits.history import ask
 from tests.kits.journal import patched
 
@@ -64,7 +65,7 @@ def last_header(directory: Path) -> tuple[int, bytes, bytes]:
     return header.schema, header.journal_id, header.segment_id
 
 
-def status_of(state: State) -> tuple[dict[str, list[str]], dict[str, str]]:
+def status_of(state: Projection) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Blocks and pods as the fixture has them."""
     blocks: dict[str, list[str]] = {}
     for block in state.blocks.values():
@@ -100,7 +101,7 @@ def test_an_old_journal_is_replayed(
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=PATIENCE_SECONDS,
+            timeout=TIMEOUT_SECONDS,
             check=False,
         )
         for how in (start, ("--check",))
@@ -136,7 +137,7 @@ def test_an_old_journal_is_written_on(old: tuple[Path, dict[str, Any]]) -> None:
     """Opened, its last segment gets today's schema; what is appended is read behind it."""
     data_dir, expected = old
     directory = data_dir / "journal"
-    state = State()
+    state = Projection()
     before = last_header(directory)
 
     async def append() -> str:

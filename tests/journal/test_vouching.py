@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from coild.rules.events import SCHEMA, Folded, SnapshotTaken
-from coild.vocabulary import VOCABULARY, State, record_of
+from coild.rules.projection import Projection
+from coild.vocabulary import VOCABULARY, record_of
 from journal import prepare
 from journal.format.scan import list_decoder
 from journal.format.snapshot import encode_snapshot, list_snapshots, read_snapshot
@@ -21,9 +22,9 @@ from tests.kits.verify import FS, NOW, Made, facts
 from tools.verify import cli as verify
 
 
-def start(directory: Path) -> tuple[State, list[str]]:
+def start(directory: Path) -> tuple[Projection, list[str]]:
     """The state that a start makes, and why it did not use snapshots."""
-    state = State()
+    state = Projection()
     found = recover(
         FS,
         directory,
@@ -43,7 +44,7 @@ def forge(directory: Path) -> None:
     """Take a holder out of the newest snapshot, with checksums that fit."""
     file = list_snapshots(FS, directory)[0]
     snapshot = read_snapshot(FS, file.path, SCHEMA)
-    state = State()
+    state = Projection()
     state.restore(snapshot)
     state.holdings.popitem()
     file.path.write_bytes(encode_snapshot(msgspec.structs.replace(snapshot, state=state.dump())))
@@ -71,11 +72,11 @@ def test_a_forged_snapshot_is_no_beginning_of_the_next(tmp_path: Path) -> None:
     made = Made(tmp_path / "journal")
     with writing(made.directory) as journal:
         through = journal.log.seal()
-        expected = prepare(FS, made.directory, through, VOCABULARY, State(), now=NOW).digest
+        expected = prepare(FS, made.directory, through, VOCABULARY, Projection(), now=NOW).digest
     for file in list_snapshots(FS, made.directory)[:-1]:
         file.path.unlink()
     forge(made.directory)
-    done = prepare(FS, made.directory, through, VOCABULARY, State(), now=NOW)
+    done = prepare(FS, made.directory, through, VOCABULARY, Projection(), now=NOW)
 
     assert expected == done.digest
     assert 0 == done.before
@@ -92,7 +93,7 @@ def test_a_snapshot_without_a_record_is_stepped_over(
         through = journal.log.seal()
         # The mark of a silence, in a segment that has no event yet.
         journal.append([])
-        done = prepare(FS, directory, through, VOCABULARY, State(), now=NOW)
+        done = prepare(FS, directory, through, VOCABULARY, Projection(), now=NOW)
     state, reasons = start(directory)
     unrecorded = verify.main(["--journal", str(directory)])
     said = capsys.readouterr().err

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import msgspec
 
-from tests.kits.daemon import PATIENCE_SECONDS, ROOT, environment
+from tests.kits.daemon import ROOT, TIMEOUT_SECONDS, environment
 
 VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 #: A port that nobody listens on: that of tcpmux, which no machine has had for long.
@@ -78,7 +78,7 @@ def install_plugin(directory: Path, *arguments: str) -> subprocess.CompletedProc
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
 
@@ -123,7 +123,7 @@ class Plugin:
             input=stdin,
             env=variables,
             capture_output=True,
-            timeout=PATIENCE_SECONDS,
+            timeout=TIMEOUT_SECONDS,
             check=False,
         )
         return Outcome(done.returncode, done.stdout, done.stderr.decode())
@@ -159,7 +159,7 @@ class Plugin:
         """Give it the configuration, and wait."""
         with process:
             stdin = json.dumps(self.config(**ipam)).encode()
-            stdout, stderr = process.communicate(stdin, timeout=PATIENCE_SECONDS)
+            stdout, stderr = process.communicate(stdin, timeout=TIMEOUT_SECONDS)
         return Outcome(process.returncode, stdout, stderr.decode())
 
     def entries(self) -> list[str]:

@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, Self
 
-from tests.kits.daemon import PATIENCE_SECONDS, wait_for
+from tests.kits.daemon import TIMEOUT_SECONDS, wait_for
 from tests.kits.debian import package
 
 #: ctr takes CNI's configuration and plugins from fixed places below /etc and /opt, and containerd's
@@ -118,7 +118,7 @@ class Containerd:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=PATIENCE_SECONDS,
+            timeout=TIMEOUT_SECONDS,
             check=False,
         )
         assert 0 == completed.returncode, f"{completed.stderr}\n{self._log_path.read_text()}"
@@ -133,7 +133,7 @@ class Containerd:
             os.kill(int(file.read_text()), signal.SIGKILL)
         else:
             self.process.kill()
-        self.process.wait(PATIENCE_SECONDS)
+        self.process.wait(TIMEOUT_SECONDS)
 
     def __enter__(self) -> Self:
         return self

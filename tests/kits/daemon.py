@@ -23,7 +23,7 @@ from tests.kits.wire import exchange, request_bytes
 
 ROOT = Path(__file__).parents[2]
 #: Longer than any start, stop or answer takes on a slow machine; a test that waits so long fails.
-PATIENCE_SECONDS = 30.0
+TIMEOUT_SECONDS = 30.0
 _LISTENING = re.compile(r"listening on http://([^\s\"]+)")
 
 
@@ -51,14 +51,14 @@ def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         env=environment(**variables),
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:
     """Look again and again until `condition` holds."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(0.01)
@@ -170,7 +170,7 @@ class Daemon:
         self.client.close()
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(PATIENCE_SECONDS)
+        return self.process.wait(TIMEOUT_SECONDS)
 
     def kill(self) -> None:
         """End the process as a crash does."""
@@ -186,9 +186,9 @@ class Daemon:
             return httpx.Client(
                 transport=httpx.HTTPTransport(uds=str(self.place)),
                 base_url="http://localhost",
-                timeout=PATIENCE_SECONDS,
+                timeout=TIMEOUT_SECONDS,
             )
-        return httpx.Client(base_url=f"http://{self.address}", timeout=PATIENCE_SECONDS)
+        return httpx.Client(base_url=f"http://{self.address}", timeout=TIMEOUT_SECONDS)
 
     def send(self, data: bytes, **how: Any) -> list[httpx.Response]:
         """Send bytes over a connection of their own: see `exchange`."""

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from hypothesis import strategies as st
 
 from coild.rules.events import SCHEMA, HistoryPruned, SnapshotTaken
-from coild.vocabulary import VOCABULARY, State
+from coild.rules.projection import Projection
+from coild.vocabulary import VOCABULARY
 from journal import prepare, prune, retire
 from journal.format.codec import SEGMENT_HEADER_BYTES, decode_header
 from tests.kits.history import EPOCH, FS, beginning, cycles, write, writing
@@ -36,7 +37,7 @@ def go_on(directory: Path, events: list[Any]) -> None:
 def compact(directory: Path, *, time: int, retired: bool = True) -> None:
     """Compact on record, or stop before the segments are removed."""
     through = newest_end(directory)
-    done = prepare(FS, directory, through, VOCABULARY, State(), now=EPOCH)
+    done = prepare(FS, directory, through, VOCABULARY, Projection(), now=EPOCH)
     go_on(
         directory,
         [SnapshotTaken(EPOCH + time, through, bytes.fromhex(done.digest), done.snapshot_bytes)],
@@ -61,7 +62,7 @@ def unrecorded(directory: Path) -> None:
     live(directory)
     with writing(directory) as journal:
         through = journal.log.seal()
-    prepare(FS, directory, through, VOCABULARY, State(), now=EPOCH)
+    prepare(FS, directory, through, VOCABULARY, Projection(), now=EPOCH)
 
 
 def archived(directory: Path) -> None:

@@ -30,13 +30,14 @@ from coild.rules.events import (
     SegmentsIndexed,
     SnapshotTaken,
 )
-from coild.vocabulary import VOCABULARY, State
+from coild.rules.projection import Projection
+from coild.vocabulary import VOCABULARY
 from journal import index_sealed, prepare, retire
 from journal.compact.prepare import sealed_segments
 from journal.write.recovery import recover
 from journal.write.segment_writer import Log
 from journal.write.spare import Spare
-from tests.kits.daemon import PATIENCE_SECONDS, environment
+from tests.kits.daemon import TIMEOUT_SECONDS, environment
 from tests.kits.journal import SEGMENT_BYTES, FastFileSystem, Opened
 from tools.history.cli import main
 
@@ -138,7 +139,7 @@ def writing(directory: Path) -> Iterator[Opened]:
         schema=SCHEMA,
         segment_bytes=SEGMENT_BYTES,
         now=EPOCH,
-        restore=State().restore,
+        restore=Projection().restore,
     )
     spare = Spare(FS, directory, SEGMENT_BYTES)
     log = Log(FS, recovered, spare, SCHEMA, time.time_ns)
@@ -164,7 +165,7 @@ def compact(directory: Path, journal: Opened | None = None, *, time: int = EPOCH
         return 0
     newest = max(directory.glob("*.seg"))
     through = int(newest.name.removesuffix(".seg")) - 1
-    done = prepare(FS, directory, through, VOCABULARY, State(), now=EPOCH)
+    done = prepare(FS, directory, through, VOCABULARY, Projection(), now=EPOCH)
     records = [
         SegmentsIndexed(time, done.indexes),
         SnapshotTaken(time, through, bytes.fromhex(done.digest), 1),
@@ -231,5 +232,5 @@ def next_row(process: subprocess.Popen[str]) -> dict[str, Any]:
 def end(process: subprocess.Popen[str], number: signal.Signals = signal.SIGINT) -> tuple[int, str]:
     """End a follower with a signal; its exit status, and what it said on stderr."""
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=PATIENCE_SECONDS)
+    _, stderr = process.communicate(timeout=TIMEOUT_SECONDS)
     return process.returncode, stderr

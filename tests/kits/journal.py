@@ -42,7 +42,7 @@ _P = ParamSpec("_P")
 SCHEMA = 3
 SEGMENT_BYTES = 16 * 1024
 #: No test waits longer for a thread; it fails then.
-PATIENCE_SECONDS = 20.0
+TIMEOUT_SECONDS = 20.0
 
 
 class Put(msgspec.Struct, frozen=True, array_like=True, tag="put", gc=False):
@@ -86,7 +86,7 @@ class Gate:
 
     async def wait_entered(self) -> None:
         """Wait for the call to come, while the loop goes on."""
-        came = await asyncio.to_thread(self.entered.wait, PATIENCE_SECONDS)
+        came = await asyncio.to_thread(self.entered.wait, TIMEOUT_SECONDS)
         assert came, "the blocked call never came"
 
 
@@ -211,7 +211,7 @@ class FaultyFileSystem(FastFileSystem):
                         gates.append(fault.gate)
         for gate in gates:
             gate.entered.set()
-            assert gate.release.wait(PATIENCE_SECONDS), "a blocked call was never released"
+            assert gate.release.wait(TIMEOUT_SECONDS), "a blocked call was never released"
         if error is not None:
             raise OSError(error, os.strerror(error))
 
@@ -309,7 +309,7 @@ def in_loop(test: Callable[_P, Awaitable[None]]) -> Callable[_P, None]:
     @functools.wraps(test)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
         async def main() -> None:
-            async with asyncio.timeout(3 * PATIENCE_SECONDS):
+            async with asyncio.timeout(3 * TIMEOUT_SECONDS):
                 await test(*args, **kwargs)
 
         asyncio.run(main())

@@ -25,8 +25,8 @@ from coild.rules.events import (
     Event,
     NodeBooted,
 )
-from coild.rules.projection import pools_changed
-from coild.vocabulary import VOCABULARY, State
+from coild.rules.projection import Projection, pools_changed
+from coild.vocabulary import VOCABULARY
 from journal import Journal, JournalBusyError, prepare, retire
 from tests.kits.journal import SEGMENT_BYTES, FastFileSystem
 from tests.kits.service import pool
@@ -145,9 +145,9 @@ histories: st.SearchStrategy[list[Any]] = st.builds(
 )
 
 
-def fold(events: Sequence[Any]) -> State:
+def fold(events: Sequence[Any]) -> Projection:
     """The state after these events."""
-    state = State()
+    state = Projection()
     state.apply_all(events)
     return state
 
@@ -158,7 +158,7 @@ def write(directory: Path, events: Sequence[Any], seals: Collection[int] = ()) -
 
 
 async def _write(directory: Path, events: Sequence[Any], seals: Collection[int]) -> None:
-    state = State()
+    state = Projection()
     journal = Journal.open(
         directory,
         Event,
@@ -189,6 +189,6 @@ async def _write(directory: Path, events: Sequence[Any], seals: Collection[int])
 def compact(directory: Path, through: int) -> str:
     """A snapshot after `through`, and what it covers in the archive; the digest of the state."""
     fs = FastFileSystem()
-    prepared = prepare(fs, directory, through, VOCABULARY, State(), now=BEGAN)
+    prepared = prepare(fs, directory, through, VOCABULARY, Projection(), now=BEGAN)
     retire(fs, directory, SCHEMA)
     return prepared.digest

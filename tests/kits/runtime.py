@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.kits.daemon import PATIENCE_SECONDS, environment
+from tests.kits.daemon import TIMEOUT_SECONDS, environment
 from tests.kits.debian import package
 
 #: "Try again later" (CNI spec 1.1.0, section "Error").
@@ -34,7 +34,7 @@ def plugins(directory: Path) -> Path:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
     assert 0 == installed.returncode, installed.stderr
@@ -65,7 +65,9 @@ class Runtime:
         result: dict[str, Any] = {}
         try:
             for plugin in self.network["plugins"]:
-                result = self._patiently("ADD", plugin, result, container_id, netns, ifname, args)
+                result = self._until_answered(
+                    "ADD", plugin, result, container_id, netns, ifname, args
+                )
         except PluginError:
             self.delete(container_id, netns, ifname, args)
             raise
@@ -95,9 +97,9 @@ class Runtime:
         for plugin in self.network["plugins"]:
             self._execute("GC", plugin | {"cni.dev/valid-attachments": attachments})
 
-    def _patiently(self, command: str, *arguments: Any) -> Any:
+    def _until_answered(self, command: str, *arguments: Any) -> Any:
         """`_execute`, again and again while it is to be tried later."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while True:
             try:
                 return self._execute(command, *arguments)
@@ -135,7 +137,7 @@ class Runtime:
             env={"PATH": os.environ["PATH"]} | {k: v for k, v in variables.items() if v},
             capture_output=True,
             text=True,
-            timeout=PATIENCE_SECONDS,
+            timeout=TIMEOUT_SECONDS,
             check=False,
         )
         said = json.loads(completed.stdout) if completed.stdout else None

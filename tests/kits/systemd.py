@@ -17,7 +17,7 @@ from typing import Self
 import httpx
 import pytest
 
-from tests.kits.daemon import PATIENCE_SECONDS, ROOT, wait_for
+from tests.kits.daemon import ROOT, TIMEOUT_SECONDS, wait_for
 from tests.kits.debian import package
 
 UNITS = ROOT / "tools" / "systemd"
@@ -175,7 +175,7 @@ class Systemd:
             ["nsenter", "--target", str(self._leader), "--all", "--", *words],
             capture_output=True,
             text=True,
-            timeout=4 * PATIENCE_SECONDS,
+            timeout=4 * TIMEOUT_SECONDS,
             check=False,
         )
 
@@ -206,7 +206,7 @@ class Systemd:
         return httpx.Client(
             transport=httpx.HTTPTransport(uds=path),
             base_url="http://localhost",
-            timeout=PATIENCE_SECONDS,
+            timeout=TIMEOUT_SECONDS,
         )
 
     def reset(self) -> None:
@@ -218,7 +218,7 @@ class Systemd:
         """End it, and all that runs in it."""
         self._process.kill()
         self._process.wait()
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while self._cgroup.exists() and time.monotonic() < deadline:
             for directory, _, _ in os.walk(self._cgroup, topdown=False):
                 try:

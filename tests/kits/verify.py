@@ -19,7 +19,8 @@ from coild.rules.events import (
     PoolSpec,
     SnapshotTaken,
 )
-from coild.vocabulary import VOCABULARY, State
+from coild.rules.projection import Projection
+from coild.vocabulary import VOCABULARY
 from journal import prepare, retire
 from tests.kits.journal import FastFileSystem, Opened, opened
 
@@ -65,13 +66,13 @@ class Made:
             for event in events[3:5]:
                 note(event)
             self.through = written.log.seal()
-            done = prepare(FS, directory, self.through, VOCABULARY, State(), now=NOW)
+            done = prepare(FS, directory, self.through, VOCABULARY, Projection(), now=NOW)
             self.digest = bytes.fromhex(done.digest)
             retire(FS, directory, SCHEMA)
             note(SnapshotTaken(NOW + 50, self.through, self.digest, 1))
             note(msgspec.structs.replace(events[5], time=NOW + 50))
             written.log.seal()
-            prepare(FS, directory, self.through, VOCABULARY, State(), now=NOW)
+            prepare(FS, directory, self.through, VOCABULARY, Projection(), now=NOW)
             note(msgspec.structs.replace(events[6], time=NOW + 50))
             note(msgspec.structs.replace(events[7], time=NOW + 50))
 

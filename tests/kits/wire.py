@@ -13,7 +13,7 @@ import httpx
 import msgspec
 
 #: No answer takes so long; a test that waits this long for a byte fails.
-PATIENCE_SECONDS = 20.0
+TIMEOUT_SECONDS = 20.0
 
 
 def request_bytes(
@@ -44,10 +44,10 @@ def connect(address: tuple[str, int] | Path) -> socket.socket:
     """A connection to a TCP address or a unix socket."""
     if isinstance(address, Path):
         sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(PATIENCE_SECONDS)
+        sock.settimeout(TIMEOUT_SECONDS)
         sock.connect(str(address))
         return sock
-    sock = socket.create_connection(address, PATIENCE_SECONDS)
+    sock = socket.create_connection(address, TIMEOUT_SECONDS)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 
@@ -145,7 +145,7 @@ class AsyncConnection:
     async def ask(self, data: bytes) -> tuple[int, dict[str, Any]]:
         """Send a request, and read its answer. Raises OSError and EOFError if there is none."""
         self.writer.write(data)
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             head = await self._reader.readuntil(b"\r\n\r\n")
             size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
             body = await self._reader.readexactly(size)

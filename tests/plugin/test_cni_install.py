@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.kits.cni import Outcome, Plugin, install_plugin
-from tests.kits.daemon import PATIENCE_SECONDS
+from tests.kits.daemon import TIMEOUT_SECONDS
 from tools.cni.install import install
 
 VERSION = {"CNI_COMMAND": "VERSION", "PATH": "/nowhere"}
@@ -35,7 +35,7 @@ def ask_version(executable: Path | str, cwd: Path | None = None, version: str = 
         env=VERSION,
         cwd=cwd,
         capture_output=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
     return Outcome(done.returncode, done.stdout, done.stderr.decode())

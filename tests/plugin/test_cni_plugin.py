@@ -29,7 +29,7 @@ from tests.kits.cni import (
     raw_server,
     stub,
 )
-from tests.kits.daemon import PATIENCE_SECONDS, Daemon
+from tests.kits.daemon import TIMEOUT_SECONDS, Daemon
 from tools.cni import main as plugin_main
 from tools.cni.addresses import covering_prefix
 from tools.cni.gateway import NODE_KEY
@@ -691,7 +691,7 @@ def test_a_configuration_without_an_end(alone: Plugin) -> None:
         command,
         env=alone.variables("ADD", "c1") | {"PATH": os.environ["PATH"]},
         capture_output=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
     answer = json.loads(done.stdout)
@@ -959,7 +959,7 @@ def imported(command: list[str], variables: dict[str, str], stdin: bytes) -> set
         input=stdin,
         env=variables,
         capture_output=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=True,
     )
     told = done.stderr.decode()

@@ -19,7 +19,7 @@ import pytest
 
 from coild.rules.events import COLLECTED, REQUESTED, AddressReleased
 from tests.kits.cni import install_plugin
-from tests.kits.daemon import PATIENCE_SECONDS, Daemon, wait_for
+from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, wait_for
 from tests.kits.debian import package
 from tests.kits.netns import Namespace
 from tests.kits.runtime import Runtime, plugins
@@ -110,7 +110,7 @@ def inside(netns: str, *command: str) -> str:
         ["nsenter", f"--net={netns}", busybox, *command],
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=True,
     ).stdout
 

@@ -14,7 +14,7 @@ import pytest
 
 from coild.rules.events import REQUESTED, AddressAllocated, AddressReleased
 from tests.kits.containerd import Containerd
-from tests.kits.daemon import PATIENCE_SECONDS, Daemon, wait_for
+from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, wait_for
 from tests.kits.debian import package
 from tests.kits.netns import Namespace
 from tests.kits.runtime import plugins
@@ -126,7 +126,7 @@ def test_containers_reach_each_other(coild: Daemon, containerd: Containerd, tmp_
         ]
         still = coild.status()["pods"]
         containerd.ctr("task", "kill", "--signal", "TERM", name)
-        ended.result(PATIENCE_SECONDS)
+        ended.result(TIMEOUT_SECONDS)
 
     assert 2 == len(held)
     assert all(", 0% packet loss" in answer for answer in answers)

@@ -171,7 +171,7 @@ def test_a_release_is_kept_where_there_is_no_entry(foreign: Path) -> None:
 
 
 def test_an_entry_that_cannot_be_set_aside(directory: Path) -> None:
-    """It is told of as trouble, at the end, and those beside it are applied."""
+    """It is an error, at the end, and those beside it are applied."""
     (directory / "c1").write_bytes(b"damaged")
     (directory / "c1.rejected").mkdir()
     every = spool.claims(str(directory))
@@ -183,7 +183,7 @@ def test_an_entry_that_cannot_be_set_aside(directory: Path) -> None:
 
 
 def test_an_entry_that_cannot_be_read(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bad sector is trouble at the end, not damage: the entry stays, the others are applied."""
+    """A bad sector is an error at the end, not damage: the entry stays, the others are applied."""
     real = spool._read_locked
 
     def fail(fd: int, name: str) -> tuple[str, ...] | None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.kits.cni import Plugin, new_id, stub
-from tests.kits.daemon import PATIENCE_SECONDS, Daemon, command, environment
+from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, command, environment
 from tests.kits.netns import Namespace
 from tests.kits.spool import Node, files, held, keep
 
@@ -318,7 +318,7 @@ def test_many_entries_and_crashes(node: Node, killed_at: tuple[int, ...]) -> Non
         done = subprocess.run(
             [*command()[:1], "-c", _KILLED, str(number), *arguments],
             env=environment(),
-            timeout=PATIENCE_SECONDS,
+            timeout=TIMEOUT_SECONDS,
             check=False,
         )
         assert -signal.SIGKILL == done.returncode

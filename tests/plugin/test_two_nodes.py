@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pyroute2 import IPRoute
 
-from tests.kits.daemon import PATIENCE_SECONDS, Daemon
+from tests.kits.daemon import TIMEOUT_SECONDS, Daemon
 from tests.kits.debian import package
 from tests.kits.netns import Namespace
 from tests.kits.runtime import Runtime, plugins
@@ -88,7 +88,7 @@ def ping(netns: str, address: str, tries: int = 8) -> bool:
         address,
     ]
     for _ in range(tries):
-        done = subprocess.run(command, capture_output=True, timeout=PATIENCE_SECONDS, check=False)
+        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_SECONDS, check=False)
         if done.returncode == 0:
             return True
         # It said at once that there is no way, or waited for a second.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kits.daemon import PATIENCE_SECONDS, Daemon, command, environment, run
+from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, command, environment, run
 
 #: For root alone: without what makes it stronger than permissions.
 _POWERS = "-dac_override,-dac_read_search,-fowner,-net_bind_service"
@@ -153,7 +153,7 @@ def test_a_working_directory_that_is_gone_is_status_1(place: Path) -> None:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
 
@@ -224,6 +224,6 @@ def _powerless(*arguments: str) -> subprocess.CompletedProcess[str]:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )

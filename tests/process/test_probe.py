@@ -17,7 +17,7 @@ import pytest
 
 from tests.failures.test_full_disk import allocate_all, fill_beside
 from tests.kits.cni import Plugin, new_id
-from tests.kits.daemon import PATIENCE_SECONDS, Daemon, environment, listening_sockets, wait_for
+from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, environment, listening_sockets, wait_for
 from tests.kits.disk import small_disk
 from tests.tools.test_install import configurations, container, daemon, manifest
 
@@ -73,7 +73,7 @@ def probed(root: Path, name: str, *more: str) -> subprocess.CompletedProcess[str
         capture_output=True,
         text=True,
         check=False,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
     )
 
 
@@ -252,13 +252,13 @@ def test_the_network_ends_when_it_is_asked_to(root: Path) -> None:
         waiting.stdout.readline()
         waiting.terminate()
 
-        assert waiting.wait(PATIENCE_SECONDS) == 0
+        assert waiting.wait(TIMEOUT_SECONDS) == 0
     assert not conflist(root).exists()
     with started(root), network(root) as done:
         wait_for(conflist(root).exists, "the network")
         done.terminate()
 
-        assert done.wait(PATIENCE_SECONDS) == 0
+        assert done.wait(TIMEOUT_SECONDS) == 0
 
 
 def test_a_restart_replaces_the_network_as_a_whole(root: Path) -> None:
@@ -279,6 +279,6 @@ def test_a_network_that_cannot_be_put_is_tried_again_by_kubernetes(root: Path) -
     """Without the directory the container fails, and says why; it does not seem well."""
     conflist(root).parent.rmdir()
     with started(root), network(root) as failing:
-        assert failing.wait(PATIENCE_SECONDS) != 0
+        assert failing.wait(TIMEOUT_SECONDS) != 0
         assert failing.stdout is not None
         assert ".10-coild.conflist.new" in failing.stdout.read()

@@ -20,7 +20,7 @@ from coild.rules.events import SCHEMA, DaemonStarted, DaemonStopped, JournalRepa
 from journal.format.chain import walk
 from journal.format.segments import list_segments
 from journal.fs import OsFileSystem
-from tests.kits.daemon import PATIENCE_SECONDS, Daemon, run, wait_for
+from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, run, wait_for
 from tests.kits.journal import frames_of, patched, segments
 from tests.kits.wire import (
     address_of,
@@ -170,7 +170,7 @@ def test_another_signal_changes_nothing(daemon: Daemon, number: signal.Signals) 
 def test_signals_until_the_very_end_change_nothing(daemon: Daemon, number: signal.Signals) -> None:
     """However late another signal comes, the process ends with status 0."""
     daemon.client.close()
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while daemon.process.poll() is None and time.monotonic() < deadline:
         daemon.process.send_signal(number)
         time.sleep(0.001)

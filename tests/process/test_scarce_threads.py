@@ -11,7 +11,7 @@ import pytest
 
 from coild.process.threads import start_workers
 from tests.crash import scarce_threads
-from tests.kits.daemon import PATIENCE_SECONDS, Daemon, command, environment
+from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, command, environment
 
 
 class ScarceDaemon(Daemon):
@@ -47,7 +47,7 @@ def test_all_workers_are_there_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("can't start new thread")
 
     async def call() -> list[int]:
-        calls = [asyncio.to_thread(together.wait, PATIENCE_SECONDS) for _ in range(8)]
+        calls = [asyncio.to_thread(together.wait, TIMEOUT_SECONDS) for _ in range(8)]
         return await asyncio.gather(*calls)
 
     with asyncio.Runner() as runner:
@@ -69,6 +69,6 @@ def _start(data_dir: Path, threads: int) -> subprocess.CompletedProcess[str]:
         env=environment(**{scarce_threads.VARIABLE: str(threads)}),
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )

@@ -17,7 +17,7 @@ from journal.fs import OsFileSystem
 from journal.read.head import read_head
 from tests.crash import failing_daemon
 from tests.failures.test_failing_disk import FailingDaemon, fail
-from tests.kits.daemon import PATIENCE_SECONDS, Daemon, wait_for
+from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, wait_for
 from tests.kits.journal import frames_of, patched, segments
 from tests.kits.verify import facts, opened_plain, records
 from tests.kits.wire import allocate_body
@@ -95,7 +95,7 @@ def test_what_is_shown_while_a_flush_hangs_outlives_a_power_cut(
                 shutil.copytree(daemon.data_dir, after)
             finally:
                 path.unlink()
-            assert posted.result(PATIENCE_SECONDS).is_success
+            assert posted.result(TIMEOUT_SECONDS).is_success
 
     for what, (out, said) in shown.items():
         assert NEW not in out, what

@@ -27,7 +27,7 @@ from coild.rules.events import SCHEMA, Event, NodeBooted
 from journal import read_events
 from tests.kits.cni import Plugin, new_id
 from tests.kits.daemon import (
-    PATIENCE_SECONDS,
+    TIMEOUT_SECONDS,
     Daemon,
     command,
     environment,
@@ -109,7 +109,7 @@ class Manager:
     def stop(self) -> int:
         """End coild; its exit status."""
         self.process.terminate()
-        return self.process.wait(PATIENCE_SECONDS)
+        return self.process.wait(TIMEOUT_SECONDS)
 
     def __enter__(self) -> Self:
         return self
@@ -193,7 +193,7 @@ def test_it_does_not_say_ready_for_a_start_that_fails(tmp_path: Path, tcp: socke
     """A daemon that cannot listen ends without READY=1."""
     host, port = tcp.getsockname()
     with Manager(tmp_path, "--http", f"{host}:{port}") as manager:
-        status = manager.process.wait(PATIENCE_SECONDS)
+        status = manager.process.wait(TIMEOUT_SECONDS)
 
         assert status == 1
         assert not manager.hears("READY=1")
@@ -303,7 +303,7 @@ def test_ready_arrives_at_a_manager_that_reads_later_and_nobody_waits_for_it() -
         # Nothing is read before they returned: whoever waits for room would wait in vain.
         notifier.ready("here")
         notifier.stopping("going")
-        inbox.settimeout(PATIENCE_SECONDS)
+        inbox.settimeout(TIMEOUT_SECONDS)
         received = [inbox.recv(4096)]
         while not received[-1].startswith(b"STOPPING"):
             received.append(inbox.recv(4096))
@@ -386,7 +386,7 @@ def test_who_asks_while_it_is_away_is_answered_later(tmp_path: Path, unix: socke
     """A connection made before the start, or between two, waits and is answered."""
     for container in ("c1", "c2"):
         with over(unix) as client:
-            client.timeout = PATIENCE_SECONDS
+            client.timeout = TIMEOUT_SECONDS
             answers: list[httpx.Response] = []
             body = BODY | {"container-id": container}
             asking = threading.Thread(
@@ -395,7 +395,7 @@ def test_who_asks_while_it_is_away_is_answered_later(tmp_path: Path, unix: socke
             asking.start()
             with Manager(tmp_path, sockets=[unix]) as manager:
                 manager.wait("READY=1")
-                asking.join(PATIENCE_SECONDS)
+                asking.join(TIMEOUT_SECONDS)
                 status = manager.stop()
 
         assert [200] == [answer.status_code for answer in answers]
@@ -430,7 +430,7 @@ def test_one_that_is_inherited_replaces_both(
 def test_off_refuses_an_inherited_tcp_socket(tmp_path: Path, tcp: socket.socket) -> None:
     """What is configured to open no TCP does not serve on a TCP socket that a unit passes."""
     with Manager(tmp_path, "--http", "off", sockets=[tcp]) as manager:
-        status = manager.process.wait(PATIENCE_SECONDS)
+        status = manager.process.wait(TIMEOUT_SECONDS)
 
         assert status == 2, manager.log
         assert "http: it is off, but a TCP socket on 127.0.0.1:" in manager.log
@@ -484,7 +484,7 @@ def test_what_coild_cannot_listen_on_is_named(
     assert callable(make)
     sockets: list[socket.socket] = make(place)
     with Manager(tmp_path, sockets=sockets, LISTEN_FDNAMES="here:there") as manager:
-        status = manager.process.wait(PATIENCE_SECONDS)
+        status = manager.process.wait(TIMEOUT_SECONDS)
 
         assert status == 2
         assert f"coild: {told}" in manager.log
@@ -516,7 +516,7 @@ def test_a_file_is_no_socket(tmp_path: Path) -> None:
             sockets=[file],  # type: ignore[list-item]
         ) as manager,
     ):
-        manager.process.wait(PATIENCE_SECONDS)
+        manager.process.wait(TIMEOUT_SECONDS)
 
         assert "coild: descriptor 3 (unknown): it is no socket" in manager.log
 
@@ -524,7 +524,7 @@ def test_a_file_is_no_socket(tmp_path: Path) -> None:
 def test_check_config_takes_nothing(tmp_path: Path, tcp: socket.socket) -> None:
     """--check-config prints the configuration, tells nobody, and leaves the sockets alone."""
     with Manager(tmp_path, "--check-config", sockets=[tcp]) as manager:
-        status = manager.process.wait(PATIENCE_SECONDS)
+        status = manager.process.wait(TIMEOUT_SECONDS)
 
         assert status == 0
         assert not manager.hears("")
@@ -548,11 +548,11 @@ def test_it_is_activated_by_systemds_own_tool(tmp_path: Path, place: Path) -> No
         before = (tmp_path / "data").exists()
         transport = httpx.HTTPTransport(uds=str(path))
         with httpx.Client(
-            transport=transport, base_url="http://localhost", timeout=PATIENCE_SECONDS
+            transport=transport, base_url="http://localhost", timeout=TIMEOUT_SECONDS
         ) as client:
             answer = client.post("/ip", json=BODY)
         process.terminate()
-        status = process.wait(PATIENCE_SECONDS)
+        status = process.wait(TIMEOUT_SECONDS)
     finally:
         process.kill()
         process.wait()
@@ -573,7 +573,7 @@ def test_the_units_are_what_systemd_takes(unit: Path, tmp_path: Path) -> None:
         [*tool("systemd-analyze"), "verify", "--recursive-errors=no", str(tmp_path / unit.name)],
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
 
@@ -587,7 +587,7 @@ def test_the_service_is_rated_two_or_better() -> None:
         [*tool("systemd-analyze"), "security", "--offline=true", "--threshold=20", str(SERVICE)],
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
 

@@ -18,7 +18,7 @@ POOLS = {"default": pool(2, "10.0.0.0/28")}
 FIRST, SECOND = Subnet.parse("10.0.0.0/30"), Subnet.parse("10.0.0.4/30")
 IDLE_FOR = 100
 #: Nothing here takes longer; a test that waits so long hangs.
-PATIENCE_SECONDS = 10
+TIMEOUT_SECONDS = 10
 
 
 class Routers:
@@ -67,7 +67,7 @@ def run(scenario: Scenario, *, reuse_after: int = 30) -> None:
             await bench.release(f"c{number}")
         bench.now += 1000
         routers.calls.clear()
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             await scenario(bench, routers)
         # Whatever happened, what is announced is what the journal says.
         held = bench.journal.replay().blocks.values()

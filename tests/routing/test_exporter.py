@@ -243,11 +243,11 @@ def test_failures_pause_longer_and_are_told_once(log: pytest.LogCaptureFixture) 
 
     run(scenario())
 
-    trouble = (
+    failure = (
         "the route to 10.0.0.0/27: Network is down; addresses are handed out all the same, but "
         "routers may not know all blocks of this node; it is tried again"
     )
-    assert [trouble, "the routes of all 2 blocks are exported again"] == log.messages
+    assert [failure, "the routes of all 2 blocks are exported again"] == log.messages
     assert [None, None] == [record.exc_info for record in log.records]
 
 

@@ -17,7 +17,7 @@ import pytest
 from coild.routing.announcer import RouteError
 from coild.routing.netlink import KernelRoutes
 from coild.rules.addresses import Subnet
-from tests.kits.daemon import PATIENCE_SECONDS, ROOT, environment
+from tests.kits.daemon import ROOT, TIMEOUT_SECONDS, environment
 from tests.kits.netns import Namespace
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make network namespaces")
@@ -132,7 +132,7 @@ def test_an_operator_sees_it(kernel: KernelRoutes, netlink: Any, block: Subnet) 
             [found, f"-{block.version}", "route", "show", "table", str(TABLE)],
             capture_output=True,
             text=True,
-            timeout=PATIENCE_SECONDS,
+            timeout=TIMEOUT_SECONDS,
             check=True,
         ).stdout
 
@@ -372,7 +372,7 @@ def test_without_the_right(namespace: Namespace, runner: list[str]) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
 

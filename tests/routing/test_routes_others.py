@@ -20,7 +20,7 @@ import pytest
 from coild.routing.route_watch import Changes, RouteWatch
 from coild.routing.table_lock import TableLock, TableTakenError
 from coild.rules.addresses import Subnet
-from tests.kits.daemon import PATIENCE_SECONDS, Daemon, wait_for
+from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, wait_for
 from tests.kits.netns import Namespace
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make network namespaces")
@@ -76,7 +76,7 @@ def by_socket(daemon: Daemon, path: Path) -> None:
     daemon.client = httpx.Client(
         base_url="http://localhost",
         transport=httpx.HTTPTransport(uds=str(path)),
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
     )
 
 
@@ -219,7 +219,7 @@ def test_health_tells_what_the_kernel_has(netlink: Any, tmp_path: Path) -> None:
         expected = blocks(daemon)
         wait_for(lambda: expected == routes(netlink), "the routes")
         netlink.link("set", ifname="lo", state="down")
-        soon(lambda: "failing" == health(daemon), "the trouble to be seen")
+        soon(lambda: "failing" == health(daemon), "the failure to be seen")
         netlink.link("set", ifname="lo", state="up")
         soon(lambda: "exported" == health(daemon), "it to heal")
 

@@ -14,7 +14,7 @@ import httpx
 import pyroute2
 import pytest
 
-from tests.kits.daemon import PATIENCE_SECONDS, Daemon, command, environment, wait_for
+from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, command, environment, wait_for
 from tests.kits.netns import Namespace
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make network namespaces")
@@ -92,7 +92,7 @@ def test_routes_that_are_asked_for_need_the_right(
         env=variables,
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
 
@@ -173,7 +173,7 @@ def test_another_table_and_protocol(netlink: Any, tmp_path: Path) -> None:
         assert set() == routes(netlink)
 
 
-def test_trouble_fails_no_request(netlink: Any, tmp_path: Path) -> None:
+def test_a_failure_fails_no_request(netlink: Any, tmp_path: Path) -> None:
     """With lo down addresses are handed out, health says failing, the log once; then it heals."""
     path = tmp_path / "socket"
     arguments = ("--export-routes", "--block-size", "0", "--pool", POOL, "--socket", str(path))
@@ -183,13 +183,13 @@ def test_trouble_fails_no_request(netlink: Any, tmp_path: Path) -> None:
         daemon.client = httpx.Client(
             base_url="http://localhost",
             transport=httpx.HTTPTransport(uds=str(path)),
-            timeout=PATIENCE_SECONDS,
+            timeout=TIMEOUT_SECONDS,
         )
         set_lo(netlink, "down")
         statuses = [daemon.allocate(f"c{number}").status_code for number in range(3)]
-        wait_for(lambda: "failing" == health(daemon), "the trouble to be seen")
+        wait_for(lambda: "failing" == health(daemon), "the failure to be seen")
         statuses += [daemon.allocate(f"d{number}").status_code for number in range(3)]
-        wait_for(lambda: "tried again" in daemon.log, "the trouble to be told")
+        wait_for(lambda: "tried again" in daemon.log, "the failure to be told")
         set_lo(netlink, "up")
         wait_for(lambda: "exported" == health(daemon), "it to heal")
         expected, found = blocks(daemon), routes(netlink)
@@ -209,7 +209,7 @@ def test_a_foreign_route_in_the_way(netlink: Any, tmp_path: Path) -> None:
     netlink.route("add", dst="10.64.0.0/27", oif=1, table=119, proto=FOREIGN)
     with Daemon(tmp_path / "data", "--export-routes", "--pool", POOL) as daemon:
         status = daemon.allocate("c0").status_code
-        wait_for(lambda: "failing" == health(daemon), "the trouble to be seen")
+        wait_for(lambda: "failing" == health(daemon), "the failure to be seen")
         found = routes(netlink)
         wait_for(lambda: "its protocol is 99; remove it" in daemon.log, "it to be told")
         netlink.route("del", dst="10.64.0.0/27", oif=1, table=119, proto=FOREIGN)

@@ -64,8 +64,8 @@ class Index(RuleBasedStateMachine):
                 assert all(block.held == block.size for block in self.blocks)
                 return
             offset = block.next_offset
-            if block.fresh < block.size:
-                block.fresh += 1
+            if block.next_unused < block.size:
+                block.next_unused += 1
             else:
                 block.released.popleft()
             self.held.append((block, offset))
@@ -110,7 +110,7 @@ class Index(RuleBasedStateMachine):
         ready = [
             block
             for block in self.blocks
-            if block.fresh < block.size
+            if block.next_unused < block.size
             or (block.released and block.released[0][1] <= self.now - REUSE_AFTER)
         ]
         found = self.free.ready(self.now)
@@ -142,7 +142,7 @@ def test_blocks_are_filled_from_the_first_on() -> None:
     free.add_block(second)
 
     assert first is free.ready(0)
-    first.fresh = first.size
+    first.next_unused = first.size
 
     assert second is free.ready(0)
     first.released.append((2, 5))
@@ -158,7 +158,7 @@ def lines_of_churn(blocks: int) -> int:
     made = []
     for number in range(blocks):
         block = Block(Subnet(4, number << 10, 22).key, "default", 0)
-        block.fresh = block.size
+        block.next_unused = block.size
         free.add_block(block)
         made.append(block)
     # As after a while: full blocks have been looked at and are forgotten.

@@ -165,7 +165,7 @@ def test_facts_about_the_daemon_change_no_address() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pools", "in_force"),
+    ("pools", "configured"),
     [
         ({"default": pool(3, "10.0.0.0/24")}, True),
         ({"default": pool(0, "10.0.0.0/24")}, True),
@@ -177,13 +177,13 @@ def test_facts_about_the_daemon_change_no_address() -> None:
         ({}, False),
     ],
 )
-def test_a_block_is_in_force_while_its_pool_has_all_of_it(pools: Any, *, in_force: bool) -> None:
+def test_a_block_is_in_force_while_its_pool_has_all_of_it(pools: Any, *, configured: bool) -> None:
     """Whether a block is in force is decided by the newest pools, whichever came first."""
     block_first = folded(acquired(), pools_changed(2, pools))
     pools_first = folded(pools_changed(1, pools), acquired())
 
-    assert in_force == block_first.blocks[BLOCK].in_force
-    assert in_force == pools_first.blocks[BLOCK].in_force
+    assert configured == block_first.blocks[BLOCK].configured
+    assert configured == pools_first.blocks[BLOCK].configured
 
 
 @given(st.lists(st.integers(0, 7), max_size=40))
@@ -204,7 +204,7 @@ def test_any_free_offset_can_be_taken(offsets: list[int]) -> None:
             used.pop(offset, None)
 
         assert len(held) == block.held
-        assert held == set(range(block.fresh)) - {offset for offset, _ in block.released}
+        assert held == set(range(block.next_unused)) - {offset for offset, _ in block.released}
         times = [time for _, time in block.released]
         assert sorted(times) == times
         # Those that were skipped count as released at the beginning of time.
@@ -297,8 +297,8 @@ def test_replay_sees_the_same_state_as_history(events: list[Any]) -> None:
     for state in (history, replayed):
         assert appended.digest() == state.digest()
         assert (len(events), events[-1].time) == (state.sequence, state.time)
-        assert {key: block.in_force for key, block in appended.blocks.items()} == {
-            key: block.in_force for key, block in state.blocks.items()
+        assert {key: block.configured for key, block in appended.blocks.items()} == {
+            key: block.configured for key, block in state.blocks.items()
         }
 
 

@@ -75,13 +75,13 @@ class ModelBlock:
         return max((time for _, time in self.released), default=self.acquired)
 
     @property
-    def fresh(self) -> list[str]:
+    def next_unused(self) -> list[str]:
         """What was never used, and is not set apart."""
         return [address for address in self.unused if address not in self.apart]
 
     def set_apart(self, apart: set[str], now: int) -> None:
         """These are what is set apart from now on."""
-        before = self.unused.index(self.fresh[0]) if self.fresh else len(self.unused)
+        before = self.unused.index(self.next_unused[0]) if self.next_unused else len(self.unused)
         self.aside |= {address for address, _ in self.released if address in apart}
         self.aside |= set(self.unused[:before])
         self.unused = self.unused[before:]
@@ -108,7 +108,7 @@ class Model:
 
     def apart(self, block: ModelBlock) -> set[str]:
         """What its pool sets apart of a block; nothing if it is out of force."""
-        if not self.in_force(block):
+        if not self.configured(block):
             return set()
         return {str(address) for address in block.network if self.is_apart(block.pool, address)}
 
@@ -130,7 +130,7 @@ class Model:
         for block in self.blocks:
             block.set_apart(self.apart(block), now)
 
-    def in_force(self, block: ModelBlock) -> bool:
+    def configured(self, block: ModelBlock) -> bool:
         """Whether the configuration still has the block's addresses, in its pool."""
         return block.pool in self.pools and any(
             inside(block.network, subnet)
@@ -142,7 +142,7 @@ class Model:
         return [
             block
             for block in self.blocks
-            if block.pool == name and block.network.version == version and self.in_force(block)
+            if block.pool == name and block.network.version == version and self.configured(block)
         ]
 
     def obtainable(self, name: str, version: int) -> list[Network]:
@@ -295,7 +295,7 @@ class Rules(RuleBasedStateMachine):
             for block in self.model.blocks
             if not block.held
             and self.bench.now - block.idle_since
-            >= (max(idle_for, REUSE_AFTER) if self.model.in_force(block) else REUSE_AFTER)
+            >= (max(idle_for, REUSE_AFTER) if self.model.configured(block) else REUSE_AFTER)
         ]
 
         assert sorted(str(block.network) for block in gone) == sorted(
@@ -370,7 +370,7 @@ class Rules(RuleBasedStateMachine):
                 self.runner.run(self.bench.allocate(container_id, namespace, version))
             return
         usable = self.model.usable(name, version)
-        unused = [address for block in usable for address in block.fresh]
+        unused = [address for block in usable for address in block.next_unused]
         released = [entry for block in usable for entry in block.released]
         rested = [entry for entry in released if entry[1] <= now - REUSE_AFTER]
         obtainable = self.model.obtainable(name, version)
@@ -390,13 +390,13 @@ class Rules(RuleBasedStateMachine):
         self._take_up_blocks(name, obtainable if grows else [])
         block = self.model.block_of(address)
         assert name == block.pool
-        assert self.model.in_force(block)
+        assert self.model.configured(block)
         assert address not in self.model.apart(block)
         if early:
             assert (address, min(time for _, time in released)) in released
             self.counted["reused_early"] += 1
-        elif block.fresh:
-            assert address in block.fresh
+        elif block.next_unused:
+            assert address in block.next_unused
         else:
             oldest = min(time for _, time in block.released)
             assert (address, oldest) in block.released

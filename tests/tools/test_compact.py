@@ -21,7 +21,7 @@ from coild.upkeep.prune_orders import give_order, order_path
 from journal import OsFileSystem, Policy
 from journal.format.archive import decompress
 from tests.kits import lingering_upkeep
-from tests.kits.daemon import PATIENCE_SECONDS, Daemon, environment, fold, status_of, wait_for
+from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, environment, fold, status_of, wait_for
 from tests.kits.damage import KINDS
 from tests.kits.history import write
 from tests.kits.tool import run_here
@@ -40,7 +40,7 @@ def compact(*arguments: str, **variables: str) -> subprocess.CompletedProcess[st
         env=environment(**variables),
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
 
@@ -104,7 +104,7 @@ def load(daemon: Daemon) -> Iterator[None]:
     finally:
         stop.set()
         for thread in threads:
-            thread.join(PATIENCE_SECONDS)
+            thread.join(TIMEOUT_SECONDS)
     assert not wrong
 
 
@@ -321,7 +321,7 @@ def test_a_compaction_that_is_killed_is_finished_by_the_next(tmp_path: Path, vic
         os.kill(worker, signal.SIGKILL)
         if victim == "daemon":
             daemon.kill()
-        _, error = asking.communicate(timeout=PATIENCE_SECONDS)
+        _, error = asking.communicate(timeout=TIMEOUT_SECONDS)
 
         assert 1 == asking.returncode
         assert error.startswith("coild-compact: ")

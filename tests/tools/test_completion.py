@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.kits.daemon import PATIENCE_SECONDS, ROOT, environment, run
+from tests.kits.daemon import ROOT, TIMEOUT_SECONDS, environment, run
 
 MODULES = {
     "coild": "coild",
@@ -29,7 +29,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
 
@@ -44,7 +44,7 @@ def test_bash_completes_an_option(name: str) -> None:
         ["bash", "-c", f"{script.stdout}\n{asked}"],
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
 

@@ -15,7 +15,7 @@ from coild.audit.times import format_utc
 from coild.rules.events import (
     SCHEMA,
 )
-from journal import OsFileSystem, Policy, plan, prune
+from journal import OsFileSystem, Policy, plan_pruning, prune
 from tests.kits.history import (
     EPOCH,
     FS,
@@ -44,7 +44,9 @@ def test_pruned_history_is_told_and_what_is_known_still_answered(
     write(directory, events)
     compact(directory)
     archived = sorted((directory / "archive").glob("*.seg.zst"))
-    pruning = plan(FS, directory, SCHEMA, Policy(keep_bytes=sum(map(_size, archived[8:]))), EPOCH)
+    pruning = plan_pruning(
+        FS, directory, SCHEMA, Policy(keep_bytes=sum(map(_size, archived[8:]))), EPOCH
+    )
     assert pruning is not None
     prune(FS, directory, pruning.through)
     capsys.readouterr()

@@ -12,7 +12,7 @@ import pytest
 
 from coild.rules.events import SCHEMA, AddressAllocated, AddressReleased, Event
 from journal import read_events
-from tests.kits.daemon import PATIENCE_SECONDS, Daemon, environment
+from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, environment
 from tests.kits.history import (
     allocated,
     ask,
@@ -136,7 +136,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path, arguments: list
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
-    status = process.wait(PATIENCE_SECONDS)
+    status = process.wait(TIMEOUT_SECONDS)
 
     assert process.stderr is not None
     assert (141, "") == (status, process.stderr.read())

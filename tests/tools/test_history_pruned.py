@@ -17,7 +17,7 @@ import pytest
 from coild.audit.times import format_utc
 from coild.rules.events import HistoryPruned
 from journal import prune
-from tests.kits.daemon import PATIENCE_SECONDS, environment
+from tests.kits.daemon import TIMEOUT_SECONDS, environment
 from tests.kits.history import (
     EPOCH,
     FS,
@@ -342,7 +342,7 @@ def test_questions_beside_a_real_prune(tmp_path: Path) -> None:
                 if process.poll() is not None:
                     break
         finally:
-            _, stderr = process.communicate(timeout=PATIENCE_SECONDS)
+            _, stderr = process.communicate(timeout=TIMEOUT_SECONDS)
 
         assert process.returncode == 0, stderr
         assert not list((directory / "archive").glob("*.zst"))

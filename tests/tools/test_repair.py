@@ -19,12 +19,13 @@ from coild.rules.events import (
     JournalRepaired,
     SnapshotTaken,
 )
-from coild.vocabulary import VOCABULARY, State, records_of
+from coild.rules.projection import Projection
+from coild.vocabulary import VOCABULARY, records_of
 from journal import prepare, prune, read_events, retire
 from journal.format.codec import SEGMENT_HEADER_BYTES
 from journal.format.segments import NOTE_NAME, SPARE_NAME
 from journal.fs import FileSystem
-from journal.repair.plan import plan
+from journal.repair.plan import plan_truncation
 from journal.repair.truncate import truncate
 from journal.write.recovery import recover
 from journal.write.repair_note import forget
@@ -73,7 +74,7 @@ def make(path: Path, *, compact: bool = False) -> None:
         for event in events[5:]:
             journal.append([event])
         if compact:
-            done = prepare(FS, path, through, VOCABULARY, State(), now=NOW)
+            done = prepare(FS, path, through, VOCABULARY, Projection(), now=NOW)
             journal.append([SnapshotTaken(NOW, through, bytes.fromhex(done.digest), 1)])
             retire(FS, path, SCHEMA)
 
@@ -345,9 +346,9 @@ def ordered_and_recorded(directory: Path, fs: FileSystem) -> None:
 
 def repaired_and_recorded(directory: Path, fs: FileSystem, again: Sequence[bytes] = ()) -> None:
     """What the tool does, on a disk of the test's choice."""
-    state = State()
+    state = Projection()
     vocabulary = (VOCABULARY.schema, VOCABULARY.folded_type)
-    truncation = plan(fs, directory, *vocabulary, state.restore, state.apply_all, NOW)
+    truncation = plan_truncation(fs, directory, *vocabulary, state.restore, state.apply_all, NOW)
     assert truncation is not None
     truncate(fs, directory, truncation, NOW, again)
     recovered = recover(
@@ -356,7 +357,7 @@ def repaired_and_recorded(directory: Path, fs: FileSystem, again: Sequence[bytes
         schema=SCHEMA,
         segment_bytes=SEGMENT_BYTES,
         now=NOW,
-        restore=State().restore,
+        restore=Projection().restore,
     )
     spare = Spare(fs, directory, SEGMENT_BYTES)
     log = Log(fs, recovered, spare, SCHEMA, lambda: NOW)
@@ -399,8 +400,8 @@ def test_a_repair_that_was_cut_short_is_recorded_by_the_daemon(directory: Path) 
     """Should the next writer not be the tool, it says and records what the tool did."""
     path, *later = segments(directory)[1:]
     damage(path, 0)
-    state = State()
-    truncation = plan(FS, directory, SCHEMA, Event, state.restore, state.apply_all, NOW)
+    state = Projection()
+    truncation = plan_truncation(FS, directory, SCHEMA, Event, state.restore, state.apply_all, NOW)
     assert truncation is not None
     truncate(FS, directory, truncation, NOW)
     with Daemon(directory.parent) as daemon:
@@ -505,7 +506,7 @@ def test_an_order_to_prune_that_goes_is_journalled_again(tmp_path: Path) -> None
     with opened(path, schema=SCHEMA, clock=lambda: NOW) as journal:
         journal.append(facts(6)[:2])
         through = journal.log.seal()
-        done = prepare(FS, path, through, VOCABULARY, State(), now=NOW)
+        done = prepare(FS, path, through, VOCABULARY, Projection(), now=NOW)
         retire(FS, path, SCHEMA)
         journal.append([SnapshotTaken(NOW, through, bytes.fromhex(done.digest), 1)])
         journal.log.seal()
@@ -530,8 +531,8 @@ def test_a_full_disk_leaves_everything_as_it_was(directory: Path) -> None:
     """What needs space comes first: without it the error names the file, and nothing is changed."""
     damage(segments(directory)[1], 0)
     before = contents(directory)
-    state = State()
-    truncation = plan(FS, directory, SCHEMA, Event, state.restore, state.apply_all, NOW)
+    state = Projection()
+    truncation = plan_truncation(FS, directory, SCHEMA, Event, state.restore, state.apply_all, NOW)
     assert truncation is not None
     for nth in range(1, 5):
         fs = FaultyFileSystem()

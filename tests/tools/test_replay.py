@@ -35,12 +35,12 @@ from coild.rules.events import (
     HistoryPruned,
     SnapshotTaken,
 )
-from coild.vocabulary import State
-from tests.kits.daemon import PATIENCE_SECONDS, ROOT, Daemon, environment
+from coild.rules.projection import Projection
+from tests.kits.daemon import ROOT, TIMEOUT_SECONDS, Daemon, environment
 from tests.kits.replay import BEGAN, compact, fold, histories, history, write
 from tests.kits.tool import run_here
 from tools.common import ToolError
-from tools.past import Moment, rebuild
+from tools.past import Point, rebuild
 from tools.replay import step as replay_step
 from tools.replay.cli import main
 from tools.replay.step import Timeline
@@ -90,7 +90,7 @@ def test_a_snapshot_at_any_sequence_and_the_tail_are_the_whole(
     """Dumped and loaded anywhere, the state goes on to the same digest."""
     cut = data.draw(st.integers(0, len(events)))
     before = fold(events[:cut])
-    state = State()
+    state = Projection()
     state.load(before.dump(), cut, before.time)
     state.apply_all(events[cut:])
     whole = fold(events)
@@ -118,19 +118,19 @@ def test_compaction_changes_no_answer(events: list[Any], data: st.DataObject) ->
             if through is not None:
                 assert fold(events[:through]).digest() == compact(directory, through)
             for sequence, expected in states.items():
-                by_sequence = Moment(sequence=sequence)
+                by_sequence = Point(sequence=sequence)
                 found = rebuild(directory, by_sequence, silent)
                 anew = rebuild(directory, by_sequence, silent, from_genesis=True)
 
                 assert (expected.dump(), sequence) == (found.dump(), found.sequence)
                 assert (expected.dump(), expected.time) == (anew.dump(), anew.time)
 
-                then = rebuild(directory, Moment(time=expected.time), silent)
+                then = rebuild(directory, Point(time=expected.time), silent)
                 count = sum(event.time <= expected.time for event in events)
 
                 assert (count, fold(events[:count]).dump()) == (then.sequence, then.dump())
 
-            assert len(events) == rebuild(directory, Moment(), silent).sequence
+            assert len(events) == rebuild(directory, Point(), silent).sequence
 
 
 @given(histories, st.data())
@@ -151,7 +151,7 @@ def test_a_difference_leads_from_one_state_to_the_other(
 @given(histories)
 def test_the_effect_of_an_event_is_what_it_changes(events: list[Any]) -> None:
     """Told from the event alone, it leads to the next state, and undone it leads back."""
-    state = State()
+    state = Projection()
     before = view(state)
     for event in events:
         changes = effect(state, event)
@@ -439,7 +439,7 @@ def test_a_clock_that_jumped_back_breaks_nothing(tmp_path: Path) -> None:
     assert 0 == replay("--journal", str(directory), "--check").returncode
     for event in (events[2], events[50]):
         count = sum(other.time <= event.time for other in events)
-        moment = Moment(time=event.time)
+        moment = Point(time=event.time)
 
         assert fold(events[:count]).dump() == rebuild(directory, moment, silent).dump()
 
@@ -483,7 +483,7 @@ class Terminal:
         """Press keys, and wait for an answer that ends as `pattern`."""
         os.write(self._main, keys.encode())
         shown = ""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while not re.search(pattern, shown):
             assert time.monotonic() < deadline, f"waited in vain for {pattern!r}: {shown!r}"
             if select.select([self._main], [], [], 0.1)[0]:
@@ -492,7 +492,7 @@ class Terminal:
 
     def status(self) -> int:
         """The exit status."""
-        return self._process.wait(PATIENCE_SECONDS)
+        return self._process.wait(TIMEOUT_SECONDS)
 
     def close(self) -> None:
         """Hang up."""

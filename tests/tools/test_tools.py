@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.kits.daemon import PATIENCE_SECONDS, ROOT, environment
+from tests.kits.daemon import ROOT, TIMEOUT_SECONDS, environment
 from tests.kits.history import allocated, beginning, write
 from tests.kits.tool import run_here
 
@@ -36,7 +36,7 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
 

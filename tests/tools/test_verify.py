@@ -17,7 +17,8 @@ from coild.rules.events import (
     HistoryPruned,
     SnapshotTaken,
 )
-from coild.vocabulary import VOCABULARY, State
+from coild.rules.projection import Projection
+from coild.vocabulary import VOCABULARY
 from journal import prepare, prune, retire
 from journal.format.archive import read_segment
 from journal.format.codec import SEGMENT_HEADER_BYTES, decode_header
@@ -312,7 +313,7 @@ def test_a_snapshot_that_the_journal_contradicts_is_bad(
     """A snapshot that was rewritten, digest and all, is not what the journal recorded."""
     (path,) = made.directory.glob("*.snap")
     snapshot = read_snapshot(FS, path, SCHEMA)
-    empty = msgspec.structs.replace(snapshot, state=State().dump())
+    empty = msgspec.structs.replace(snapshot, state=Projection().dump())
     path.write_bytes(encode_snapshot(empty))
 
     assert main(["--journal", str(made.directory)]) == 2
@@ -377,7 +378,7 @@ def test_pruned_history_is_good(tmp_path: Path, capsys: pytest.CaptureFixture[st
     with opened_plain(path) as journal:
         journal.append(facts())
         through = journal.log.seal()
-        done = prepare(FS, path, through, VOCABULARY, State(), now=NOW)
+        done = prepare(FS, path, through, VOCABULARY, Projection(), now=NOW)
         journal.append([SnapshotTaken(NOW + 49, through, bytes.fromhex(done.digest), 1)])
         retire(FS, path, SCHEMA)
         journal.append([HistoryPruned(NOW + 50, through, 1, 1, "delete")])
@@ -423,7 +424,7 @@ def test_an_anchor_from_before_what_was_pruned_gives_3(
             journal.append([fact])
             heads.append(f"{journal.log.next_sequence - 1}:{journal.log.digest.hex()}")
         through = journal.log.seal()
-        done = prepare(FS, path, through, VOCABULARY, State(), now=NOW)
+        done = prepare(FS, path, through, VOCABULARY, Projection(), now=NOW)
         retire(FS, path, SCHEMA)
         journal.append([SnapshotTaken(NOW, through, bytes.fromhex(done.digest), 1)])
         journal.append([HistoryPruned(NOW + 50, through, 1, 1, "delete")])

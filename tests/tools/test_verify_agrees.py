@@ -10,7 +10,8 @@ from typing import NamedTuple
 import pytest
 
 from coild.rules.events import SCHEMA, Folded, HistoryPruned, SnapshotTaken
-from coild.vocabulary import VOCABULARY, State
+from coild.rules.projection import Projection
+from coild.vocabulary import VOCABULARY
 from journal import JournalError, prepare, prune, retire
 from journal.format.scan import list_decoder
 from journal.write.recovery import Recovered, recover
@@ -56,7 +57,7 @@ def make(directory: Path, kind: Kind) -> None:
 
         for _ in range(kind.compacted):
             through = [segment() for _ in range(3)][-1]
-            done = prepare(FS, directory, through, VOCABULARY, State(), now=NOW)
+            done = prepare(FS, directory, through, VOCABULARY, Projection(), now=NOW)
             journal.append([SnapshotTaken(NOW, through, bytes.fromhex(done.digest), 1)])
             retire(FS, directory, SCHEMA)
         if kind.pruned:
@@ -65,7 +66,7 @@ def make(directory: Path, kind: Kind) -> None:
             prune(FS, directory, pruned)
         through = [segment(2) for _ in range(2)][-1]
         if kind.prepared:
-            prepare(FS, directory, through, VOCABULARY, State(), now=NOW)
+            prepare(FS, directory, through, VOCABULARY, Projection(), now=NOW)
         segment(1)
         journal.append([next(events)])
         journal.append([])
@@ -112,7 +113,7 @@ def damages(directory: Path) -> Iterator[tuple[str, Callable[[], object]]]:
 
 def start(directory: Path) -> Recovered | None:
     """What a start finds; None if it refuses."""
-    state = State()
+    state = Projection()
     try:
         found = recover(
             FS,

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from coild.rules.events import SCHEMA, DaemonStarted, HistoryPruned, SnapshotTaken
-from coild.vocabulary import VOCABULARY, State
+from coild.rules.projection import Projection
+from coild.vocabulary import VOCABULARY
 from journal import prepare, prune, retire
 from journal.fs import FileSystem
-from tests.kits.daemon import PATIENCE_SECONDS, Daemon
+from tests.kits.daemon import TIMEOUT_SECONDS, Daemon
 from tests.kits.journal import FastFileSystem, Opened, segments
 from tests.kits.verify import NOW, Made, facts, opened_plain
 from tests.tools.test_compact import SMALL, churn, compact, load
@@ -67,10 +68,10 @@ class Worker(FastFileSystem):
 
     def _take_turn(self) -> None:
         self._stands.release()
-        assert self._may.acquire(timeout=PATIENCE_SECONDS)
+        assert self._may.acquire(timeout=TIMEOUT_SECONDS)
 
     def _wait(self) -> None:
-        assert self._stands.acquire(timeout=PATIENCE_SECONDS)
+        assert self._stands.acquire(timeout=TIMEOUT_SECONDS)
 
     def _run(self, work: Callable[[FileSystem], None]) -> None:
         try:
@@ -127,7 +128,7 @@ def work(directory: Path, journal: Opened, fs: FileSystem) -> None:
         for _ in range(3):
             through = journal.log.seal()
             journal.append([DaemonStarted(NOW + 100, "0", "node", "boot")])
-        state = State()
+        state = Projection()
         prepare(fs, directory, through, VOCABULARY, state, now=NOW)
         digest = bytes.fromhex(state.digest())
         journal.append([SnapshotTaken(NOW + 100, through, digest, 1)])

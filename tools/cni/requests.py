@@ -86,7 +86,7 @@ def allocate(
     return Given(found, held, is_new=False)
 
 
-class Holder:
+class HeldAddress:
     """A container that holds an address, as coild has it."""
 
     def __init__(self, answer: dict[str, Any], address: str) -> None:
@@ -106,14 +106,14 @@ class Holder:
         return self.network == network or names == (pod.pod_namespace, pod.pod_name)
 
 
-def held_by(coild: Coild, key: str) -> Holder | None:
+def held_by(coild: Coild, key: str) -> HeldAddress | None:
     """What the container holds, whichever pod it is of. Raises CniError, NoAnswerError."""
     status, answer = coild.ask("GET", container_path(key))
     if status == 404:
         return None
     if status != 200:
         raise refusal(status, answer)
-    return Holder(answer, _address(coild, answer))
+    return HeldAddress(answer, _address(coild, answer))
 
 
 def held_address(coild: Coild, pod: Attachment | Node, key: str) -> str | None:
@@ -123,7 +123,7 @@ def held_address(coild: Coild, pod: Attachment | Node, key: str) -> str | None:
 
 
 def _held(
-    coild: Coild, pod: Attachment | Node | Holder, key: str, query: str
+    coild: Coild, pod: Attachment | Node | HeldAddress, key: str, query: str
 ) -> dict[str, Any] | None:
     status, answer = coild.ask("GET", holder_path(pod.pod_namespace, pod.pod_name, key) + query)
     if status == 404:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-from coild.audit.ledger import Holder, Question
+from coild.audit.ledger import Filter, HoldingPeriod
 from coild.audit.times import format_local, parse_age, parse_moment
 from coild.rules.addresses import BITS, Subnet
 from coild.rules.events import Event
@@ -18,7 +18,7 @@ from coild.rules.printable import printable
 from journal import Reader
 from tools import common
 from tools.history.following import follow_rows, newest
-from tools.history.holdings import Asked, Output, read_ledger
+from tools.history.holdings import Output, Query, read_ledger
 from tools.past import open_reader, tell_ahead
 from tools.remaining import Remaining
 from tools.tail import tell_unvouched
@@ -61,7 +61,7 @@ _MAPPED = Subnet.parse("::ffff:0.0.0.0/96")
 class _Order(NamedTuple):
     """The arguments, understood."""
 
-    asked: Asked
+    query: Query
     at: int | None
     newest: int | None
     follow: bool
@@ -81,17 +81,17 @@ def _main(argv: Sequence[str] | None) -> int:
     if not order.follow:
         tell_unvouched(PROG, directory)
     output = Output(json=order.json)
-    if (order.at, order.asked.since, order.asked.until) != (None, None, None):
+    if (order.at, order.query.since, order.query.until) != (None, None, None):
         tell_ahead(reader, partial(common.notice, PROG))
     if order.follow:
-        follow_rows(reader, PROG, order.asked, output, count=order.newest)
+        follow_rows(reader, PROG, order.query, output, count=order.newest)
     elif order.at is not None:
         _show_at(reader, order, order.at)
     else:
         history = Remaining(reader, PROG)
-        rows = newest(read_ledger(history, order.asked, count=order.newest).rows(), order.newest)
-        if order.asked.held:
-            _say_unknown(history, rows, order.asked.until)
+        rows = newest(read_ledger(history, order.query, count=order.newest).rows(), order.newest)
+        if order.query.held:
+            _say_unknown(history, rows, order.query.until)
         output.show(rows)
         # Of none that were asked for, nothing is said.
         if not rows and order.newest != 0:
@@ -142,7 +142,7 @@ def _understand(arguments: argparse.Namespace, now: int) -> _Order:
         )
         before = arguments.since_before
         before = None if before is None else parse_age(before, now)
-        question = Question(
+        filter_ = Filter(
             address=None if arguments.address is None else _parse_address(arguments.address),
             block=None if arguments.block is None else _parse_block(arguments.block),
             pool=arguments.pool,
@@ -160,8 +160,8 @@ def _understand(arguments: argparse.Namespace, now: int) -> _Order:
     if arguments.follow and count is None and since is None:
         count = _FOLLOW_ROWS
     # Whoever was allocated one at a moment or earlier, and holds on, is who held it until then.
-    asked = Asked(question, since, before if arguments.held else until, arguments.held)
-    return _Order(asked, at, count, arguments.follow, arguments.output == "json")
+    query = Query(filter_, since, before if arguments.held else until, arguments.held)
+    return _Order(query, at, count, arguments.follow, arguments.output == "json")
 
 
 def _check_combination(arguments: argparse.Namespace) -> None:
@@ -221,11 +221,11 @@ def _parse_count(text: str) -> int:
 
 def _show_at(reader: Reader, order: _Order, at: int) -> None:
     """Answer who held it at one moment."""
-    address = order.asked.question.address
+    address = order.query.filter_.address
     # Of one address, those before and after it are wanted too.
-    asked = order.asked if address else order.asked._replace(since=at, until=at)
+    query = order.query if address else order.query._replace(since=at, until=at)
     history = Remaining(reader, PROG)
-    rows = read_ledger(history, asked).rows()
+    rows = read_ledger(history, query).rows()
     if history.first > 1:
         begin = _beginning(history)
         if begin is not None and at < begin:
@@ -233,7 +233,7 @@ def _show_at(reader: Reader, order: _Order, at: int) -> None:
                 f"who held it at {format_local(at)} is not known: history before sequence "
                 f"{history.first}, of {format_local(begin)}, was pruned or is missing"
             )
-    holders = [holder for holder in rows if holder.held_at(at)]
+    holders = [period for period in rows if period.held_at(at)]
     if holders or order.json:
         Output(json=order.json).show(holders)
     if not holders:
@@ -244,7 +244,7 @@ def _show_at(reader: Reader, order: _Order, at: int) -> None:
             sys.stdout.write(f"{printable(said)}\n")
 
 
-def _say_unknown(history: Remaining, rows: list[Holder], before: int | None) -> None:
+def _say_unknown(history: Remaining, rows: list[HoldingPeriod], before: int | None) -> None:
     """Say on stderr if holders may have been allocated after `before`: pruned history knew.
 
     An allocation that is gone is older than what is left, which is mostly all that is asked.
@@ -267,7 +267,7 @@ def _beginning(history: Remaining) -> int | None:
     return oldest.events[0].time if oldest else None
 
 
-def _nobody(rows: list[Holder], at: int) -> str:
+def _nobody(rows: list[HoldingPeriod], at: int) -> str:
     """Between whom it was that nobody held the address."""
     before = [it for it in rows if it.released_at is not None and it.released_at <= at]
     after = [it for it in rows if it.allocated_at is not None and it.allocated_at > at]
@@ -285,5 +285,5 @@ def _nobody(rows: list[Holder], at: int) -> str:
     return "nobody, ever, as far as the journal goes"
 
 
-def _who(holder: Holder) -> str:
-    return f"{holder.pod}, container {holder.container_id}"
+def _who(period: HoldingPeriod) -> str:
+    return f"{period.pod}, container {period.container_id}"

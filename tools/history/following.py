@@ -8,21 +8,21 @@ import sys
 import time
 from collections.abc import Callable
 
-from coild.audit.ledger import Holder, Ledger
+from coild.audit.ledger import HoldingPeriod, Ledger
 from journal import Reader, follow
-from tools.history.holdings import Asked, Output, complete, read_ledger
+from tools.history.holdings import Output, Query, complete, read_ledger
 from tools.remaining import GONE, Remaining
 
 _PAUSE_SECONDS = 0.1
 
 
-def newest(rows: list[Holder], count: int | None) -> list[Holder]:
+def newest(rows: list[HoldingPeriod], count: int | None) -> list[HoldingPeriod]:
     """The last `count` rows; None is no bound."""
     return rows if count is None else rows[max(0, len(rows) - count) :]
 
 
 def follow_rows(
-    reader: Reader, prog: str, asked: Asked, output: Output, *, count: int | None
+    reader: Reader, prog: str, asked: Query, output: Output, *, count: int | None
 ) -> None:
     """Show the `count` newest rows, then each one that begins or ends, until `asked.until`.
 
@@ -67,7 +67,7 @@ def follow_rows(
             pause(_PAUSE_SECONDS)
 
 
-def _catch_up(history: Remaining, asked: Asked, count: int | None) -> tuple[Ledger, int, int]:
+def _catch_up(history: Remaining, asked: Query, count: int | None) -> tuple[Ledger, int, int]:
     """What was before the newest segment, where that begins, and the last event there is now."""
     reader = history.reader
     files = reader.files()

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from coild.audit.ledger import Holder, Ledger, Question
+from coild.audit.ledger import Filter, HoldingPeriod, Ledger
 from coild.audit.times import format_local, format_utc
 from coild.rules.events import AddressAllocated
 from coild.rules.printable import printable
-from coild.vocabulary import KEYS, State, address_key, container_key, pod_key
+from coild.rules.projection import Projection
+from coild.vocabulary import KEYS, address_key, container_key, pod_key
 from journal import JournalCorruptError, Reader, find
 from tools import common
 from tools.remaining import Remaining
@@ -18,17 +19,17 @@ from tools.remaining import Remaining
 _HEADER = ("ADDRESS", "POD", "CONTAINER", "POOL", "BLOCK", "ALLOCATED", "RELEASED")
 
 
-class Asked(NamedTuple):
+class Query(NamedTuple):
     """A question, the window of time that it is about, and whether only of those who still hold."""
 
-    question: Question
+    filter_: Filter
     since: int | None = None
     until: int | None = None
     held: bool = False
 
     def ledger(self) -> Ledger:
         """One that keeps what is asked for, and knows of nothing yet."""
-        return Ledger(self.question, self.since, self.until, held=self.held)
+        return Ledger(self.filter_, self.since, self.until, held=self.held)
 
 
 class _Read(NamedTuple):
@@ -40,13 +41,13 @@ class _Read(NamedTuple):
 
 
 def read_ledger(
-    history: Remaining, asked: Asked, *, count: int | None = None, before: int | None = None
+    history: Remaining, query: Query, *, count: int | None = None, before: int | None = None
 ) -> Ledger:
     """What the events before the sequence `before` say; at least the `count` newest rows.
 
     Says what is missing on stderr. Raises JournalCorruptError, JournalUnsupportedError, OSError.
     """
-    read = history.read(lambda first: _read(history.reader, asked, first, count, before))
+    read = history.read(lambda first: _read(history.reader, query, first, count, before))
     history.say_pruned()
     if read.whole:
         history.say_missing()
@@ -57,13 +58,13 @@ def read_ledger(
     return read.ledger
 
 
-def _read(reader: Reader, asked: Asked, first: int, count: int | None, before: int | None) -> _Read:
-    keys = _keys(reader, asked.question)
+def _read(reader: Reader, query: Query, first: int, count: int | None, before: int | None) -> _Read:
+    keys = _keys(reader, query.filter_)
     files = reader.files()
     # The newest rows need the newest segments only; how many, shows when enough are read.
     tail = 1 if keys is None and count is not None else len(files)
     while True:
-        ledger = asked.ledger()
+        ledger = query.ledger()
         whole = tail >= len(files) or files[-tail].first_sequence <= first
         informed = True
         if whole:
@@ -80,15 +81,15 @@ def _read(reader: Reader, asked: Asked, first: int, count: int | None, before: i
         tail *= 2
 
 
-def _keys(reader: Reader, question: Question) -> list[bytes] | None:
+def _keys(reader: Reader, filter_: Filter) -> list[bytes] | None:
     """What to look up in the indexes; None if reading everything is quicker, or the only way."""
-    if question.container_id is not None:
-        return [container_key(question.container_id)]
-    if question.address is not None:
-        return [address_key(question.address.version, question.address.base)]
-    if question.pod is not None:
-        return [pod_key(*question.pod)]
-    block = question.block
+    if filter_.container_id is not None:
+        return [container_key(filter_.container_id)]
+    if filter_.address is not None:
+        return [address_key(filter_.address.version, filter_.address.base)]
+    if filter_.pod is not None:
+        return [pod_key(*filter_.pod)]
+    block = filter_.block
     # For each address, chunks of segments are read.
     if block is not None and 2 * block.size <= len(reader.files()):
         return [address_key(block.version, address) for address in range(block.base, block.end)]
@@ -108,7 +109,7 @@ def _scan(reader: Reader, start: int) -> Iterator[tuple[int, Any]]:
 
 def _expect(reader: Reader, ledger: Ledger) -> bool:
     """Learn from a snapshot who has held since before the history begins; False without one."""
-    state = State()
+    state = Projection()
     try:
         sequence, _ = reader.restore(state.restore)
     except JournalCorruptError:
@@ -118,7 +119,7 @@ def _expect(reader: Reader, ledger: Ledger) -> bool:
     return bool(sequence)
 
 
-def complete(history: Remaining, row: Holder) -> None:
+def complete(history: Remaining, row: HoldingPeriod) -> None:
     """Look up the allocation of a holder that was allocated before what was read."""
     released = row.released_seq
     if row.allocated_seq is not None or released is None:
@@ -145,7 +146,7 @@ class Output:
         self._json = json
         self._widths: list[int] | None = None
 
-    def show(self, rows: Sequence[Holder]) -> None:
+    def show(self, rows: Sequence[HoldingPeriod]) -> None:
         """Write rows; before the first ones of a table its header."""
         if self._json:
             for row in rows:
@@ -162,32 +163,32 @@ class Output:
             sys.stdout.write("  ".join(cells).rstrip() + "\n")
 
 
-def _cells(holder: Holder) -> Sequence[str]:
-    released = "held" if holder.released_at is None else format_local(holder.released_at)
-    allocated = "unknown" if holder.allocated_at is None else format_local(holder.allocated_at)
+def _cells(period: HoldingPeriod) -> Sequence[str]:
+    released = "held" if period.released_at is None else format_local(period.released_at)
+    allocated = "unknown" if period.allocated_at is None else format_local(period.allocated_at)
     return (
-        holder.address,
-        printable(holder.pod),
-        printable(holder.container_id),
-        printable(holder.pool),
-        str(holder.subnet),
+        period.address,
+        printable(period.pod),
+        printable(period.container_id),
+        printable(period.pool),
+        str(period.subnet),
         allocated,
         released,
     )
 
 
-def _record(holder: Holder) -> dict[str, Any]:
-    allocated, released = holder.allocated_at, holder.released_at
+def _record(period: HoldingPeriod) -> dict[str, Any]:
+    allocated, released = period.allocated_at, period.released_at
     return {
-        "address": holder.address,
-        "pool": holder.pool,
-        "block": str(holder.subnet),
-        "pod-namespace": holder.pod_namespace,
-        "pod-name": holder.pod_name,
-        "container-id": holder.container_id,
+        "address": period.address,
+        "pool": period.pool,
+        "block": str(period.subnet),
+        "pod-namespace": period.pod_namespace,
+        "pod-name": period.pod_name,
+        "container-id": period.container_id,
         "allocated-at": None if allocated is None else format_utc(allocated),
         "released-at": None if released is None else format_utc(released),
-        "allocated-seq": holder.allocated_seq,
-        "released-seq": holder.released_seq,
-        "reason": holder.reason,
+        "allocated-seq": period.allocated_seq,
+        "released-seq": period.released_seq,
+        "reason": period.reason,
     }

@@ -9,7 +9,8 @@ import msgspec
 
 from coild.audit.invariants import BrokenInvariantError, Checker, Invariant
 from coild.rules.events import SnapshotTaken
-from coild.vocabulary import VOCABULARY, State
+from coild.rules.projection import Projection
+from coild.vocabulary import VOCABULARY
 from journal import JournalError
 from journal.format.snapshot import state_digest
 from tools.common import progress
@@ -20,7 +21,7 @@ class Checked(msgspec.Struct, frozen=True):
     """A history that breaks nothing: its first and last sequence, and the state it leads to."""
 
     first_sequence: int
-    state: State
+    state: Projection
 
 
 def check_history(directory: Path, notice: Notice) -> Checked:
@@ -80,7 +81,7 @@ def _snapshots(directory: Path, first: int) -> tuple[set[int], int | None]:
     return sequences, last
 
 
-def _apply(state: State, event: Any) -> None:
+def _apply(state: Projection, event: Any) -> None:
     try:
         state.apply(event)
     except CONTRADICTIONS as error:

@@ -27,8 +27,8 @@ from tools.common import (
     run,
 )
 from tools.past import (
-    Moment,
     NoEventError,
+    Point,
     oldest_state,
     open_reader,
     rebuild,
@@ -115,14 +115,14 @@ def _main(argv: Sequence[str] | None) -> int:
     as_json = arguments.output == "json"
     _check_combination(arguments)
     from_genesis = arguments.start == _GENESIS
-    moments = [_moment(text, now) for text in arguments.diff or ()]
+    points = [_moment(text, now) for text in arguments.diff or ()]
     first = None if arguments.start in {None, _GENESIS} else _sequence("--from", arguments.start)
     count = None if arguments.lines is None else _sequence("-n", arguments.lines)
     directory = journal_directory(arguments)
-    tell_unvouched(_PROG, directory, through=_through(moments or [until]))
+    tell_unvouched(_PROG, directory, through=_through(points or [until]))
     if arguments.check:
         return _check(directory, as_json=as_json)
-    if any(moment.time is not None for moment in (until, *moments)):
+    if any(point.time is not None for point in (until, *points)):
         tell_ahead(open_reader(directory), _notice)
     if arguments.step:
         if first == 0:
@@ -130,10 +130,9 @@ def _main(argv: Sequence[str] | None) -> int:
         if first is not None and until.sequence is not None and first > until.sequence:
             raise UsageError(f"--from {first} comes after --until-seq {until.sequence}")
         _step(directory, first, until, count, as_json=as_json, from_genesis=from_genesis)
-    elif moments:
+    elif points:
         before, after = (
-            view(rebuild(directory, moment, _notice, from_genesis=from_genesis))
-            for moment in moments
+            view(rebuild(directory, point, _notice, from_genesis=from_genesis)) for point in points
         )
         for change in difference(before, after):
             if as_json:
@@ -155,24 +154,24 @@ def _check_combination(arguments: argparse.Namespace) -> None:
         raise UsageError("--diff and --check take no --until: they say themselves how far they go")
 
 
-def _until(arguments: argparse.Namespace, now: int) -> Moment:
+def _until(arguments: argparse.Namespace, now: int) -> Point:
     if arguments.until_seq is not None:
-        return Moment(sequence=_sequence("--until-seq", arguments.until_seq))
+        return Point(sequence=_sequence("--until-seq", arguments.until_seq))
     if arguments.until is not None:
-        return Moment(time=_time(arguments.until, now))
-    return Moment()
+        return Point(time=_time(arguments.until, now))
+    return Point()
 
 
-def _moment(text: str, now: int) -> Moment:
+def _moment(text: str, now: int) -> Point:
     if text.isdecimal():
-        return Moment(sequence=_sequence("--diff", text))
-    return Moment(time=_time(text, now))
+        return Point(sequence=_sequence("--diff", text))
+    return Point(time=_time(text, now))
 
 
-def _through(moments: Sequence[Moment]) -> int | None:
+def _through(points: Sequence[Point]) -> int | None:
     """The last event that is asked for; None if that is the journal's end, or up to a time."""
-    known = [moment.sequence for moment in moments if moment.sequence is not None]
-    return max(known) if len(known) == len(moments) else None
+    known = [point.sequence for point in points if point.sequence is not None]
+    return max(known) if len(known) == len(points) else None
 
 
 def _sequence(flag: str, text: str) -> int:
@@ -222,7 +221,7 @@ def _show(state: Projection, *, as_json: bool, digest_only: bool) -> None:
 def _step(
     directory: Path,
     first: int | None,
-    until: Moment,
+    until: Point,
     count: int | None,
     *,
     as_json: bool,
@@ -246,7 +245,7 @@ def _step(
         print_steps(timeline, count, as_json=as_json)
 
 
-def _timeline_from(directory: Path, first: int, until: Moment) -> Timeline:
+def _timeline_from(directory: Path, first: int, until: Point) -> Timeline:
     """Begin before the event `first`. Raises ToolError without one, UsageError behind `until`."""
     try:
         timeline = Timeline(directory, first - 1, _notice, until)

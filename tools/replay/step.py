@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 
 from coild.audit.diff import Change, effect, undone
 from coild.audit.times import format_local, format_utc
-from coild.vocabulary import VOCABULARY, State
+from coild.rules.projection import Projection
+from coild.vocabulary import VOCABULARY
 from journal import Batch
 from tools.common import ToolError, emit
 from tools.past import (
     GoneError,
-    Moment,
     Notice,
+    Point,
     apply,
     gone,
     oldest_state,
@@ -46,7 +47,7 @@ class Timeline:
     """A state that can be moved along the history, one event at a time or at once."""
 
     def __init__(
-        self, directory: Path, sequence: int, notice: Notice, until: Moment | None = None
+        self, directory: Path, sequence: int, notice: Notice, until: Point | None = None
     ) -> None:
         """Begin with the state after the event `sequence`; go as far as `until`.
 
@@ -54,11 +55,11 @@ class Timeline:
         """
         self._directory = directory
         self._notice = notice
-        self._until = until or Moment()
+        self._until = until or Point()
         self._reader = open_reader(directory, VOCABULARY.event_type)
         self._batch = Batch(1, [])
         self._checkpoints: dict[int, tuple[bytes, int]] = {}
-        self.state = rebuild(directory, Moment(sequence=sequence), notice)
+        self.state = rebuild(directory, Point(sequence=sequence), notice)
         self._keep()
 
     def forward(self) -> Step | None:
@@ -166,27 +167,27 @@ class Timeline:
         """Make the state that after the event `sequence`. On failure it stays what it was."""
         place = max((kept for kept in self._checkpoints if kept <= sequence), default=None)
         if place is None or sequence - place > CHECKPOINT_EVENTS:
-            self.state = rebuild(self._directory, Moment(sequence=sequence), self._notice)
+            self.state = rebuild(self._directory, Point(sequence=sequence), self._notice)
             # Steps further back begin here, or where a snapshot is.
             if sequence > CHECKPOINT_EVENTS:
                 with contextlib.suppress(ToolError):
                     self._keep(
                         rebuild(
                             self._directory,
-                            Moment(sequence=sequence - CHECKPOINT_EVENTS),
+                            Point(sequence=sequence - CHECKPOINT_EVENTS),
                             self._notice,
                         )
                     )
             else:
-                self._keep(State())
+                self._keep(Projection())
             return
-        state = State()
+        state = Projection()
         state.load(self._checkpoints[place][0], place, self._checkpoints[place][1])
         while state.sequence < sequence:
             apply(state, (self._last_event(state.sequence + 1),))
         self.state = state
 
-    def _keep(self, state: State | None = None) -> None:
+    def _keep(self, state: Projection | None = None) -> None:
         state = state or self.state
         self._checkpoints.pop(state.sequence, None)
         self._checkpoints[state.sequence] = (state.dump(), state.time)

@@ -25,7 +25,7 @@ _STATUS = {
 _HIDING = {Kind.TORN, Kind.SEGMENT, Kind.MISSING, Kind.UNSUPPORTED, Kind.UNREADABLE}
 
 
-class Trouble(NamedTuple):
+class Advice(NamedTuple):
     """A fault, what it means, and what to do next."""
 
     fault: Fault
@@ -47,12 +47,12 @@ class Found(NamedTuple):
     starts: bool
 
 
-def explain(found: Found, fault: Fault) -> Trouble:
+def explain(found: Found, fault: Fault) -> Advice:
     """What a fault means, and what to do next."""
     directory = found.directory
     journal = common.journal_option(directory)
     if fault.kind is Kind.TORN:
-        return Trouble(
+        return Advice(
             fault,
             "an unfinished write that nobody was told was durable, or that a running daemon is "
             "just making",
@@ -60,26 +60,26 @@ def explain(found: Found, fault: Fault) -> Trouble:
             f"coild-repair --truncate-tail {journal}",
         )
     if fault.kind is Kind.UNSUPPORTED:
-        return Trouble(
+        return Advice(
             fault,
             "it is not damaged, but a newer version wrote it",
             "use the version of coild that wrote it",
         )
     if fault.kind is Kind.CONTRADICTION:
-        return Trouble(
+        return Advice(
             fault,
             "the files are whole, but the events in them contradict each other",
             f"keep a copy of {directory} and report it: whatever wrote it has a bug; to see "
             f"more, run: coild-replay --check {journal}",
         )
     if fault.kind is Kind.UNREADABLE:
-        return Trouble(
+        return Advice(
             fault,
             "whether it is damaged cannot be told, nor what follows it be trusted",
             "run coild-verify as a user who may read it, or look for errors of the disk (dmesg)",
         )
     if fault.kind is Kind.INDEX:
-        return Trouble(
+        return Advice(
             fault,
             "the events are whole, and coild-history says nothing that the journal does not vouch "
             "for; but somebody has altered the file",
@@ -89,7 +89,7 @@ def explain(found: Found, fault: Fault) -> Trouble:
     return judge.get(fault.kind, _explain_segment)(found, fault)
 
 
-def _explain_snapshot(found: Found, fault: Fault) -> Trouble:
+def _explain_snapshot(found: Found, fault: Fault) -> Advice:
     directory, verified = found.directory, found.verified
     journal = common.journal_option(directory)
     others = any(
@@ -106,15 +106,15 @@ def _explain_snapshot(found: Found, fault: Fault) -> Trouble:
         remedy = f"restore {fault.file} from a backup: no other snapshot covers what was pruned"
     if not found.starts:
         meaning += ", and coild refuses to start"
-    return Trouble(fault, meaning, remedy)
+    return Advice(fault, meaning, remedy)
 
 
-def _explain_segment(found: Found, fault: Fault) -> Trouble:
+def _explain_segment(found: Found, fault: Fault) -> Advice:
     directory, verified = found.directory, found.verified
     journal = common.journal_option(directory)
     archived = fault.file.name.endswith(".zst")
     if fault.kind is Kind.COPY:
-        return Trouble(
+        return Advice(
             fault,
             "the other copy of this segment is good, so nothing is lost",
             f"remove it, and run: coild-compact {journal}"
@@ -125,13 +125,13 @@ def _explain_segment(found: Found, fault: Fault) -> Trouble:
         )
     newest = max((snapshot.sequence for snapshot in verified.snapshots), default=0)
     if archived or fault.last_sequence < newest or not fault.file.is_file():
-        return Trouble(
+        return Advice(
             fault,
             "history was altered or lost there: events after that sequence cannot be trusted, "
             "until the next good segment or snapshot",
             f"restore {fault.file} from a backup of this journal",
         )
-    return Trouble(
+    return Advice(
         fault,
         "events after that sequence cannot be trusted"
         + ("" if found.starts else ", and coild refuses to start with them"),
@@ -140,7 +140,7 @@ def _explain_segment(found: Found, fault: Fault) -> Trouble:
     )
 
 
-def _explain_missing(found: Found, fault: Fault) -> Trouble:
+def _explain_missing(found: Found, fault: Fault) -> Advice:
     directory, verified = found.directory, found.verified
     journal = common.journal_option(directory)
     again = f"run: coild-verify {journal}"
@@ -148,7 +148,7 @@ def _explain_missing(found: Found, fault: Fault) -> Trouble:
     gap = fault.gap
     pruned = pruned_through(verified)
     if gap is not None and gap.last is not None and gap.last <= pruned:
-        return Trouble(
+        return Advice(
             fault,
             f"the journal says that its events up to {pruned} were pruned, but older ones than "
             "these are still there; what is behind them is whole",
@@ -175,7 +175,7 @@ def _explain_missing(found: Found, fault: Fault) -> Trouble:
             f"; or lose all events after {fault.last_sequence}, "
             f"run: coild-repair --truncate-tail {journal}"
         )
-    return Trouble(fault, f"{said}; {covered}", remedy)
+    return Advice(fault, f"{said}; {covered}", remedy)
 
 
 def _quoted(path: Path) -> str:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from coild.rules.events import HistoryPruned, SnapshotTaken
 from coild.rules.holding import InconsistentEventError
-from coild.vocabulary import VOCABULARY, State
+from coild.rules.projection import Projection
+from coild.vocabulary import VOCABULARY
 from journal import JournalCorruptError, JournalError
 from journal.check.files import missing
 from journal.check.findings import Anchor, Fault, Gap, Kind, Verified
@@ -18,7 +19,7 @@ from journal.format.scan import list_decoder
 from journal.format.segments import list_history
 from journal.format.snapshot import list_snapshots, snapshot_path
 from journal.fs import FileSystem
-from journal.read.replay_start import find_beginning
+from journal.read.replay_start import find_replay_start
 from journal.read.vouching import Records
 from tools import common
 from tools.verify.deep import replay
@@ -155,18 +156,20 @@ def _missing_snapshot(fs: FileSystem, directory: Path, verified: Verified) -> It
 
 def starts(fs: FileSystem, directory: Path) -> bool:
     """Whether coild starts with the journal as it is: what it would read, without its changes."""
-    state = State()
+    state = Projection()
     try:
         decoder = list_decoder(VOCABULARY.folded_type)
         records = Records.of(decoder, VOCABULARY.record_of)
-        beginning = find_beginning(fs, directory, VOCABULARY.schema, state.restore, records=records)
+        replay_start = find_replay_start(
+            fs, directory, VOCABULARY.schema, state.restore, records=records
+        )
         walked = walk(
             fs,
-            beginning.files,
+            replay_start.files,
             VOCABULARY.schema,
             decoder,
             state.apply_all,
-            start=beginning.position,
+            start=replay_start.position,
         )
     except (JournalError, InconsistentEventError, ValueError, OSError):
         return False

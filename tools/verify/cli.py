@@ -20,8 +20,8 @@ from tools.verify.advice import (
     EXIT_GOOD,
     EXIT_TORN,
     EXIT_UNREADABLE,
+    Advice,
     Found,
-    Trouble,
     explain,
 )
 from tools.verify.check import check, starts
@@ -86,14 +86,14 @@ def _run(arguments: argparse.Namespace) -> int:
     fs = OsFileSystem()
     verified, faults = check(fs, directory, anchor=anchor, deep=arguments.deep)
     found = Found(directory, verified, faults, starts=not faults or starts(fs, directory))
-    troubles = [explain(found, fault) for fault in faults]
-    status = max((trouble.status for trouble in troubles), default=EXIT_GOOD)
-    if any(trouble.status == EXIT_CORRUPT for trouble in troubles):
+    advices = [explain(found, fault) for fault in faults]
+    status = max((advice.status for advice in advices), default=EXIT_GOOD)
+    if any(advice.status == EXIT_CORRUPT for advice in advices):
         # What is known to be damaged is not excused by what cannot be judged.
         status = EXIT_CORRUPT
     if verified.unvouched:
         say_unvouched(_PROG, directory, verified.unvouched)
-    _tell(verified, troubles, status, deep=arguments.deep, as_json=as_json)
+    _tell(verified, advices, status, deep=arguments.deep, as_json=as_json)
     if anchor is not None:
         status = _judge_anchor(anchor, verified, status)
     return status
@@ -132,7 +132,7 @@ def _head(directory: Path, *, as_json: bool) -> int:
 
 
 def _tell(
-    verified: Verified, troubles: Sequence[Trouble], status: int, *, deep: bool, as_json: bool
+    verified: Verified, advices: Sequence[Advice], status: int, *, deep: bool, as_json: bool
 ) -> None:
     head, count = verified.vouched, verified.count - verified.unvouched
     for path, reason in verified.bad_indexes:
@@ -144,7 +144,7 @@ def _tell(
             "an interrupted compaction leaves one, and the next one mends it",
         )
     if as_json:
-        for fault, meaning, remedy in troubles:
+        for fault, meaning, remedy in advices:
             common.emit(
                 {
                     "record": "fault",
@@ -168,12 +168,12 @@ def _tell(
                 "unvouched-events": verified.unvouched,
                 "segments": verified.segments,
                 "snapshots": len(verified.snapshots),
-                "faults": len(troubles),
+                "faults": len(advices),
                 "head": f"{head.sequence}:{head.digest.hex()}",
             }
         )
         return
-    for fault, meaning, remedy in troubles:
+    for fault, meaning, remedy in advices:
         name = fault.kind.name.lower()
         what = _NAMES.get(fault.kind, f"bad {name}")
         at = "" if fault.kind in _WHOLE else f" at offset {fault.offset}"

@@ -8,7 +8,8 @@ from typing import Any
 
 from coild.audit.invariants import BrokenInvariantError, Checker
 from coild.rules.holding import InconsistentEventError
-from coild.vocabulary import VOCABULARY, State
+from coild.rules.projection import Projection
+from coild.vocabulary import VOCABULARY
 from journal import JournalCorruptError, Reader
 from journal.check.findings import Fault, Kind, Verified
 from journal.format.snapshot import snapshot_path
@@ -21,7 +22,7 @@ def replay(fs: FileSystem, directory: Path, verified: Verified) -> Iterator[Faul
 
     What is pruned meanwhile is told as wrong, too, or raises FileNotFoundError. Raises OSError.
     """
-    state = State()
+    state = Projection()
     checker = Checker()
     snapshots = {snapshot.sequence: snapshot for snapshot in verified.snapshots}
     if verified.beginning.sequence:
@@ -60,7 +61,7 @@ def replay(fs: FileSystem, directory: Path, verified: Verified) -> Iterator[Faul
         yield Fault(Kind.SEGMENT, directory, 0, state.sequence, reason)
 
 
-def _apply(state: State, checker: Checker, events: Sequence[Any]) -> str | None:
+def _apply(state: Projection, checker: Checker, events: Sequence[Any]) -> str | None:
     """Apply the events to the state and to the books; what is wrong, if something is."""
     try:
         for event in events:
