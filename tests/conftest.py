@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.kits.cni import NOBODY, Plugin, install_plugin
-from tests.kits.daemon import Daemon
-from tests.kits.spool import Node
+from tests.kits.daemon.process import Daemon
+from tests.kits.plugin.cni import NOBODY, Plugin, install_plugin
+from tests.kits.plugin.spool import Node
 
 # A slow moment of the machine is no failure: what must be fast is measured by `just bench`.
 settings.register_profile("coild", deadline=None, suppress_health_check=[HealthCheck.too_slow])

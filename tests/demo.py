@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.kits.daemon import ROOT, Daemon, environment
+from tests.kits.daemon.process import ROOT, Daemon, environment
 
 #: Pods that come and go, besides the one that the story is about.
 _PODS = 400

@@ -78,7 +78,10 @@ SOURCES = {
     for package in ("coild", "journal", "tools")
     for path in sorted((ROOT / package).rglob("*.py"))
 }
-FOLDERS = sorted({path.parent for path in SOURCES.values()})
+FOLDERS = sorted(
+    {path.parent for path in SOURCES.values()}
+    | {path.parent for path in (ROOT / "tests").rglob("*") if "__pycache__" not in path.parts}
+)
 
 
 def of(package: str) -> list[str]:

@@ -14,11 +14,11 @@ import pytest
 from coild.audit.times import format_utc
 from coild.process.clock import Clock
 from coild.process.clock_watch import ClockWatch
-from tests.crash import stepped_clock
 from tests.http.test_readiness import told
-from tests.kits import replay as replay_kit
-from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, command, environment, wait_for
-from tests.kits.history import EPOCH, allocated, beginning, write
+from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, command, environment, wait_for
+from tests.kits.journal import replay as replay_kit
+from tests.kits.journal.history import EPOCH, allocated, beginning, write
+from tests.kits.variants import stepped_clock
 from tools.history import cli as history
 from tools.replay import cli as replay
 

@@ -17,8 +17,8 @@ import msgspec
 import pytest
 
 from coild.process.log_limit import INTERVAL_SECONDS, LogLimit
-from tests.kits.daemon import Daemon, wait_for
-from tests.kits.wire import request_bytes
+from tests.kits.daemon.process import Daemon, wait_for
+from tests.kits.daemon.wire import request_bytes
 
 _OTHERS = re.compile(r"\(and (\d+) more like it, which are not shown\)")
 _REFUSALS = 2000

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from coild.rules.events import AddressAllocated
-from tests.kits.daemon import Daemon, fold, status_of, wait_for
-from tests.kits.wire import (
+from tests.kits.daemon.process import Daemon, fold, status_of, wait_for
+from tests.kits.daemon.wire import (
     AsyncConnection,
     allocate_body,
     connect,

@@ -19,7 +19,7 @@ from coild.rules.addresses import Subnet
 from coild.rules.events import AddressAllocated, AddressReleased, BlockAcquired, BlockReleased
 from coild.rules.projection import Projection
 from journal import JournalBusyError, JournalFailedError, JournalFullError
-from tests.kits.service import Bench, HeldBlocks, pool, settled
+from tests.kits.daemon.service import Bench, HeldBlocks, pool, settled
 
 POOLS = {"default": pool(2, "10.0.0.0/29", "fd00:48::/64")}
 BLOCK = Subnet.parse("10.0.0.0/30")

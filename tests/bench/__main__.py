@@ -22,7 +22,7 @@ import msgspec
 
 from tests.bench import cni_rows, history_rows, http_rows, look_row, memory_rows
 from tests.bench.table import Row, show
-from tests.kits.daemon import ROOT, environment
+from tests.kits.daemon.process import ROOT, environment
 
 #: Parts that wait for the disk.
 _WAITING = {"test_journal_appends", "test_sqlite_commits"}

@@ -11,9 +11,9 @@ from typing import Any
 
 from tests.bench.table import Row
 from tests.bench.wrk import median
-from tests.kits.cni import install_plugin
-from tests.kits.daemon import Daemon
-from tests.kits.debian import package
+from tests.kits.daemon.process import Daemon
+from tests.kits.plugin.cni import install_plugin
+from tests.kits.system.debian import package
 
 #: What is held while host-local is measured beside: its cost grows with that.
 _HELD = 2000

@@ -19,7 +19,7 @@ from tests.bench.long_history import compact, write
 from tests.bench.populate import POOL
 from tests.bench.table import Row
 from tests.bench.wrk import churn, median
-from tests.kits.daemon import ROOT, Daemon, environment
+from tests.kits.daemon.process import ROOT, Daemon, environment
 
 _HELD = 200_000
 _MILLION = 1_000_000

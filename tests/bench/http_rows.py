@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.bench.populate import POOL, populate
 from tests.bench.table import Row
 from tests.bench.wrk import Load, churn, in_turn, median
-from tests.kits.daemon import ROOT, Daemon, environment
+from tests.kits.daemon.process import ROOT, Daemon, environment
 
 _HELD = 200_000
 _FEW = 100

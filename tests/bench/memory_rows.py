@@ -8,8 +8,16 @@ from pathlib import Path
 
 from tests.bench.populate import POOL, populate
 from tests.bench.table import Row
-from tests.kits.daemon import Daemon
-from tests.kits.memory import CLIENTS, MIB, Clients, deaf, forget_most_bytes, most_bytes, push
+from tests.kits.daemon.memory import (
+    CLIENTS,
+    MIB,
+    Clients,
+    deaf,
+    forget_most_bytes,
+    most_bytes,
+    push,
+)
+from tests.kits.daemon.process import Daemon
 
 _HELD = 200_000
 #: The limit of the DaemonSet, tools/kubernetes.

@@ -12,7 +12,7 @@ from coild.rules.addresses import Pool, Subnet
 from coild.rules.events import SCHEMA, Folded
 from coild.rules.projection import Projection, pools_changed
 from journal import Journal
-from tests.kits.service import Unannounced
+from tests.kits.daemon.service import Unannounced
 
 #: A million addresses.
 POOL = "10.0.0.0/12"

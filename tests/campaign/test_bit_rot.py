@@ -13,11 +13,11 @@ import pytest
 
 from journal.format.codec import MalformedError, SegmentHeader
 from journal.read import indexed
+from tests.crash.damage.rot import Excuse, Rotted, run, run_all
+from tests.crash.damage.rot_sample import Damage, Sample, Way, bits, build_sample, coarse, kind_of
 from tests.crash.mutants import mutated
-from tests.crash.rot import Excuse, Rotted, run, run_all
-from tests.crash.rot_sample import Damage, Sample, Way, bits, build_sample, coarse, kind_of
 from tests.crash.scale import LONG, report
-from tests.kits.journal import frames_of
+from tests.kits.journal.building import frames_of
 
 #: Of the bits of each file, so many are tried in CI.
 BITS = 200

@@ -20,10 +20,10 @@ from coild.rules.events import (
     JournalCompacted,
 )
 from coild.upkeep.prune_orders import give_order
-from tests.crash import stepped_clock
 from tests.crash.scale import report, rounds
-from tests.kits.daemon import Daemon, fold, status_of
-from tests.kits.wire import AsyncConnection, allocate_body, request_bytes, target_of
+from tests.kits.daemon.process import Daemon, fold, status_of
+from tests.kits.daemon.wire import AsyncConnection, allocate_body, request_bytes, target_of
+from tests.kits.variants import stepped_clock
 
 ROUNDS = rounds(20, 300)
 #: Far less than the daemon's grace for requests that never end.

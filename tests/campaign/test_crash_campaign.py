@@ -10,10 +10,10 @@ from typing import NamedTuple
 import pytest
 
 from tests.crash import simulate as program
-from tests.crash.campaign import try_workload
+from tests.crash.journal.campaign import try_workload
+from tests.crash.journal.workloads import WORKLOADS, moments_of
 from tests.crash.mutants import HARMLESS, MUTANTS, mutated
 from tests.crash.scale import report_fault
-from tests.crash.workloads import WORKLOADS, moments_of
 
 SEED = 7
 

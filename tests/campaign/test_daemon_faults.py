@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.daemon_faults import FAULTS
-from tests.crash.histories import MODEL, fragile_daemon_for_histories, record
-from tests.crash.linear import linearize
+from tests.crash.daemon.faults import FAULTS
+from tests.crash.daemon.histories import MODEL, fragile_daemon_for_histories, record
+from tests.crash.daemon.linear import linearize
 from tests.crash.mutants import by_function, edited
 from tests.crash.scale import LONG, report, report_fault, rounds
 

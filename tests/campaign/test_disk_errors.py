@@ -11,7 +11,7 @@ import pytest
 
 import journal.write.group_commit
 import journal.write.spare
-from tests.crash.errors import (
+from tests.crash.journal.errors import (
     ERRORS,
     SHORT_WRITE,
     WORKLOADS,

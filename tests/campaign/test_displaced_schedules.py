@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.displacing import Schedule, prepare, run_schedule
+from tests.crash.daemon.displacing import Schedule, prepare, run_schedule
 from tests.crash.scale import report, rounds
 
 # A client library leaves the socket of a connection that was refused to the garbage collector.

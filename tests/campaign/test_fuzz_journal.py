@@ -29,12 +29,18 @@ from journal.format.codec import (
 from journal.format.segments import SegmentFile, archive_path
 from journal.read.indexed import Found
 from journal.write.repair_note import unrecorded
-from tests.crash.fuzz import CORPUS, available, corpus, fuzz, replay
-from tests.crash.fuzz_targets import TARGETS, check, sample, seeds
-from tests.crash.mending import mended_archive, mended_header
+from tests.crash.damage.fuzz import (
+    CORPUS,
+    available,
+    corpus,
+    corpus_folder,
+    fuzz,
+    replay,
+)
+from tests.crash.damage.fuzz_targets import TARGETS, check, sample, seeds
+from tests.crash.damage.mending import mended_archive, mended_header
 from tests.crash.scale import report, rounds
-from tests.kits.compaction import FS, KEYS, VOCABULARY, write_sealed
-from tests.kits.journal import (
+from tests.kits.journal.building import (
     DECODER,
     SCHEMA,
     Event,
@@ -44,6 +50,7 @@ from tests.kits.journal import (
     patched,
     puts,
 )
+from tests.kits.journal.compaction import FS, KEYS, VOCABULARY, write_sealed
 
 MIB = 1 << 20
 #: Behind an archive of one chunk: the frame that readers skip, the table, the footer.
@@ -76,7 +83,13 @@ def test_the_corpus_fails_no_target() -> None:
 
 def test_the_corpus_is_small() -> None:
     """It is read with every run and kept in every copy of the source."""
-    assert sum(path.stat().st_size for path in CORPUS.iterdir()) < 100 * 1024
+    assert sum(map(len, corpus())) < 100 * 1024
+
+
+def test_the_corpus_is_in_order() -> None:
+    """Each input is in the folder of its target."""
+    for path in CORPUS.rglob("*"):
+        assert path.is_dir() or path.parent == corpus_folder(path.read_bytes())
 
 
 def test_a_mutant_of_the_corpus_fails_no_target() -> None:
@@ -143,7 +156,7 @@ def test_another_error_is_a_fault(error: type[Exception], monkeypatch: pytest.Mo
 
 def test_two_readers_that_differ_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """A scan that takes a frame no checksum vouches for is told by the one that reads it alone."""
-    monkeypatch.setattr("tests.crash.fuzz_targets.decode_frame", _nothing_validates)
+    monkeypatch.setattr("tests.crash.damage.fuzz_targets.decode_frame", _nothing_validates)
 
     with pytest.raises(AssertionError):
         replay(seeds())

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.crash.histories import MODEL, daemon_for_histories, record
-from tests.crash.linear import UNTOLD, Kind, Model, Operation, linearize
+from tests.crash.daemon.histories import MODEL, daemon_for_histories, record
+from tests.crash.daemon.linear import UNTOLD, Kind, Model, Operation, linearize
 from tests.crash.scale import report, rounds
 
 HISTORIES = rounds(60, 2000)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.crash.disk import SimulatedDisk
-from tests.crash.fates import SECTOR_BYTES, Bounds
-from tests.crash.inodes import File, Tree, Write
-from tests.crash.states import State, states
+from tests.crash.simulated.disk import SimulatedDisk
+from tests.crash.simulated.fates import SECTOR_BYTES, Bounds
+from tests.crash.simulated.inodes import File, Tree, Write
+from tests.crash.simulated.states import State, states
 
 #: Bytes that are like no other.
 OLD, NEW = (random.Random(seed).randbytes(20 * SECTOR_BYTES) for seed in (2, 3))  # noqa: S311

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.crash.daemon.soak import soak
 from tests.crash.scale import LONG, report, rounds
-from tests.crash.soak import soak
-from tests.kits.daemon import Daemon, fold, status_of
+from tests.kits.daemon.process import Daemon, fold, status_of
 
 OPERATIONS = rounds(40_000, 5_000_000)
 HELD = rounds(1_000, 20_000)

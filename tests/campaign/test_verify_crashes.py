@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.crash.journal.verifying import HONEST, try_verify
 from tests.crash.mutants import mutated
 from tests.crash.scale import LONG, report, report_fault
-from tests.crash.verifying import HONEST, try_verify
 
 SEED = 7
 #: Of each workload, in CI.

@@ -10,9 +10,9 @@ import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from typing import NamedTuple
 
-from tests.crash.campaign import Failure, Tried, try_workload
+from tests.crash.journal.campaign import Failure, Tried, try_workload
+from tests.crash.journal.workloads import WORKLOADS
 from tests.crash.scale import report
-from tests.crash.workloads import WORKLOADS
 
 #: Distinct disks that recovery is to be tried on.
 DISKS = 200_000

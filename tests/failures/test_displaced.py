@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, fold, run, status_of
+from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, fold, run, status_of
 
 Act = Callable[[Path, Path], object]
 

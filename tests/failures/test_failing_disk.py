@@ -12,9 +12,15 @@ from typing import Any
 import pytest
 
 from coild.rules.events import DaemonStarted, DaemonStopped
-from tests.crash import failing_daemon
-from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, fold, status_of, wait_for
-from tests.kits.wire import AsyncConnection, allocate_body, error_of, request_bytes, target_of
+from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, fold, status_of, wait_for
+from tests.kits.daemon.wire import (
+    AsyncConnection,
+    allocate_body,
+    error_of,
+    request_bytes,
+    target_of,
+)
+from tests.kits.variants import failing_daemon
 
 CLIENTS = 12
 

@@ -18,9 +18,9 @@ from coild.spool import releases as spool
 from coild.startup import steps
 from journal import JournalError, JournalFailedError
 from journal.errors import EventTooLargeError
-from tests.kits.daemon import Daemon, fold, run, status_of, wait_for
-from tests.kits.disk import fill, small_disk
-from tests.kits.wire import address_of, error_of, request_bytes
+from tests.kits.daemon.process import Daemon, fold, run, status_of, wait_for
+from tests.kits.daemon.wire import address_of, error_of, request_bytes
+from tests.kits.system.small_disks import fill, small_disk
 
 SMALL = ("--segment-size=1MiB", "--compact-after=0", "--reuse-after=0")
 #: Long names make long events, so that a segment of the smallest size is soon full.

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from tests.http.test_readiness import told
-from tests.kits.daemon import Daemon, wait_for
+from tests.kits.daemon.process import Daemon, wait_for
 from tests.tools.test_compact import SMALL, churn, compacted
 
 NAME = "sealed-files"

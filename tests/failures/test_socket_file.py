@@ -18,8 +18,8 @@ import pytest
 
 from coild.process.socket_watch import SocketWatch
 from tests.http.test_readiness import told
-from tests.kits.daemon import Daemon, listening_sockets, run, wait_for
-from tests.kits.wire import exchange, request_bytes
+from tests.kits.daemon.process import Daemon, listening_sockets, run, wait_for
+from tests.kits.daemon.wire import exchange, request_bytes
 from tests.process.test_systemd import Manager
 
 STATUS = request_bytes("GET", "/status")

@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from coild.process import logs
-from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, command, environment, wait_for
+from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, command, environment, wait_for
 
 SUBSETS = list(chain.from_iterable(combinations("012", size) for size in (1, 2, 3)))
 SILENT = ["HUP", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "PWR", "STKFLT", "XCPU", "PIPE"]

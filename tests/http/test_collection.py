@@ -19,9 +19,9 @@ from coild.http.container_answers import check_room, collection_body
 from coild.http.messages import CollectionAnswer, Released
 from coild.rules.events import COLLECTED, AddressReleased
 from coild.rules.limits import BODY_BYTES_MAX, COLLECT_BYTES_MAX
-from tests.kits.daemon import Daemon
-from tests.kits.service import Bench, pool, settled
-from tests.kits.wire import error_of
+from tests.kits.daemon.process import Daemon
+from tests.kits.daemon.service import Bench, pool, settled
+from tests.kits.daemon.wire import error_of
 
 #: The container IDs that are allocated by the events with these sequences, rising.
 ALLOCATED = st.lists(st.tuples(st.integers(1, 5), st.sampled_from("abcdef")), max_size=30).map(

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from coild.rules.events import AddressAllocated, AddressReleased
-from tests.kits.daemon import Daemon
-from tests.kits.wire import address_of, allocate_body, error_of, request_bytes, target_of
+from tests.kits.daemon.process import Daemon
+from tests.kits.daemon.wire import address_of, allocate_body, error_of, request_bytes, target_of
 
 _serial = itertools.count()
 

@@ -28,9 +28,9 @@ from schemathesis.specs.openapi.checks import (
 from coild.http.openapi import document
 from tests.crash.scale import LONG, report
 from tests.http.test_malformed import ANSWERED, UNFINISHED
-from tests.kits.daemon import Daemon
-from tests.kits.openapi import Contract
-from tests.kits.wire import (
+from tests.kits.daemon.openapi import Contract
+from tests.kits.daemon.process import Daemon
+from tests.kits.daemon.wire import (
     TIMEOUT_SECONDS,
     allocate_body,
     connect,

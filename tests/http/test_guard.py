@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kits.daemon import Daemon
-from tests.kits.wire import address_of, allocate_body, error_of, exchange, request_bytes
+from tests.kits.daemon.process import Daemon
+from tests.kits.daemon.wire import address_of, allocate_body, error_of, exchange, request_bytes
 
 REQUESTS = {
     "status": ("GET", "/status"),

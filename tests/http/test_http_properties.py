@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.crash.scale import rounds
-from tests.kits.daemon import Daemon
-from tests.kits.wire import address_of, error_of, request_bytes, target_of
+from tests.kits.daemon.process import Daemon
+from tests.kits.daemon.wire import address_of, error_of, request_bytes, target_of
 
 bounded = settings(
     max_examples=rounds(100, 400),

@@ -10,8 +10,8 @@ import re
 
 import pytest
 
-from tests.kits.daemon import Daemon, wait_for
-from tests.kits.wire import allocate_body, error_of, request_bytes
+from tests.kits.daemon.process import Daemon, wait_for
+from tests.kits.daemon.wire import allocate_body, error_of, request_bytes
 
 HOST = b"Host: localhost\r\n"
 BODY = allocate_body("cid", "web-0")

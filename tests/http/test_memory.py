@@ -10,8 +10,7 @@ import pytest
 
 from coild.rules.limits import BODY_BYTES_MAX, BUDGET_BYTES, COLLECT_BYTES_MAX
 from tests.bench.populate import POOL, populate
-from tests.kits.daemon import Daemon, wait_for
-from tests.kits.memory import (
+from tests.kits.daemon.memory import (
     CLIENTS,
     GET_STATUS,
     LONG_LIST,
@@ -22,7 +21,8 @@ from tests.kits.memory import (
     most_bytes,
     push,
 )
-from tests.kits.wire import address_of, connect, error_of, parse_answers, request_bytes
+from tests.kits.daemon.process import Daemon, wait_for
+from tests.kits.daemon.wire import address_of, connect, error_of, parse_answers, request_bytes
 
 _HELD = 16_384
 #: The daemon with so many addresses is below 90 MiB, and its budget comes on top; an allocator's

@@ -23,9 +23,9 @@ from coild.http.api import build_app
 from coild.http.errors import ERRORS, status_of
 from coild.http.openapi import document
 from coild.rules import limits
-from tests.kits.daemon import Daemon
-from tests.kits.openapi import Contract, pointer
-from tests.kits.wire import allocate_body, request_bytes
+from tests.kits.daemon.openapi import Contract, pointer
+from tests.kits.daemon.process import Daemon
+from tests.kits.daemon.wire import allocate_body, request_bytes
 
 CONTRACT = Contract(document())
 ALL_RESPONSES = [

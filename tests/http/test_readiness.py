@@ -9,10 +9,10 @@ import pytest
 
 from coild.http.readiness import Check, Readiness, failing, verbose
 from tests.failures.test_full_disk import allocate_all, fill_beside
-from tests.kits.cni import Plugin
-from tests.kits.daemon import Daemon
-from tests.kits.disk import small_disk
-from tests.kits.openapi import Contract
+from tests.kits.daemon.openapi import Contract
+from tests.kits.daemon.process import Daemon
+from tests.kits.plugin.cni import Plugin
+from tests.kits.system.small_disks import small_disk
 
 GETS = ("/status", "/health", "/livez", "/readyz", "/readyz?verbose", "/openapi.json")
 

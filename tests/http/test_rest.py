@@ -16,9 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from coild.process.clock import Clock
 from coild.rules.addresses import Pool
-from tests.crash import stepped_clock
-from tests.kits.daemon import Daemon
-from tests.kits.service import Bench, MemoryJournal, pool
+from tests.kits.daemon.process import Daemon
+from tests.kits.daemon.service import Bench, MemoryJournal, pool
+from tests.kits.variants import stepped_clock
 
 SECOND = 10**9
 DAY = 86400 * SECOND

@@ -28,10 +28,10 @@ from coild.http.connections import Connection
 from coild.http.openapi import document
 from coild.upkeep.prune_orders import give_order
 from tests.crash.scale import LONG, report
-from tests.kits import daemon as daemon_kit
-from tests.kits.daemon import Daemon, wait_for
-from tests.kits.openapi import Contract
-from tests.kits.wire import (
+from tests.kits.daemon import process as daemon_kit
+from tests.kits.daemon.openapi import Contract
+from tests.kits.daemon.process import Daemon, wait_for
+from tests.kits.daemon.wire import (
     TIMEOUT_SECONDS,
     address_of,
     allocate_body,

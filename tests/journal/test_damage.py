@@ -26,7 +26,8 @@ from journal import Journal, JournalError
 from journal.format.archive import read_segment
 from journal.format.codec import SEGMENT_HEADER_BYTES
 from journal.format.segments import list_archive, list_segments
-from tests.kits.damage import (
+from tests.kits.journal.building import SEGMENT_BYTES, flipped
+from tests.kits.journal.damage import (
     KINDS,
     cut_at_a_frame,
     damages,
@@ -35,8 +36,7 @@ from tests.kits.damage import (
     stopped,
     stopped_twice,
 )
-from tests.kits.history import FS
-from tests.kits.journal import SEGMENT_BYTES, flipped
+from tests.kits.journal.history import FS
 from tools import compact, repair
 from tools.verify import cli as verify
 

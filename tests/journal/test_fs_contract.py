@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from journal.fs import FileSystem, OsFileSystem
-from tests.crash.disk import SimulatedDisk
+from tests.crash.simulated.disk import SimulatedDisk
 
 
 class Place(NamedTuple):

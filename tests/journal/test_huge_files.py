@@ -24,9 +24,9 @@ from journal.format.codec import SEGMENT_BYTES_MAX
 from journal.format.segments import list_archive, list_segments
 from journal.format.snapshot import list_snapshots
 from journal.write.custody import acquire_lock
-from tests.kits.cni import raw_server
-from tests.kits.daemon import ROOT, TIMEOUT_SECONDS, environment
-from tests.kits.verify import FS, Made
+from tests.kits.daemon.process import ROOT, TIMEOUT_SECONDS, environment
+from tests.kits.journal.verify import FS, Made
+from tests.kits.plugin.cni import raw_server
 from tools import common, compact
 from tools.verify import cli as verify
 

@@ -31,10 +31,18 @@ from journal.format.codec import SegmentHeader, decode_header
 from journal.format.index import build_index
 from journal.format.scan import list_decoder
 from journal.format.segments import SegmentFile, list_history
-from tests.kits.compaction import FS, KEYS, NOW, VOUCHED_KEYS, State, index_record, write_sealed
-from tests.kits.daemon import Daemon, wait_for
-from tests.kits.history import ask, beginning, cycles, write
-from tests.kits.journal import DECODER, SCHEMA, Cut, Event, FastFileSystem, Put, opened
+from tests.kits.daemon.process import Daemon, wait_for
+from tests.kits.journal.building import DECODER, SCHEMA, Cut, Event, FastFileSystem, Put, opened
+from tests.kits.journal.compaction import (
+    FS,
+    KEYS,
+    NOW,
+    VOUCHED_KEYS,
+    State,
+    index_record,
+    write_sealed,
+)
+from tests.kits.journal.history import ask, beginning, cycles, write
 
 #: Four chunks.
 SEGMENT_BYTES = 256 * 1024

@@ -20,8 +20,7 @@ from journal.format import archive
 from journal.format.archive import CHUNK_BYTES, compress, decompress, open_segment
 from journal.format.codec import MalformedError, UnsupportedError
 from journal.format.segments import ARCHIVE_NAME, SegmentFile, archive_path
-from tests.kits.compaction import FS, archived, compact, write_sealed
-from tests.kits.journal import (
+from tests.kits.journal.building import (
     SCHEMA,
     Event,
     FastFileSystem,
@@ -31,6 +30,7 @@ from tests.kits.journal import (
     read_back,
     segments,
 )
+from tests.kits.journal.compaction import FS, archived, compact, write_sealed
 
 #: Lengths around the chunk's.
 SIZES = [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES + 17]

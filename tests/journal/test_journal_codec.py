@@ -36,7 +36,7 @@ from journal.format.codec import (
     list_header,
     padded,
 )
-from tests.kits.journal import flipped, patched
+from tests.kits.journal.building import flipped, patched
 
 NUMBERS_32 = st.integers(0, 2**32 - 1)
 NUMBERS_64 = st.integers(0, 2**64 - 1)

@@ -27,7 +27,20 @@ from journal.compact.prepare import archive_lock
 from journal.format.segments import RECOVERED_NAME, SPARE_NAME
 from journal.fs import FileSystem
 from journal.read.indexed import write_index
-from tests.kits.compaction import (
+from tests.kits.journal.building import (
+    SCHEMA,
+    Cut,
+    Event,
+    build,
+    flipped,
+    forged,
+    frames_of,
+    patched,
+    puts,
+    read_back,
+    segments,
+)
+from tests.kits.journal.compaction import (
     FS,
     KEYS,
     VOCABULARY,
@@ -40,19 +53,6 @@ from tests.kits.compaction import (
     state_of,
     tree,
     write_sealed,
-)
-from tests.kits.journal import (
-    SCHEMA,
-    Cut,
-    Event,
-    build,
-    flipped,
-    forged,
-    frames_of,
-    patched,
-    puts,
-    read_back,
-    segments,
 )
 
 DAY = 86_400 * 10**9

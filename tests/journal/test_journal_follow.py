@@ -22,8 +22,7 @@ from journal import (
     prune,
     retire,
 )
-from tests.kits.compaction import FS, archived, compact, prepared, write_sealed
-from tests.kits.journal import (
+from tests.kits.journal.building import (
     SCHEMA,
     Event,
     build,
@@ -35,6 +34,7 @@ from tests.kits.journal import (
     puts,
     segments,
 )
+from tests.kits.journal.compaction import FS, archived, compact, prepared, write_sealed
 
 LARGE = 4 << 20
 

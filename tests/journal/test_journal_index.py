@@ -29,15 +29,7 @@ from journal.format.archive import CHUNK_BYTES, decompress, read_segment
 from journal.format.codec import MalformedError, SegmentHeader, decode_header
 from journal.format.index import Index, build_index
 from journal.format.segments import SegmentFile, list_history
-from tests.kits.compaction import (
-    FS,
-    KEYS,
-    VOCABULARY,
-    archived,
-    compact,
-    write_sealed,
-)
-from tests.kits.journal import (
+from tests.kits.journal.building import (
     DECODER,
     SCHEMA,
     Cut,
@@ -51,6 +43,14 @@ from tests.kits.journal import (
     patched,
     puts,
     segments,
+)
+from tests.kits.journal.compaction import (
+    FS,
+    KEYS,
+    VOCABULARY,
+    archived,
+    compact,
+    write_sealed,
 )
 
 LARGE = 256 * 1024

@@ -20,8 +20,8 @@ import msgspec
 import pytest
 
 from journal import read_events
-from tests.kits.daemon import environment
-from tests.kits.journal import (
+from tests.kits.daemon.process import environment
+from tests.kits.journal.building import (
     SCHEMA,
     SEGMENT_BYTES,
     Cut,

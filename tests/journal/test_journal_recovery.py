@@ -49,7 +49,7 @@ from journal.format.segments import (
     list_segments,
 )
 from journal.write.recovery import recover
-from tests.kits.journal import (
+from tests.kits.journal.building import (
     DECODER,
     SCHEMA,
     SEGMENT_BYTES,

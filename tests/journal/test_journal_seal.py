@@ -13,8 +13,7 @@ import pytest
 import journal.write.group_commit
 import journal.write.spare
 from journal import Journal, JournalBusyError, JournalFailedError, JournalFullError
-from tests.kits.compaction import compact, reopen, state_of
-from tests.kits.journal import (
+from tests.kits.journal.building import (
     FaultyFileSystem,
     Put,
     in_loop,
@@ -24,6 +23,7 @@ from tests.kits.journal import (
     segments,
     take,
 )
+from tests.kits.journal.compaction import compact, reopen, state_of
 
 
 @pytest.fixture(autouse=True)

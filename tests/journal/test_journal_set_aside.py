@@ -12,8 +12,7 @@ from journal.write.recovery import Recovered, recover
 from journal.write.repair_note import SetAside, fingerprint, forget, unrecorded, write_note
 from journal.write.segment_writer import Log
 from journal.write.spare import Spare
-from tests.kits.compaction import crash_images
-from tests.kits.journal import (
+from tests.kits.journal.building import (
     DECODER,
     SCHEMA,
     SEGMENT_BYTES,
@@ -26,6 +25,7 @@ from tests.kits.journal import (
     puts,
     segments,
 )
+from tests.kits.journal.compaction import crash_images
 
 FS = FastFileSystem()
 GOOD = puts(3)

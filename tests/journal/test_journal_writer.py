@@ -43,7 +43,7 @@ from journal.format.scan import End
 from journal.format.segments import SPARE_NAME, list_segments
 from journal.write.segment_writer import FRAME_OVERHEAD_BYTES
 from journal.write.spare import Spare
-from tests.kits.journal import (
+from tests.kits.journal.building import (
     SCHEMA,
     SEGMENT_BYTES,
     TIMEOUT_SECONDS,

@@ -26,9 +26,9 @@ from journal.format.segments import list_history
 from journal.fs import OsFileSystem
 from journal.read.head import read_head
 from journal.read.reader import Reader, read_events
-from tests.kits.daemon import ROOT, TIMEOUT_SECONDS, Daemon, environment
-from tests.kits.history import ask
-from tests.kits.journal import patched
+from tests.kits.daemon.process import ROOT, TIMEOUT_SECONDS, Daemon, environment
+from tests.kits.journal.building import patched
+from tests.kits.journal.history import ask
 
 OLD = sorted(path.name for path in (ROOT / "tests" / "old_journals").iterdir() if path.is_dir())
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.kits.cni import VERSIONS, Plugin, new_id, raw_server
-from tests.kits.daemon import Daemon
-from tests.kits.spool import Node, files
-from tests.kits.wire import request_bytes
+from tests.kits.daemon.process import Daemon
+from tests.kits.daemon.wire import request_bytes
+from tests.kits.plugin.cni import VERSIONS, Plugin, new_id, raw_server
+from tests.kits.plugin.spool import Node, files
 
 NAMES = "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=web"
 SHORT_SECONDS = 0.5

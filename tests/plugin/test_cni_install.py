@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kits.cni import Outcome, Plugin, install_plugin
-from tests.kits.daemon import TIMEOUT_SECONDS
+from tests.kits.daemon.process import TIMEOUT_SECONDS
+from tests.kits.plugin.cni import Outcome, Plugin, install_plugin
 from tools.cni.install import install
 
 VERSION = {"CNI_COMMAND": "VERSION", "PATH": "/nowhere"}

@@ -21,7 +21,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from coild.rules.limits import COLLECT_BYTES_MAX
-from tests.kits.cni import (
+from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon
+from tests.kits.plugin.cni import (
     NOBODY,
     VERSIONS,
     Plugin,
@@ -29,7 +30,6 @@ from tests.kits.cni import (
     raw_server,
     stub,
 )
-from tests.kits.daemon import TIMEOUT_SECONDS, Daemon
 from tools.cni import main as plugin_main
 from tools.cni.addresses import covering_prefix
 from tools.cni.gateway import NODE_KEY

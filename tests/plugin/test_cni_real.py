@@ -18,11 +18,11 @@ import pyroute2
 import pytest
 
 from coild.rules.events import COLLECTED, REQUESTED, AddressReleased
-from tests.kits.cni import install_plugin
-from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, wait_for
-from tests.kits.debian import package
-from tests.kits.netns import Namespace
-from tests.kits.runtime import Runtime, plugins
+from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, wait_for
+from tests.kits.plugin.cni import install_plugin
+from tests.kits.plugin.runtime import Runtime, plugins
+from tests.kits.system.debian import package
+from tests.kits.system.netns import Namespace
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make network namespaces")
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from coild.rules.events import REQUESTED, AddressAllocated, AddressReleased
-from tests.kits.containerd import Containerd
-from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, wait_for
-from tests.kits.debian import package
-from tests.kits.netns import Namespace
-from tests.kits.runtime import plugins
+from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, wait_for
+from tests.kits.plugin.containerd import Containerd
+from tests.kits.plugin.runtime import plugins
+from tests.kits.system.debian import package
+from tests.kits.system.netns import Namespace
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root may start containers and make network namespaces"

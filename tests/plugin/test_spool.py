@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from coild.spool import files as spool_files
 from coild.spool import releases as spool
 from coild.spool.files import TEMPORARY
-from tests.kits.spool import Calls, files, held_elsewhere, holder_of, kept, soon
+from tests.kits.plugin.spool import Calls, files, held_elsewhere, holder_of, kept, soon
 
 #: Any that coild takes, and then some: no control characters, no surrogates.
 IDS = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=256)

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coild.spool import releases as spool
-from tests.kits.disk import fill, make_read_only, small_disk
-from tests.kits.spool import as_nobody, files, kept, soon
+from tests.kits.plugin.spool import as_nobody, files, kept, soon
+from tests.kits.system.small_disks import fill, make_read_only, small_disk
 
 WEB = ("shop", "web-0", "c1")
 OTHER = ("shop", "web-1", "c2")

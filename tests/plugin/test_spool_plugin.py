@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.kits.cni import Plugin, new_id, stub
-from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, command, environment
-from tests.kits.netns import Namespace
-from tests.kits.spool import Node, files, held, keep
+from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, command, environment
+from tests.kits.plugin.cni import Plugin, new_id, stub
+from tests.kits.plugin.spool import Node, files, held, keep
+from tests.kits.system.netns import Namespace
 
 ENTRIES = 300
 #: A time-out for runs that are to reach it.

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.kits.cni import NOBODY, Plugin, new_id, stub
-from tests.kits.disk import fill, make_read_only, small_disk
-from tests.kits.spool import Node, files, held, keep
+from tests.kits.plugin.cni import NOBODY, Plugin, new_id, stub
+from tests.kits.plugin.spool import Node, files, held, keep
+from tests.kits.system.small_disks import fill, make_read_only, small_disk
 
 #: What the daemon says in its log.
 DAMAGED = "a release in the spool is damaged, it was set aside: "

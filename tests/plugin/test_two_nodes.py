@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from pyroute2 import IPRoute
 
-from tests.kits.daemon import TIMEOUT_SECONDS, Daemon
-from tests.kits.debian import package
-from tests.kits.netns import Namespace
-from tests.kits.runtime import Runtime, plugins
+from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon
+from tests.kits.plugin.runtime import Runtime, plugins
+from tests.kits.system.debian import package
+from tests.kits.system.netns import Namespace
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make network namespaces")
 

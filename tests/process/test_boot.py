@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coild.process.boot import Boot, Verdict, compare, read_boot
-from tests.kits.boot import FakeProc
+from tests.kits.system.boot import FakeProc
 
 HOUR = 3600 * 10**9
 TICK = 10**7

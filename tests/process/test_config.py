@@ -22,8 +22,8 @@ from coild.config.config import SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN, Config, load
 from coild.config.endpoint import Endpoint
 from coild.config.layers import FileSettings, Settings, kebab, variable
 from coild.rules.addresses import Pool, Span
-from tests.kits import daemon as daemon_kit
-from tests.kits.service import pool
+from tests.kits.daemon import process as daemon_kit
+from tests.kits.daemon.service import pool
 
 
 class Result(NamedTuple):

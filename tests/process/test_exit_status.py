@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, command, environment, run
+from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, command, environment, run
 
 #: For root alone: without what makes it stronger than permissions.
 _POWERS = "-dac_override,-dac_read_search,-fowner,-net_bind_service"

@@ -15,8 +15,8 @@ import pytest
 
 from coild.config.endpoint import Endpoint
 from coild.process.tcp import bind_all
-from tests.kits.daemon import Daemon, command, environment, listening_sockets, run
-from tests.kits.wire import address_of, exchange, request_bytes
+from tests.kits.daemon.process import Daemon, command, environment, listening_sockets, run
+from tests.kits.daemon.wire import address_of, exchange, request_bytes
 
 #: A user that owns nothing.
 _NOBODY = 65534

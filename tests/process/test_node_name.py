@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from coild.cli import main
-from tests.kits.daemon import Daemon, run
+from tests.kits.daemon.process import Daemon, run
 
 BAD = os.fsdecode(b"a\xffb")
 

@@ -16,9 +16,15 @@ from pathlib import Path
 import pytest
 
 from tests.failures.test_full_disk import allocate_all, fill_beside
-from tests.kits.cni import Plugin, new_id
-from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, environment, listening_sockets, wait_for
-from tests.kits.disk import small_disk
+from tests.kits.daemon.process import (
+    TIMEOUT_SECONDS,
+    Daemon,
+    environment,
+    listening_sockets,
+    wait_for,
+)
+from tests.kits.plugin.cni import Plugin, new_id
+from tests.kits.system.small_disks import small_disk
 from tests.tools.test_install import configurations, container, daemon, manifest
 
 #: For probes that are to reach it.

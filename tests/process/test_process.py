@@ -20,9 +20,8 @@ from coild.rules.events import SCHEMA, DaemonStarted, DaemonStopped, JournalRepa
 from journal.format.chain import walk
 from journal.format.segments import list_segments
 from journal.fs import OsFileSystem
-from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, run, wait_for
-from tests.kits.journal import frames_of, patched, segments
-from tests.kits.wire import (
+from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, run, wait_for
+from tests.kits.daemon.wire import (
     address_of,
     allocate_body,
     connect,
@@ -31,6 +30,7 @@ from tests.kits.wire import (
     parse_answers,
     request_bytes,
 )
+from tests.kits.journal.building import frames_of, patched, segments
 
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 STATUS = request_bytes("GET", "/status")

@@ -14,8 +14,8 @@ import pytest
 
 from coild.process.clock import boottime
 from coild.rules.events import REBOOTED, AddressReleased, NodeBooted
-from tests.kits.boot import FakeProc
-from tests.kits.daemon import Daemon, wait_for
+from tests.kits.daemon.process import Daemon, wait_for
+from tests.kits.system.boot import FakeProc
 
 ROOT_ONLY = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root may mount another boot ID over the kernel's"

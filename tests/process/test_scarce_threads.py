@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from coild.process.threads import start_workers
-from tests.crash import scarce_threads
-from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, command, environment
+from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, command, environment
+from tests.kits.variants import scarce_threads
 
 
 class ScarceDaemon(Daemon):

@@ -15,12 +15,12 @@ from journal.format.codec import decode_header
 from journal.format.scan import scan
 from journal.fs import OsFileSystem
 from journal.read.head import read_head
-from tests.crash import failing_daemon
 from tests.failures.test_failing_disk import FailingDaemon, fail
-from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, wait_for
-from tests.kits.journal import frames_of, patched, segments
-from tests.kits.verify import facts, opened_plain, records
-from tests.kits.wire import allocate_body
+from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, wait_for
+from tests.kits.daemon.wire import allocate_body
+from tests.kits.journal.building import frames_of, patched, segments
+from tests.kits.journal.verify import facts, opened_plain, records
+from tests.kits.variants import failing_daemon
 from tools.history import cli as history
 from tools.replay import cli as replay
 from tools.verify import cli as verify

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.crash.journal.showing import try_showing
+from tests.crash.journal.verifying import HONEST
 from tests.crash.mutants import mutated
 from tests.crash.scale import report, rounds
-from tests.crash.showing import try_showing
-from tests.crash.verifying import HONEST
 
 SEED = 11
 #: Of each workload.

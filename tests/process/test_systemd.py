@@ -25,8 +25,7 @@ from hypothesis import strategies as st
 from coild.process.systemd import Notifier, take_descriptors
 from coild.rules.events import SCHEMA, Event, NodeBooted
 from journal import read_events
-from tests.kits.cni import Plugin, new_id
-from tests.kits.daemon import (
+from tests.kits.daemon.process import (
     TIMEOUT_SECONDS,
     Daemon,
     command,
@@ -34,7 +33,8 @@ from tests.kits.daemon import (
     listening_sockets,
     wait_for,
 )
-from tests.kits.systemd import SERVICE, SOCKET, Systemd, tool
+from tests.kits.plugin.cni import Plugin, new_id
+from tests.kits.system.systemd import SERVICE, SOCKET, Systemd, tool
 
 #: Puts descriptors where a service manager would, and becomes the command: $1 their numbers.
 _LAUNCH = """

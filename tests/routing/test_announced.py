@@ -12,7 +12,7 @@ from coild.routing.announcer import RouteHealth
 from coild.rules.addresses import Subnet
 from coild.rules.events import BlockReleased
 from journal import JournalBusyError, JournalError, JournalFailedError, JournalFullError
-from tests.kits.service import Bench, HeldBlocks, pool, settled
+from tests.kits.daemon.service import Bench, HeldBlocks, pool, settled
 
 POOLS = {"default": pool(2, "10.0.0.0/28")}
 FIRST, SECOND = Subnet.parse("10.0.0.0/30"), Subnet.parse("10.0.0.4/30")

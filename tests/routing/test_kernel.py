@@ -17,8 +17,8 @@ import pytest
 from coild.routing.announcer import RouteError
 from coild.routing.netlink import KernelRoutes
 from coild.rules.addresses import Subnet
-from tests.kits.daemon import ROOT, TIMEOUT_SECONDS, environment
-from tests.kits.netns import Namespace
+from tests.kits.daemon.process import ROOT, TIMEOUT_SECONDS, environment
+from tests.kits.system.netns import Namespace
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make network namespaces")
 

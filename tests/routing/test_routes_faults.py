@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.kits.daemon import Daemon, wait_for
+from tests.kits.daemon.process import Daemon, wait_for
 
 
 class FaultyDaemon(Daemon):
     """A coild whose routes have a fault."""
 
-    module = "tests.kits.faulty_routes"
+    module = "tests.kits.variants.faulty_routes"
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ import pytest
 from coild.routing.route_watch import Changes, RouteWatch
 from coild.routing.table_lock import TableLock, TableTakenError
 from coild.rules.addresses import Subnet
-from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, wait_for
-from tests.kits.netns import Namespace
+from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, wait_for
+from tests.kits.system.netns import Namespace
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make network namespaces")
 

@@ -14,8 +14,8 @@ import httpx
 import pyroute2
 import pytest
 
-from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, command, environment, wait_for
-from tests.kits.netns import Namespace
+from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, command, environment, wait_for
+from tests.kits.system.netns import Namespace
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make network namespaces")
 

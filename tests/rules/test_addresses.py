@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from coild.rules.addresses import BITS, Subnet, address_text
-from tests.kits.service import pool
+from tests.kits.daemon.service import pool
 
 VERSIONS = st.sampled_from([4, 6])
 

@@ -30,8 +30,8 @@ from coild.rules.events import (
     SnapshotTaken,
 )
 from coild.rules.projection import pools_changed
-from tests.kits.replay import fold, histories
-from tests.kits.service import pool
+from tests.kits.daemon.service import pool
+from tests.kits.journal.replay import fold, histories
 
 BLOCK = Subnet.parse("10.0.0.8/29").key
 OTHER = Subnet.parse("10.0.0.16/29").key

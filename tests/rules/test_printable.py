@@ -17,8 +17,8 @@ import pytest
 
 from coild.process.logs import JsonFormatter, PlainFormatter
 from coild.rules.printable import printable, printable_json
-from tests.kits.daemon import Daemon, command, environment
-from tests.kits.history import EPOCH, allocated, beginning, released, write
+from tests.kits.daemon.process import Daemon, command, environment
+from tests.kits.journal.history import EPOCH, allocated, beginning, released, write
 
 #: Of each kind one or more: bidi controls, format, blank letters, C0, DEL, C1, separators, astral.
 HIDDEN = (

@@ -30,7 +30,7 @@ from coild.rules.events import (
 )
 from coild.rules.holding import Block, InconsistentEventError
 from coild.rules.projection import Projection, pools_changed
-from tests.kits.service import decode_event, decode_folded, pool
+from tests.kits.daemon.service import decode_event, decode_folded, pool
 
 BLOCK = Subnet.parse("10.0.0.8/29").key
 OTHER = Subnet.parse("fd00:48::40/122").key

@@ -30,7 +30,7 @@ import coild
 from coild.allocation.service import ConflictError, NoAddressError, Statistics
 from coild.rules.addresses import Pool, Span
 from coild.rules.allocator import NoPoolError
-from tests.kits.service import Bench, pool
+from tests.kits.daemon.service import Bench, pool
 
 REUSE_AFTER = 30
 #: In the configuration or not, and in which pool, changes at restarts.

@@ -21,10 +21,10 @@ from coild.rules.addresses import Pool, Span, Subnet
 from coild.rules.events import UNNEEDED, AddressReleased
 from coild.rules.ranges import Ranges
 from coild.rules.unicast import why_no_unicast
-from tests.kits.cni import Plugin, new_id
-from tests.kits.daemon import Daemon, wait_for
-from tests.kits.netns import Namespace
-from tests.kits.service import pool
+from tests.kits.daemon.process import Daemon, wait_for
+from tests.kits.daemon.service import pool
+from tests.kits.plugin.cni import Plugin, new_id
+from tests.kits.system.netns import Namespace
 from tools.cni.gateway import NODE_KEY
 
 SPANS = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=8)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from coild.blocks import NoBlockError
 from coild.blocks.static import StaticBlocks
 from coild.rules.addresses import BITS, Pool, Subnet
-from tests.kits.service import pool
+from tests.kits.daemon.service import pool
 
 #: The subnets here have at most so many addresses: each can be looked at.
 BITS_MAX = 5

@@ -20,11 +20,18 @@ from coild.rules.events import HistoryPruned, JournalCompacted, SegmentsIndexed,
 from coild.upkeep.prune_orders import give_order, order_path
 from journal import OsFileSystem, Policy
 from journal.format.archive import decompress
-from tests.kits import lingering_upkeep
-from tests.kits.daemon import TIMEOUT_SECONDS, Daemon, environment, fold, status_of, wait_for
-from tests.kits.damage import KINDS
-from tests.kits.history import write
-from tests.kits.tool import run_here
+from tests.kits.daemon.process import (
+    TIMEOUT_SECONDS,
+    Daemon,
+    environment,
+    fold,
+    status_of,
+    wait_for,
+)
+from tests.kits.journal.damage import KINDS
+from tests.kits.journal.history import write
+from tests.kits.system.tool import run_here
+from tests.kits.variants import lingering_upkeep
 from tools.compact import main
 
 PRUNED = ("pruned-through", "pruned-segments", "pruned-bytes")

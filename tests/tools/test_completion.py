@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.kits.daemon import ROOT, TIMEOUT_SECONDS, environment, run
+from tests.kits.daemon.process import ROOT, TIMEOUT_SECONDS, environment, run
 
 MODULES = {
     "coild": "coild",

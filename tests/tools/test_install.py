@@ -17,8 +17,8 @@ import yaml
 from coild import __version__
 from coild.http import operations
 from coild.process.probe import TIMEOUT_SECONDS as PROBE_SECONDS
-from tests.kits.daemon import ROOT, run
-from tests.kits.systemd import SERVICE, SOCKET
+from tests.kits.daemon.process import ROOT, run
+from tests.kits.system.systemd import SERVICE, SOCKET
 from tools.cni.config import DEFAULT
 
 MANIFEST = ROOT / "tools" / "kubernetes" / "daemonset.yaml"

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coild.audit.times import format_local, format_utc, parse_age, parse_moment, parse_span
-from tests.kits.daemon import environment
+from tests.kits.daemon.process import environment
 
 S = 10**9
 HOUR = 3600 * S

@@ -31,10 +31,9 @@ from journal.write.recovery import recover
 from journal.write.repair_note import forget
 from journal.write.segment_writer import Log
 from journal.write.spare import Spare
-from tests.kits.compaction import crash_images
-from tests.kits.daemon import Daemon
-from tests.kits.daemon import run as run_coild
-from tests.kits.journal import (
+from tests.kits.daemon.process import Daemon
+from tests.kits.daemon.process import run as run_coild
+from tests.kits.journal.building import (
     SEGMENT_BYTES,
     FastFileSystem,
     FaultyFileSystem,
@@ -45,7 +44,8 @@ from tests.kits.journal import (
     opened,
     segments,
 )
-from tests.kits.verify import NOW, age, facts
+from tests.kits.journal.compaction import crash_images
+from tests.kits.journal.verify import NOW, age, facts
 from tools.repair import main
 from tools.verify import cli as verify
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.kits.daemon import ROOT, TIMEOUT_SECONDS, environment
-from tests.kits.history import allocated, beginning, write
-from tests.kits.tool import run_here
+from tests.kits.daemon.process import ROOT, TIMEOUT_SECONDS, environment
+from tests.kits.journal.history import allocated, beginning, write
+from tests.kits.system.tool import run_here
 
 OLD = ROOT / "tests/old_journals/schema-2/journal"
 TOOLS = {

@@ -1,0 +1,1 @@
+"""What a whole daemon must keep under load."""

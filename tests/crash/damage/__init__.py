@@ -1,0 +1,1 @@
+"""Journals whose bytes are altered: by bit rot, by a fuzzer."""

@@ -1,0 +1,1 @@
+"""What a journal must keep when it crashes, or its disk fails."""

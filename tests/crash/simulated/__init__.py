@@ -1,0 +1,1 @@
+"""A simulated disk, and the disks that a crash leaves of it."""

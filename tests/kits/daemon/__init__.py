@@ -1,0 +1,1 @@
+"""The daemon for tests, and those that talk to it."""

@@ -1,0 +1,1 @@
+"""Journals for tests: built, compacted, damaged, read."""

@@ -1,0 +1,236 @@
+"""Journals of address events, and `coild-history` as scripts and people use it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from hypothesis import strategies as st
+
+from coild.rules.addresses import Subnet
+from coild.rules.events import (
+    COLLECTED,
+    REBOOTED,
+    REQUESTED,
+    SCHEMA,
+    AddressAllocated,
+    AddressReleased,
+    AttachmentAllocated,
+    BlockAcquired,
+    PoolsChanged,
+    PoolSpec,
+    SegmentsIndexed,
+    SnapshotTaken,
+)
+from coild.rules.projection import Projection
+from coild.vocabulary import VOCABULARY
+from journal import index_sealed, prepare, retire
+from journal.compact.prepare import sealed_segments
+from journal.write.recovery import recover
+from journal.write.segment_writer import Log
+from journal.write.spare import Spare
+from tests.kits.daemon.process import TIMEOUT_SECONDS, environment
+from tests.kits.journal.building import SEGMENT_BYTES, FastFileSystem, Opened
+from tools.history.cli import main
+
+KEYS = [
+    *("address", "pool", "block", "pod-namespace", "pod-name", "container-id"),
+    *("allocated-at", "released-at", "allocated-seq", "released-seq", "reason"),
+]
+BLOCKS = {"default": Subnet.parse("10.64.0.0/30"), "web": Subnet.parse("fd00:64::/126")}
+ADDRESSES = [
+    *(f"10.64.0.{offset}" for offset in range(4)),
+    *(f"fd00:64::{offset or ''}" for offset in range(4)),
+]
+EPOCH = 1_790_000_000 * 10**9
+FS = FastFileSystem()
+#: So long that few events fill a segment.
+NAME = "web-" + "x" * 1500
+
+
+def beginning() -> list[Any]:
+    """The pools, and a block of each."""
+    pools = {name: PoolSpec([block.key], 2) for name, block in BLOCKS.items()}
+    return [
+        PoolsChanged(EPOCH, pools),
+        *(BlockAcquired(EPOCH, block.key, pool) for pool, block in BLOCKS.items()),
+    ]
+
+
+def allocated(
+    moment: int,
+    container_id: str,
+    offset: int,
+    *,
+    pool: str = "default",
+    pod: str = NAME,
+    network: str = "",
+) -> AddressAllocated:
+    """An allocation so many ns after the epoch of these tests, for a CNI network or for none."""
+    what = (EPOCH + moment, BLOCKS[pool].key, offset, container_id, "default", pod, pool)
+    return AttachmentAllocated(*what, network) if network else AddressAllocated(*what)
+
+
+def released(moment: int, of: AddressAllocated, reason: str = REQUESTED) -> AddressReleased:
+    """The release that ends it."""
+    return AddressReleased(
+        EPOCH + moment,
+        of.block,
+        of.offset,
+        of.container_id,
+        of.pod_namespace,
+        of.pod_name,
+        of.pool,
+        reason,
+    )
+
+
+def cycles(count: int, start: int = 0) -> list[Any]:
+    """Allocations of one address, each with its release, by containers that are told apart."""
+    events: list[Any] = []
+    for n in range(start, start + count):
+        event = allocated(100 * n, f"c{n}", 1)
+        events += (event, released(100 * n + 50, event))
+    return events
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Any]:
+    """What a node may have gone through, with any free address taken next."""
+    events = beginning()
+    holding: dict[str, AddressAllocated] = {}
+    moment = 0
+    for number, gap in draw(
+        st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2)), min_size=1, max_size=60)
+    ):
+        moment += gap
+        container_id = f"c{number}"
+        held = holding.pop(container_id, None)
+        if held is not None:
+            reason = draw(st.sampled_from((REQUESTED, COLLECTED, REBOOTED)))
+            events.append(released(moment, held, reason))
+            continue
+        pool = draw(st.sampled_from(sorted(BLOCKS)))
+        taken = {event.offset for event in holding.values() if event.pool == pool}
+        free = sorted(set(range(4)) - taken)
+        if free:
+            offset, network = draw(st.sampled_from(free)), draw(st.sampled_from(("", "pods")))
+            event = allocated(moment, container_id, offset, pool=pool, network=network)
+            holding[container_id] = event
+            events.append(event)
+    return events
+
+
+@contextlib.contextmanager
+def writing(directory: Path) -> Iterator[Opened]:
+    """A journal of small segments that is being written, from its snapshot on if it has one."""
+    FS.make_directory(directory)
+    recovered = recover(
+        FS,
+        directory,
+        schema=SCHEMA,
+        segment_bytes=SEGMENT_BYTES,
+        now=EPOCH,
+        restore=Projection().restore,
+    )
+    spare = Spare(FS, directory, SEGMENT_BYTES)
+    log = Log(FS, recovered, spare, SCHEMA, time.time_ns)
+    try:
+        yield Opened(log, recovered, [])
+    finally:
+        log.close()
+        spare.close()
+
+
+def write(directory: Path, events: Sequence[Any]) -> None:
+    """A journal with one event in each frame, and a mark at the end."""
+    with writing(directory) as journal:
+        for event in events:
+            journal.append([event])
+        journal.append([])
+
+
+def compact(directory: Path, journal: Opened | None = None, *, time: int = EPOCH + 3900) -> int:
+    """Archive all sealed segments and remove them, on record in the `journal`; how many went."""
+    sealed = sealed_segments(FS, directory)
+    if not sealed:
+        return 0
+    newest = max(directory.glob("*.seg"))
+    through = int(newest.name.removesuffix(".seg")) - 1
+    done = prepare(FS, directory, through, VOCABULARY, Projection(), now=EPOCH)
+    records = [
+        SegmentsIndexed(time, done.indexes),
+        SnapshotTaken(time, through, bytes.fromhex(done.digest), 1),
+    ]
+    with contextlib.nullcontext(journal) if journal else writing(directory) as written:
+        written.append(records)
+        written.append([])
+    return retire(FS, directory, SCHEMA).segments
+
+
+def index(directory: Path) -> None:
+    """Make the indexes of all sealed segments, on record in the journal."""
+    made = index_sealed(FS, directory, VOCABULARY)
+    with writing(directory) as journal:
+        journal.append([SegmentsIndexed(EPOCH + 3900, made)])
+        journal.append([])
+
+
+def ask(directory: Path, *arguments: str) -> list[dict[str, Any]]:
+    """The rows that answer a question, as scripts get them."""
+    stdout = io.StringIO()
+    with contextlib.redirect_stdout(stdout):
+        status = main(["--journal", str(directory), "-o", "json", *arguments])
+
+    assert status == 0
+    rows = [msgspec.json.decode(line) for line in stdout.getvalue().splitlines()]
+    assert all(list(row) == KEYS for row in rows)
+    return rows
+
+
+def table(directory: Path, *arguments: str) -> str:
+    """What a person is shown."""
+    stdout = io.StringIO()
+    with contextlib.redirect_stdout(stdout):
+        status = main(["--journal", str(directory), *arguments])
+
+    assert status == 0
+    return stdout.getvalue()
+
+
+def follower(directory: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A `coild-history -f` as a process."""
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-W", "error", "-m", "tools.history"),
+            *("--journal", str(directory), "-f", *arguments),
+        ],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def next_row(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """The next line that a follower writes."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, "the follower ended"
+    row: dict[str, Any] = msgspec.json.decode(line)
+    return row
+
+
+def end(process: subprocess.Popen[str], number: signal.Signals = signal.SIGINT) -> tuple[int, str]:
+    """End a follower with a signal; its exit status, and what it said on stderr."""
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=TIMEOUT_SECONDS)
+    return process.returncode, stderr

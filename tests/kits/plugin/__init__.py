@@ -1,0 +1,1 @@
+"""The CNI plugin for tests, and the runtimes that run it."""

@@ -1,0 +1,187 @@
+"""`coild-replay` while an order to prune takes archived history away under it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from coild.audit.times import format_utc
+from coild.rules.events import HistoryPruned
+from journal import prune
+from tests.kits.journal.history import EPOCH, FS, compact, cycles, writing
+from tests.kits.journal.pruning import (
+    Answer,
+    Interrupting,
+    archived_journal,
+    ends,
+    interrupted_calls,
+    run_tool,
+)
+from tools.past import lost, open_reader
+from tools.replay.cli import main
+
+KEPT = "66"
+QUESTIONS = {
+    "the end": ["--digest"],
+    "an event": ["--until-seq", KEPT],
+    "an old event": ["--until-seq", "20"],
+    "a time": ["--until", format_utc(EPOCH + 3990)],
+    "an old time": ["--until", format_utc(EPOCH + 500)],
+    "a difference": ["--diff", "0", KEPT],
+    "a check": ["--check"],
+    "first steps": ["--step", "-n", "3"],
+    "late steps": ["--step", "--from", KEPT],
+    "steps from genesis": ["--step", "--from", "genesis", "-n", "2"],
+}
+
+
+def legal_answers(place: Path, through: list[int], arguments: list[str]) -> set[tuple[int, str]]:
+    """What is answered before, between and after the prunes."""
+    pruned = Path(shutil.copytree(place, place.with_name("pruned")))
+    legal = {run_tool(main, pruned, *arguments)[:2]}
+    for sequence in through:
+        prune(FS, pruned, sequence)
+        legal.add(run_tool(main, pruned, *arguments)[:2])
+    return legal
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("gradually", [False, True])
+def test_a_replay_while_history_is_pruned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, question: str, *, gradually: bool
+) -> None:
+    """Whenever files go, at once or one by one: an answer as before or after, and no alarm."""
+    place = tmp_path / "journal"
+    through = archived_journal(place, order=True)
+    arguments = QUESTIONS[question]
+    legal = legal_answers(place, through, arguments)
+    steps = through if gradually else through[-1:]
+    asked = 0
+    for _, answer in interrupted_calls(
+        main,
+        monkeypatch,
+        place,
+        lambda copy: [partial(prune, FS, copy, to) for to in steps],
+        *arguments,
+    ):
+        asked += 1
+        if answer.status == 1:
+            assert re.search(r"the events up to \d+ were pruned; ", answer.stderr), answer
+
+        assert not re.search("corrupt|nowhere|missing|No such file", answer.stderr), answer
+        assert answer[:2] in legal or question.startswith("steps from"), answer
+    assert asked > 5
+
+
+@pytest.mark.parametrize("gradually", [False, True])
+def test_steps_go_on_behind_what_is_pruned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, gradually: bool
+) -> None:
+    """As before up to some event, and then as a later run would begin; it is said."""
+    place = tmp_path / "journal"
+    through = archived_journal(place, order=True)
+    whole = run_tool(main, place, "--step").stdout.splitlines()
+    told = 0
+    steps = through if gradually else through[-1:]
+    for _, answer in interrupted_calls(
+        main,
+        monkeypatch,
+        place,
+        lambda copy: [partial(prune, FS, copy, to) for to in steps],
+        "--step",
+    ):
+        assert answer.status == 0, answer
+        shown = answer.stdout.splitlines()
+        sequences = [msgspec.json.decode(line)["sequence"] for line in shown]
+        gaps = sum(second - first > 1 for first, second in pairwise(sequences))
+
+        assert shown == [whole[sequence - 1] for sequence in sequences]
+        assert sequences[-1] == len(whole)
+        # What was pruned before the first step can be said to be, too.
+        assert answer.stderr.count("was pruned meanwhile") in {gaps, gaps + (sequences[0] > 1)}
+        told += gaps
+    assert told
+
+
+@pytest.mark.parametrize("question", ["the end", "a check", "a difference", "first steps"])
+def test_a_replay_while_files_are_lost_without_an_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, question: str
+) -> None:
+    """What goes away and is not on record is never said to be pruned; what needs it is an error."""
+    place = tmp_path / "journal"
+    through = archived_journal(place, order=False)
+    legal = legal_answers(place, through, QUESTIONS[question])
+    failed = 0
+    for _, answer in interrupted_calls(
+        main,
+        monkeypatch,
+        place,
+        lambda copy: [partial(prune, FS, copy, through[-1])],
+        *QUESTIONS[question],
+    ):
+        assert "the events up to" not in answer.stderr
+        assert answer[:2] in legal or answer.status == 1
+        if answer.status:
+            assert answer.stdout == ""
+            assert re.search("No such file|are nowhere|are missing", answer.stderr)
+            failed += 1
+    assert failed or question in {"the end", "a difference"}
+
+
+def _compact_and_prune(directory: Path, answers: list[Answer]) -> None:
+    """What `coild-compact --delete` does, after the daemon went on."""
+    with writing(directory) as journal:
+        for event in cycles(10, start=70):
+            journal.append([event])
+        journal.append([])
+        journal.log.seal()
+        compact(directory, journal, time=EPOCH + 8999)
+        going = ends(directory)[-1]
+        journal.append([HistoryPruned(EPOCH + 9000, going, 1, 0, "all")])
+        journal.append([])
+        prune(FS, directory, going)
+    answers.append(run_tool(main, directory, "--digest"))
+
+
+@pytest.mark.parametrize("question", ["the end", "a check", "first steps"])
+def test_a_replay_while_the_snapshot_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, question: str
+) -> None:
+    """The state that it was to begin with is gone, and a newer one is there: no error."""
+    place = tmp_path / "journal"
+    archived_journal(place, order=True)
+    for _, answer in interrupted_calls(
+        main,
+        monkeypatch,
+        place,
+        lambda copy: [partial(_compact_and_prune, copy, [])],
+        *QUESTIONS[question],
+    ):
+        assert answer.status == 0, answer
+        assert "cannot be used" not in answer.stderr
+
+
+def test_what_is_said_of_an_order_holds_while_it_is_carried_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever file goes next under the look for the order: the history was pruned, not lost."""
+    place = tmp_path / "journal"
+    through = archived_journal(place, order=True)
+    prune(FS, place, through[0])
+    for number in range(1000):
+        copy = Path(shutil.copytree(place, tmp_path / f"copy-{number}"))
+        disk = Interrupting(number, [partial(prune, FS, copy, to) for to in through[1:]])
+        with monkeypatch.context() as patched:
+            patched.setattr("journal.read.reader.OsFileSystem", lambda disk=disk: disk)
+            said = lost(open_reader(copy))
+
+        assert re.fullmatch(r"the events up to \d+ were pruned", said)
+        if disk.left >= 0:
+            return
+    raise AssertionError("the look never ends")
