@@ -21,9 +21,9 @@ import time
 from pathlib import Path
 
 from coild import __version__
-from coild.config.files import UnfitFileError, read_limited
 from tools.cni.config import VERSIONS
 from tools.cni.errors import IO_FAILURE
+from tools.cni.files import read_regular
 
 NAME = "coild-ipam"
 LIBRARY = f"{NAME}.lib"
@@ -33,12 +33,10 @@ DIRECTORY = Path("/opt/cni/bin")
 #: All that the executable may import of ours.
 _MODULES = (
     "coild/__init__.py",
-    "coild/config/files.py",
     "coild/spool/releases.py",
     "coild/spool/entries.py",
     "coild/spool/files.py",
     "tools/__init__.py",
-    "tools/ipam.py",
 )
 _ROOT = Path(__file__).parent.parent.parent
 #: A plugin runs for 300 s at most; then nobody uses a library that was superseded so long ago.
@@ -202,8 +200,8 @@ def _text(python: str, build: str) -> bytes:
 def _build_of(executable: Path) -> str:
     """The library that is in use; empty if there is none."""
     try:
-        text = read_limited(executable, _EXECUTABLE_BYTES_MAX).decode(errors="replace")
-    except (FileNotFoundError, UnfitFileError):
+        text = read_regular(str(executable), _EXECUTABLE_BYTES_MAX).decode(errors="replace")
+    except (FileNotFoundError, ValueError):
         return ""
     name = text.partition(f"/{LIBRARY}/")[2].partition('"')[0]
     return "" if "/" in name else name
@@ -224,8 +222,8 @@ def _is_installed(directory: Path, build: str, python: str, sources: dict[str, b
 def _has(path: Path, content: bytes) -> bool:
     """Whether a file has just this content."""
     try:
-        return read_limited(path, len(content)) == content
-    except UnfitFileError:
+        return read_regular(str(path), len(content)) == content
+    except ValueError:
         return False
 
 

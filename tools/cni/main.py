@@ -31,12 +31,9 @@ _STDIN_BYTES_MAX = 64 * 1024 * 1024
 def main() -> NoReturn:
     """Run as what CNI_COMMAND says, or talk to the person who started this."""
     if is_for_people():
-        from tools.ipam import talk  # noqa: PLC0415 - argparse and all, for no container
+        from tools.cni.people import talk  # noqa: PLC0415 - argparse and all, for no container
 
-        status = talk()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        _exit(status)
+        sys.exit(talk())
     _exit(run())
 
 

@@ -7,11 +7,17 @@ from tools.cni.errors import REFUSED, TRY_AGAIN_LATER, CniError, NoAnswerError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Protocol
 
     from tools.cni.client import Coild
     from tools.cni.environment import Attachment
-    from tools.cni.gateway import Node
+
+    class Pod(Protocol):
+        """Who is named as the holder of an address: an attachment's pod, or the node."""
+
+        pod_namespace: str
+        pod_name: str
+
 
 _ADDRESS_TYPES = {4: "ipv4", 6: "ipv6"}
 
@@ -40,7 +46,7 @@ class Given:
 
 def allocate(
     coild: Coild,
-    pod: Attachment | Node,
+    pod: Pod,
     family: int,
     key: str,
     network: str,
@@ -95,7 +101,7 @@ class HeldAddress:
         self.pod_name = _text(answer, "pod-name")
         self.network = _text(answer, "network")
 
-    def is_same(self, pod: Attachment | Node, network: str) -> bool:
+    def is_same(self, pod: Pod, network: str) -> bool:
         """Whether it is the attachment that is meant.
 
         Network, container ID and interface make one (CNI spec 1.1.0, section "Attachment"): the
@@ -116,15 +122,13 @@ def held_by(coild: Coild, key: str) -> HeldAddress | None:
     return HeldAddress(answer, _address(coild, answer))
 
 
-def held_address(coild: Coild, pod: Attachment | Node, key: str) -> str | None:
+def held_address(coild: Coild, pod: Pod, key: str) -> str | None:
     """The address that the container has. Raises CniError, NoAnswerError."""
     answer = _held(coild, pod, key, "")
     return None if answer is None else _address(coild, answer)
 
 
-def _held(
-    coild: Coild, pod: Attachment | Node | HeldAddress, key: str, query: str
-) -> dict[str, Any] | None:
+def _held(coild: Coild, pod: Pod, key: str, query: str) -> dict[str, Any] | None:
     status, answer = coild.ask("GET", holder_path(pod.pod_namespace, pod.pod_name, key) + query)
     if status == 404:
         return None

@@ -1,0 +1,159 @@
+"""The plugin's side for people, who start it without CNI_COMMAND: help, version, installation."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from coild import __version__
+from tools.cni.install import DIRECTORY, NAME, InstallError, default_python, install
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+
+_EPILOG = """\
+A container runtime starts this program with CNI_COMMAND (ADD, DEL, CHECK, GC, STATUS or VERSION) in
+the environment and the network configuration on stdin: CNI versions 0.3.1 to 1.1.0.
+
+keys of "ipam" in the network configuration, all optional:
+  coild         unix:/path of the daemon's --socket (default: unix:/run/coild/coild.sock), or an
+                address like http://127.0.0.1:9383, where any local user may ask, and may answer
+                in the place of a coild that is down
+  address-type  "ipv4" (default), "ipv6" or "dual"
+  subnet        the subnet of the addresses, or a list with one a family: its prefix length is the
+                result's, and no pod gets its edges (default: the subnet of the pool in coild)
+  gateway       an address, or a list with one a family, that no pod gets (default: the pool's in
+                coild, or else fe80::1, and for IPv4 an address that the node takes from coild for
+                itself, once; with a subnet: none)
+  routes        [{"dst": "0.0.0.0/0", "gw": "..."}] (default: default routes; with a subnet: none)
+  resolvConf    a file like /etc/resolv.conf, for the result's dns
+  timeout       seconds that a run may take at most (default: 10; 0.1 to 300)
+  spool         where releases are kept while coild is down (default: /var/lib/coild/spool)
+ADD refuses other keys, and what it does not honour: IP= in CNI_ARGS, "ips", "ipRanges" and "dns" of
+runtimeConfig, "ips" of args.cni. coild chooses the address.
+
+examples:
+  coild-ipam --install                      into /opt/cni/bin; prints a configuration to start from
+  coild-ipam --install > 10-coild.conflist && mv 10-coild.conflist /etc/cni/net.d/
+  coild-ipam --install /host/opt/cni/bin --python /usr/bin/python3 --unchecked
+"""
+
+#: Usable as it is.
+_CONFLIST = {
+    "cniVersion": "1.0.0",
+    "name": "pods",
+    "plugins": [
+        {"type": "ptp", "ipam": {"type": NAME, "coild": "unix:/run/coild/coild.sock"}},
+    ],
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def talk() -> int:
+    """Do what the arguments say; the exit status."""
+    parser = _parser()
+    try:
+        arguments = parser.parse_args()
+        if arguments.print_completion:
+            return _print_completion(parser, arguments.print_completion)
+        if arguments.install is None:
+            parser.error("nothing to do: a container runtime runs this, or use --install")
+        return _install(arguments.install, arguments.python, unchecked=arguments.unchecked)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else EXIT_FAILURE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=NAME,
+        description="Give containers their addresses from coild: a CNI IPAM plugin.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--install",
+        metavar="DIR",
+        nargs="?",
+        const=str(DIRECTORY),
+        help=f"put the executable {NAME} and its library into DIR (default: {DIRECTORY}), and print"
+        " a configuration to start from",
+    )
+    parser.add_argument(
+        "--python",
+        metavar="PATH",
+        help="with --install: the interpreter that runs it, Python 3.9 or newer, as the node knows"
+        f" it (default: {default_python()})",
+    )
+    parser.add_argument(
+        "--unchecked",
+        action="store_true",
+        help="with --python: take it without running it, for it is not here but on the node",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        metavar="SHELL",
+        choices=("bash", "zsh", "tcsh"),
+        help="print the script that completes this command in bash, zsh or tcsh, and exit",
+    )
+    return parser
+
+
+def _install(directory: str, python: str | None, *, unchecked: bool) -> int:
+    if not directory:
+        return _fail("an empty directory name is none; see coild-ipam --help", EXIT_USAGE)
+    # As the executable finds its library: by its own absolute path.
+    try:
+        where = Path(os.path.abspath(directory))  # noqa: PTH100 - no link is followed
+        chosen = default_python() if python is None else python
+        _, notices = install(where, chosen, unchecked=unchecked)
+    except InstallError as error:
+        return _fail(f"cannot install: {error}", EXIT_FAILURE)
+    except FileNotFoundError:
+        # Of `abspath`: all others are told as InstallError.
+        return _fail("the current directory was removed: name the whole path", EXIT_FAILURE)
+    for text in notices:
+        _notice(text)
+    return _show(json.dumps(_CONFLIST, indent=2) + "\n")
+
+
+def _print_completion(parser: argparse.ArgumentParser, shell: str) -> int:
+    try:
+        import shtab  # noqa: PLC0415 - the installed plugin has none
+    except ImportError:
+        return _fail("the installed plugin has no completion: use coild's own coild-ipam", 1)
+    return _show(shtab.complete(parser, shell=shell))
+
+
+def _show(text: str) -> int:
+    if sys.stdout is None:
+        return _fail("stdout: it was closed", EXIT_FAILURE)
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        return _fail(f"stdout: {error.strerror}", EXIT_FAILURE)
+    return 0
+
+
+def _fail(text: str, status: int) -> int:
+    _notice(text)
+    return status
+
+
+def _notice(text: str) -> None:
+    # Not by Python's buffer: what it could not write would change the exit status.
+    with contextlib.suppress(OSError):
+        os.write(2, f"{NAME}: {text}\n".encode(errors="backslashreplace"))
