@@ -7,7 +7,6 @@ import contextlib
 import gc
 import logging
 import os
-import signal
 from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from typing import Any
@@ -146,12 +145,11 @@ class Daemon:
         self._clock_watch.look()
         self._journal.start(self._fail)
         async with contextlib.AsyncExitStack() as stack:
+            stack.callback(signals.hold)
             stack.push_async_callback(self._journal.close)
             await self._start(stack)
             await self._stop_ordered.wait()
             await self._stop()
-        # Nothing is left to end: another signal must not turn a good end into a bad one.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOPPING)
         return self._log_end()
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:

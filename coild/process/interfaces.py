@@ -1,26 +1,21 @@
-"""The addresses of this machine's network interfaces, asked of the kernel (rtnetlink(7)).
-
-By hand: it is one question, and the library that the routes are made with takes 0.2 s to import.
-"""
+"""The addresses of this machine's network interfaces, asked of the kernel (rtnetlink(7))."""
 
 from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
+
+from coild.process.rtnetlink import HEADER, VERSIONS, attributes, messages
 
 #: rtnetlink.h, netlink.h.
 _GET_ADDRESSES, _NEW_ADDRESS = 22, 20
 _ERROR, _DONE = 2, 3
 _REQUEST, _DUMP = 0x1, 0x300
-_HEADER = struct.Struct("=IHHII")
 _BODY = struct.Struct("=BBBBI")
-_ATTRIBUTE = struct.Struct("=HH")
 #: RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR.
 _GROUPS = 0x10 | 0x100
 #: if_addr.h: the address of the interface; where it has a peer, the first is the peer's.
 _ADDRESS, _LOCAL = 1, 2
-_VERSIONS = {socket.AF_INET: 4, socket.AF_INET6: 6}
 #: More than the kernel puts into one datagram of a dump.
 _DATAGRAM_BYTES = 1 << 18
 #: The kernel answers at once; nothing is worth a start that hangs.
@@ -34,10 +29,10 @@ def interface_addresses() -> set[tuple[int, int]]:
         netlink.settimeout(_TIMEOUT_SECONDS)
         netlink.bind((0, 0))
         body = _BODY.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-        size = _HEADER.size + len(body)
-        netlink.send(_HEADER.pack(size, _GET_ADDRESSES, _REQUEST | _DUMP, 1, 0) + body)
+        size = HEADER.size + len(body)
+        netlink.send(HEADER.pack(size, _GET_ADDRESSES, _REQUEST | _DUMP, 1, 0) + body)
         while True:
-            for kind, message in _messages(netlink.recv(_DATAGRAM_BYTES)):
+            for kind, message in messages(netlink.recv(_DATAGRAM_BYTES)):
                 if kind == _DONE:
                     return found
                 if kind == _ERROR:
@@ -76,31 +71,10 @@ class AddressWatch:
         self._socket.close()
 
 
-def _messages(datagram: bytes) -> Iterator[tuple[int, bytes]]:
-    place = 0
-    while place + _HEADER.size <= len(datagram):
-        size, kind, _, _, _ = _HEADER.unpack_from(datagram, place)
-        if size < _HEADER.size:
-            return
-        yield kind, datagram[place + _HEADER.size : place + size]
-        place += _aligned(size)
-
-
-def _address_of(message: bytes) -> tuple[int, int] | None:
+def _address_of(message: memoryview) -> tuple[int, int] | None:
     family, *_ = _BODY.unpack_from(message)
-    found: dict[int, bytes] = {}
-    place = _BODY.size
-    while place + _ATTRIBUTE.size <= len(message):
-        size, kind = _ATTRIBUTE.unpack_from(message, place)
-        if size < _ATTRIBUTE.size:
-            break
-        found[kind] = message[place + _ATTRIBUTE.size : place + size]
-        place += _aligned(size)
+    found = attributes(message[_BODY.size :])
     data = found.get(_LOCAL, found.get(_ADDRESS))
-    if family not in _VERSIONS or data is None:
+    if family not in VERSIONS or data is None:
         return None
-    return _VERSIONS[family], int.from_bytes(data, "big")
-
-
-def _aligned(size: int) -> int:
-    return (size + 3) & ~3
+    return VERSIONS[family], int.from_bytes(data, "big")

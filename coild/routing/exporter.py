@@ -17,7 +17,9 @@ from typing import Protocol, TypeVar
 
 from coild.process.worker_thread import WorkerThread
 from coild.routing.announcer import RouteError, RouteHealth
-from coild.routing.others import Lock, Others, Watch
+from coild.routing.others import Others
+from coild.routing.route_watch import RouteWatch
+from coild.routing.table_lock import TableLock
 from coild.rules.addresses import Subnet
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ _SILENT = RouteError("the kernel does not answer")
 
 
 class RouteTable(Protocol):
-    """What is needed of `kernel.KernelRoutes`; methods may block, and raise RouteError.
+    """What is needed of `netlink.KernelRoutes`; methods may block, and raise RouteError.
 
     The error says what is wrong, not with which block: what is wrong with many is told once.
     """
@@ -81,8 +83,8 @@ class Exporter:
         self,
         make: Callable[[], RouteTable],
         *,
-        lock: Lock | None = None,
-        watch: Callable[[], Watch] | None = None,
+        lock: TableLock | None = None,
+        watch: Callable[[], RouteWatch] | None = None,
         compare_seconds: float = COMPARE_SECONDS,
         retry_seconds: float = RETRY_SECONDS_MIN,
         timeout_seconds: float = TIMEOUT_SECONDS,

@@ -7,10 +7,9 @@ import logging
 import math
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from typing import Protocol
 
-from coild.routing.route_watch import Changes
-from coild.routing.table_lock import TableTakenError
+from coild.routing.route_watch import RouteWatch
+from coild.routing.table_lock import TableLock, TableTakenError
 from coild.rules.addresses import Subnet
 
 logger = logging.getLogger(__name__)
@@ -22,47 +21,6 @@ SETTLE_SECONDS, NOTICE_SECONDS = 0.05, 0.5
 _LOG_SECONDS = 60.0
 
 
-class Lock(Protocol):
-    """What is needed of `table_lock.TableLock`."""
-
-    @property
-    def squatter(self) -> str:
-        """The process that has the lock without being a coild."""
-        ...
-
-    def claim(self) -> None:
-        """May block for a moment. Raises TableTakenError."""
-        ...
-
-    def fileno(self) -> int | None:
-        """None: nothing is held."""
-        ...
-
-    def accept(self) -> None:
-        """Called when `fileno` is readable."""
-        ...
-
-    def close(self) -> None:
-        """Give it up."""
-        ...
-
-
-class Watch(Protocol):
-    """What is needed of `route_watch.RouteWatch`."""
-
-    def fileno(self) -> int:
-        """Readable when there is something to be told."""
-        ...
-
-    def read(self) -> Changes:
-        """What changed in the table."""
-        ...
-
-    def close(self) -> None:
-        """Hear no more."""
-        ...
-
-
 class Others:
     """Holds the lock of a table, and hears of its changes. Belongs to one event loop."""
 
@@ -70,15 +28,15 @@ class Others:
         self,
         wanted: AbstractSet[Subnet],
         wake: Callable[[], None],
-        lock: Lock | None,
-        watch: Callable[[], Watch] | None,
+        lock: TableLock | None,
+        watch: Callable[[], RouteWatch] | None,
     ) -> None:
         """`wanted` is what should be in the table at any moment; `wake` is called for a look."""
         self._wanted = wanted
         self._wake = wake
         self._lock = lock
         self._make_watch = watch
-        self._watch: Watch | None = None
+        self._watch: RouteWatch | None = None
         #: Another coild keeps the table.
         self.taken = False
         #: Blocks whose routes others removed, as far as was told since the table was compared.

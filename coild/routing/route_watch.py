@@ -1,8 +1,7 @@
 """What the kernel tells of a table's routes as they change: rtnetlink(7), its multicast groups.
 
-Not by pyroute2: this is read on the event loop, where a message has to cost microseconds. What is
-not of our table is dropped by a filter in the kernel, for a routing daemon may change hundreds of
-thousands of routes at once.
+What is not of our table is dropped by a filter in the kernel, for a routing daemon may change
+hundreds of thousands of routes at once.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ import socket
 import struct
 import sys
 from array import array
-from collections.abc import Iterator
 
 import msgspec
 
+from coild.process.rtnetlink import VERSIONS, attributes, messages
 from coild.rules.addresses import Subnet
 
 _INTERFACE = "lo"
@@ -27,11 +26,8 @@ _CLONED = 0x200
 _IFF_UP = 1
 #: A table beyond a byte is in an attribute, and this in the byte (RT_TABLE_COMPAT).
 _TABLE_COMPAT = 252
-_MESSAGE = struct.Struct("=IHHII")
 _ROUTE = struct.Struct("=8BI")
 _LINK = struct.Struct("=BxHiII")
-_ATTRIBUTE = struct.Struct("=HH")
-_VERSIONS: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 6}
 _BUFFER_BYTES = 1 << 20
 #: So many messages are read at a time; then others have their turn.
 _MESSAGES_MAX = 200
@@ -91,7 +87,7 @@ class RouteWatch:
                 continue
             # From the kernel only.
             if sender == 0:
-                for kind, body in _messages(data):
+                for kind, body in messages(data):
                     self._take(changes, kind, body)
         return changes
 
@@ -109,13 +105,13 @@ class RouteWatch:
         if kind not in {_NEW_ROUTE, _DEL_ROUTE}:
             return
         family, length, _, _, table, protocol, _, _, flags = _ROUTE.unpack_from(body)
-        attributes = dict(_attributes(body[_ROUTE.size :]))
-        if _TABLE in attributes:
-            table = int.from_bytes(attributes[_TABLE], sys.byteorder)
-        version = _VERSIONS.get(family)
+        found = attributes(body[_ROUTE.size :])
+        if _TABLE in found:
+            table = int.from_bytes(found[_TABLE], sys.byteorder)
+        version = VERSIONS.get(family)
         if table != self._table or version is None or flags & _CLONED:
             return
-        block = Subnet(version, int.from_bytes(attributes.get(_DESTINATION, b"")), length)
+        block = Subnet(version, int.from_bytes(found.get(_DESTINATION, b"")), length)
         if protocol != self._protocol:
             changes.foreign.add(block)
         elif kind == _NEW_ROUTE:
@@ -124,26 +120,6 @@ class RouteWatch:
         else:
             changes.gone.add(block)
             changes.made.discard(block)
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, memoryview]]:
-    """The types and bodies of netlink(7)'s messages."""
-    view = memoryview(data)
-    while len(view) >= _MESSAGE.size:
-        length, kind, *_ = _MESSAGE.unpack_from(view)
-        if not _MESSAGE.size <= length <= len(view):
-            return
-        yield kind, view[_MESSAGE.size : length]
-        view = view[(length + 3) & ~3 :]
-
-
-def _attributes(view: memoryview) -> Iterator[tuple[int, memoryview]]:
-    while len(view) >= _ATTRIBUTE.size:
-        length, kind = _ATTRIBUTE.unpack_from(view)
-        if not _ATTRIBUTE.size <= length <= len(view):
-            return
-        yield kind, view[_ATTRIBUTE.size : length]
-        view = view[(length + 3) & ~3 :]
 
 
 def _attach_filter(sock: socket.socket, table: int, protocol: int) -> None:

@@ -8,7 +8,6 @@ from coild.config.config import ALWAYS, NEVER, Config
 from coild.config.layers import StartError
 from coild.routing.announcer import RouteError, RoutesForbiddenError
 from coild.routing.exporter import Exporter, RouteTable
-from coild.routing.others import Watch
 from coild.routing.route_watch import RouteWatch
 from coild.routing.table_lock import TableLock, has_net_admin
 from coild.rules.projection import Projection
@@ -20,17 +19,18 @@ def exporter_of(config: Config) -> Exporter:
     """What exports blocks as the configuration says, once it is opened."""
 
     def make() -> RouteTable:
-        if not _has_net_admin():
+        if not has_net_admin():
             raise RoutesForbiddenError("this process has not the capability CAP_NET_ADMIN")
         # Not at the top: 9 MB and 0.2 s, for who exports routes.
         from coild.routing.netlink import KernelRoutes  # noqa: PLC0415
 
         return KernelRoutes(config.table_id, config.protocol_id)
 
-    def watch() -> Watch:
-        return RouteWatch(config.table_id, config.protocol_id)
-
-    return Exporter(make, lock=TableLock(config.table_id, config.protocol_id), watch=watch)
+    return Exporter(
+        make,
+        lock=TableLock(config.table_id, config.protocol_id),
+        watch=lambda: RouteWatch(config.table_id, config.protocol_id),
+    )
 
 
 async def announce_blocks(config: Config, state: Projection, exporter: Exporter) -> None:
@@ -57,8 +57,3 @@ async def announce_blocks(config: Config, state: Projection, exporter: Exporter)
         config.table_id,
         config.protocol_id,
     )
-
-
-def _has_net_admin() -> bool:
-    """Whether this process may change routes."""
-    return has_net_admin()

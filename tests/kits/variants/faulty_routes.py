@@ -45,7 +45,7 @@ async def ends(self: exporter.Exporter, *, whole: bool) -> None:
 
 
 if __name__ == "__main__":
-    announcement._has_net_admin = lambda: True
+    setattr(announcement, "has_net_admin", lambda: True)  # noqa: B010 - it is imported there
     kernel.KernelRoutes = Faulty  # type: ignore[assignment, misc]
     if os.environ["ROUTES"] == "ends":
         exporter.Exporter._reconcile = ends  # type: ignore[method-assign]
