@@ -1,23 +1,23 @@
-"""One connection: what Sanic's protocol lacks, and how many of them there may be."""
+"""One connection: what Sanic's protocol lacks."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from operator import attrgetter
+from asyncio import CancelledError
 from time import monotonic
 from typing import Any
 
-from sanic.exceptions import BadRequest, PayloadTooLarge, RequestTimeout
+from sanic.exceptions import BadRequest, PayloadTooLarge, RequestCancelled, RequestTimeout
 from sanic.http import Http, Stage
 from sanic.http.http1 import HTTP_CONTINUE
 from sanic.server.protocols.http_protocol import HttpProtocol
 
 from coild.http.answers import too_many_connections
 from coild.http.budget import Budget, BusyError, Shared
+from coild.http.connection_limit import ConnectionLimit
 from coild.http.framing import check_head, is_chunk_line, parse_length
 from coild.http.operations import COMPACT
-from coild.process.log_limit import LogLimit
 from coild.rules.limits import (
     ARRIVAL_SECONDS,
     FREE_BYTES,
@@ -29,8 +29,6 @@ from coild.rules.limits import (
 
 logger = logging.getLogger(__name__)
 
-#: How long it is taken for granted that no connection is idle.
-_SEARCH_SECONDS = 0.1
 #: As in Sanic: the size of a chunk has not so many digits.
 _CHUNK_LINE_BYTES = 64
 
@@ -55,18 +53,32 @@ class _Http(Http):
     async def http1(self) -> None:
         """Serve requests until the connection is to be closed."""
         connection: Any = self.protocol
-        try:
-            await super().http1()  # type: ignore[no-untyped-call]
-        except AttributeError:
-            # Sanic logs a request that ends with its connection, also where none has come yet.
-            request: Any = self.request
-            if request is not None or connection.transport:
-                raise
-            return
+        await super().http1()  # type: ignore[no-untyped-call]
         if self.response is not None and self.response.status >= 400:
             await connection.linger()
 
+    async def error_response(self, exception: Exception) -> None:
+        """Answer what went wrong. Raises RequestCancelled if that is the end of the connection."""
+        # It is a CancelledError, and so no Exception to Python; Sanic has it here all the same.
+        error: BaseException = exception
+        if isinstance(error, RequestCancelled):
+            # An answer may have begun, and another would be taken for the rest of it.
+            logger.debug("a connection ended before it was answered")
+            raise error
+        await super().error_response(exception)
+
     async def http1_request_header(self) -> None:
+        """Read the head of a request."""
+        connection: Any = self.protocol
+        try:
+            await self._read_header()
+        except CancelledError:
+            if connection.transport is None:
+                # The connection ended here: Sanic logs which request it was, and there is none.
+                self.create_empty_request()
+            raise
+
+    async def _read_header(self) -> None:
         """Read the head of a request, and check it before Sanic does."""
         buffer = self.recv_buffer
         start = 0
@@ -136,62 +148,6 @@ class _Http(Http):
         # It would be given the same URL, and fail again.
         self.url = None
         super().create_empty_request()
-
-
-class ConnectionLimit:
-    """How many connections one socket serves."""
-
-    def __init__(self, connections_max: int, log: LogLimit) -> None:
-        """What is refused or closed is told to `log`."""
-        self.connections_max = connections_max
-        self._log = log
-        self._searched = -_SEARCH_SECONDS
-        # Connections by a listener that this one replaced.
-        self._former: list[set[Any]] = []
-
-    def inherit(self, connections: set[Any]) -> None:
-        """Count these, too, for as long as they last: the socket they came by was replaced."""
-        self._former = [each for each in (*self._former, connections) if each]
-
-    def admit(self, connections: set[Any]) -> bool:
-        """Whether one more may come; for it, some that have been idle the longest may be closed."""
-        if len(connections) + sum(map(len, self._former)) < self.connections_max:
-            return True
-        now = monotonic()
-        # A search that found nothing is not repeated for each of those who storm the door.
-        if now - self._searched < _SEARCH_SECONDS:
-            self._tell_refused()
-            return False
-        groups = (connections, *self._former)
-        idle = sorted(
-            (c for group in groups for c in group if c.is_idle), key=attrgetter("last_used")
-        )
-        if not idle:
-            self._searched = now
-            self._tell_refused()
-            return False
-        # Several, so that there is no such search at the next one.
-        for connection in idle[: self.connections_max // 16 or 1]:
-            connection.close()
-            for group in groups:
-                group.discard(connection)
-        self._log.log(
-            "idle connections",
-            logger,
-            logging.WARNING,
-            f"{self.connections_max} connections are open, so idle ones are closed; "
-            "see --max-connections",
-        )
-        return True
-
-    def _tell_refused(self) -> None:
-        self._log.log(
-            "too many connections",
-            logger,
-            logging.ERROR,
-            f"{self.connections_max} connections are open and busy, so another one was refused; "
-            "see --max-connections",
-        )
 
 
 class Connection(HttpProtocol):
@@ -297,7 +253,13 @@ class Connection(HttpProtocol):
         return http is not None and bool(http) and not getattr(http, "request_body", None)
 
     async def send(self, data: bytes) -> None:
-        """Write an answer, or a part of one; that of a long body is counted by itself."""
+        """Write an answer, or a part of one; that of a long body is counted by itself.
+
+        Raises RequestCancelled if the connection has ended.
+        """
+        if self.transport is None:
+            # It was aborted, and the task is not cancelled yet.
+            raise RequestCancelled
         await super().send(data)  # type: ignore[no-untyped-call]
         if self.unread is not None:
             if self._can_write.is_set() and data is self.unread.body:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from sanic import Sanic
 
-from coild.http.connections import Connection, ConnectionLimit
+from coild.http.connection_limit import ConnectionLimit
+from coild.http.connections import Connection
 from coild.process.listen import descriptors_for
 from coild.process.log_limit import LogLimit
 from coild.process.tcp import BACKLOG
