@@ -1,4 +1,4 @@
-"""The README's example of a configuration has every key there is, and no other."""
+"""What the README says of configuration, API and rooms is what there is."""
 
 # expected == actual
 
@@ -13,6 +13,7 @@ import pytest
 
 from coild.cli import main
 from coild.config.layers import FileSettings, PoolSettings, Settings, kebab
+from coild.http.operations import OPERATIONS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -58,3 +59,40 @@ def test_the_example_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
     assert main(["--config", str(file), "--check-config"]) == 0
     assert "segment-size" in capsys.readouterr().out
+
+
+INSIDE = README.split("\n## Inside\n")[1].split("\n## ")[0]
+
+
+def test_the_table_names_the_rooms() -> None:
+    """Each folder of the daemon and of the journal has its row, and what has a row is there."""
+    named = set(re.findall(r"`((?:[a-z_]+/)+)`", INSIDE))
+    rooms = {
+        f"{path.parent.relative_to(ROOT)}/"
+        for package in ("coild", "journal")
+        for path in (ROOT / package).glob("*/__init__.py")
+    }
+
+    assert rooms <= named
+    assert all((ROOT / name).is_dir() for name in named)
+
+
+def test_the_table_names_the_requests() -> None:
+    """Each operation has its row, and what has a row is an operation."""
+    rows = README.split("\n## The API\n")[1].strip().split("\n\n")[0].splitlines()[2:]
+    named = {
+        (method, re.sub("<[a-z]+>", "<>", path))
+        for row in rows
+        for method, path in re.findall(r"`([A-Z]+) (/[^`]*)`", row)
+    }
+
+    assert named == {(each.method, re.sub("<[a-z]+>", "<>", each.path)) for each in OPERATIONS}
+
+
+def test_the_files_that_are_named_are_there() -> None:
+    """A file that the README names is where it says, and so is what it links to."""
+    named = re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", README)
+    linked = re.findall(r"\]\(([a-zA-Z/.]+)(?:#[^)]*)?\)", README)
+
+    assert named
+    assert all((ROOT / name).exists() for name in (*named, *linked))
