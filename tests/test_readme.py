@@ -61,6 +61,14 @@ def test_the_example_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "segment-size" in capsys.readouterr().out
 
 
+PAGES = (
+    "README.md",
+    "coild/http/README.md",
+    "journal/README.md",
+    "tests/README.md",
+    "tools/INSTALL.md",
+    "tools/README.md",
+)
 INSIDE = README.split("\n## Inside\n")[1].split("\n## ")[0]
 
 
@@ -89,10 +97,25 @@ def test_the_table_names_the_requests() -> None:
     assert named == {(each.method, re.sub("<[a-z]+>", "<>", each.path)) for each in OPERATIONS}
 
 
-def test_the_files_that_are_named_are_there() -> None:
-    """A file that the README names is where it says, and so is what it links to."""
-    named = re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", README)
-    linked = re.findall(r"\]\(([a-zA-Z/.]+)(?:#[^)]*)?\)", README)
+@pytest.mark.parametrize("page", PAGES)
+def test_the_files_that_a_page_names_are_there(page: str) -> None:
+    """A file or folder that a page names or links to is where it says."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = re.findall(r"`((?:coild|journal|tests|tools)/[a-z_/]*(?:\.[a-z]+)?)`", text)
+    linked = re.findall(r"\]\(([a-zA-Z_/.]+)(?:#[^)]*)?\)", text)
 
-    assert named
-    assert all((ROOT / name).exists() for name in (*named, *linked))
+    assert all((ROOT / name).exists() for name in named)
+    assert all(((ROOT / page).parent / name).exists() for name in linked)
+
+
+def test_links_lead_to_titles() -> None:
+    """What a page links to on a page has such a title there."""
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for file, title in re.findall(r"\]\(([a-zA-Z_/.]*)#([^)]*)\)", text):
+            target = (ROOT / page).parent / file if file else ROOT / page
+            titles = re.findall(r"^##+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+
+            assert title in {
+                re.sub(r"[^a-z0-9 -]", "", each.lower()).replace(" ", "-") for each in titles
+            }
