@@ -68,13 +68,32 @@ class Custody:
         if not self._fs.lock(fd):
             return None
         path = directory / LOCK_NAME
-        fd = self._fs.open(path, write=True, create=True)
+        fd = self._open_lock(path)
         self.hold(path, fd)
         if not self._fs.lock(fd):
             return None
         # Between the opening and the lock, another may have been put there.
         self.check()
         return fd
+
+    def _open_lock(self, path: Path) -> int:
+        """Open the file LOCK, made if it is not there. What has another name as well is replaced.
+
+        It is somebody's copy of hard links, or a file of his own, and the process ID would be
+        written into that. The directory is locked: no other writer comes in between.
+        """
+        fd = self._fs.open(path, write=True, create=True)
+        try:
+            # One that is locked is another writer's, who has the journal by the other name.
+            replaced = self._fs.names(fd) > 1 and self._fs.lock(fd)
+        except BaseException:
+            self._fs.close(fd)
+            raise
+        if not replaced:
+            return fd
+        self._fs.close(fd)
+        self._fs.remove(path)
+        return self._fs.open(path, write=True, create=True)
 
     def write_to(self, path: Path, fd: int, size: int, end: int) -> None:
         """Expect `path` to lead to the segment `fd` of so many bytes, which is the caller's.

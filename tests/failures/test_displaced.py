@@ -214,3 +214,19 @@ def test_the_address_file_follows_no_link(tmp_path: Path) -> None:
     with Daemon(data) as daemon:
         assert daemon.address == (data / "http").read_text().strip()
     assert "precious" == precious.read_text()
+
+
+def test_a_lock_that_is_another_file_as_well_is_not_written_to(tmp_path: Path) -> None:
+    """A hard link to a file of somebody's own, made as LOCK, gives way to a file of coild's."""
+    data, precious = tmp_path / "d", tmp_path / "precious"
+    lock = data / "journal/LOCK"
+    lock.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    lock.hardlink_to(precious)
+    with Daemon(data) as daemon:
+        second = run("--data-dir", str(data), "--http", "127.0.0.1:0")
+
+        assert "precious" == precious.read_text()
+        assert f"{daemon.process.pid}\n" == lock.read_text().replace(" ", "")
+        assert (1, True) == (second.returncode, "is in use by" in second.stderr)
+        assert daemon.allocate("c1").is_success
