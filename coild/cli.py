@@ -15,6 +15,7 @@ from coild import __version__
 from coild.config.config import AFTER_REBOOT, LOG_FORMATS, LOG_LEVELS, load
 from coild.config.layers import ConfigError, Settings, StartError
 from coild.process import logs, signals
+from coild.process.open_files import shortage
 from coild.process.threads import NO_THREAD, is_shortage
 from coild.rules.limits import CONNECTIONS_MAX
 from coild.rules.printable import printable
@@ -262,6 +263,8 @@ def main(argv: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one for e
         config = load(_settings(arguments), Path(file) if file else None, os.environ)
         if arguments["check_config"]:
             return _show(config.as_toml())
+        if reason := shortage():
+            return _fail(EXIT_FAILURE, reason)
         logs.configure(config.log_level, config.log_format)
         signals.configure()
         # Not at the top: Sanic takes a quarter of a second to import, --help should not.

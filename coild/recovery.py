@@ -8,11 +8,10 @@ import logging
 import time
 from pathlib import Path
 
-import tqdm
-
 from coild.config.config import Config
 from coild.config.layers import StartError
 from coild.process import logs
+from coild.process.bars import tqdm
 from coild.process.systemd import Notifier
 from coild.rules.events import SCHEMA, Folded
 from coild.rules.holding import InconsistentEventError
@@ -23,8 +22,6 @@ from journal import Journal, JournalError, OsFileSystem, UnrecordedSnapshot
 logger = logging.getLogger(__name__)
 
 _OWN_NAMES = {"journal", "http", "spool", "spool.journals"}
-# Its thread would watch over a bar that is long gone, for as long as the daemon runs.
-tqdm.tqdm.monitor_interval = 0
 #: A recovery that takes longer than this shows a progress bar at a terminal.
 _PROGRESS_AFTER_SECONDS = 1.0
 
@@ -58,7 +55,7 @@ def recover(config: Config, state: Projection, notifier: Notifier) -> Journal:
     directory = config.data_dir / "journal"
     started = time.monotonic()
     screen = logs.Screen()
-    with tqdm.tqdm(
+    with tqdm(
         desc="replaying the journal",
         unit="B",
         unit_scale=True,

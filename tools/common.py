@@ -296,10 +296,9 @@ def progress(what: str, unit: str = " segments") -> Iterator[Callable[[int, int]
     if not sys.stderr.isatty():
         yield lambda _done, _total: None
         return
-    import tqdm  # noqa: PLC0415 - only for who watches
+    from coild.process.bars import tqdm  # noqa: PLC0415 - only for who watches
 
-    tqdm.tqdm.monitor_interval = 0
-    with tqdm.tqdm(desc=what, unit=unit, leave=False, delay=_PROGRESS_AFTER_SECONDS) as bar:
+    with tqdm(desc=what, unit=unit, leave=False, delay=_PROGRESS_AFTER_SECONDS) as bar:
 
         def update(done: int, total: int) -> None:
             bar.total = total

@@ -18,6 +18,7 @@ import msgspec
 
 from coild.audit.times import parse_span
 from coild.config.files import read_limited
+from coild.process.open_files import shortage
 from coild.rules.events import SCHEMA, Event
 from coild.rules.projection import Projection
 from coild.rules.units import parse_size
@@ -91,6 +92,8 @@ def _compact(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         _show(msgspec.to_builtins(_dry_run(directory, policy)), as_json=as_json)
         return 0
+    if reason := shortage():
+        raise common.ToolError(reason)
     try:
         done = asyncio.run(_compact_here(directory, policy, as_json=as_json))
     except JournalLockedError as error:
