@@ -20,28 +20,18 @@ from coild.rules.events import (
 )
 from coild.rules.projection import Projection, pools_changed
 from coild.vocabulary import VOCABULARY
-from journal import OsFileSystem, Prepared, prepare, retire
+from journal import Prepared, prepare, retire
 from journal.write.recovery import recover
 from journal.write.segment_writer import Log
 from journal.write.spare import Spare
 from tests.bench.populate import POOL
+from tests.kits.journal.disks import FS
 
 SEGMENT_BYTES = 16 << 20
 _PER_FRAME = 32
 _START = 1_790_000_000 * 10**9
 #: Between two events: ten million of them are a bit more than a day.
 _STEP = 10**7
-
-
-class _NoFlush(OsFileSystem):
-    def sync(self, fd: int) -> None:
-        pass
-
-    def sync_data(self, fd: int) -> None:
-        pass
-
-    def sync_directory(self, path: Path) -> None:
-        pass
 
 
 class _Held(msgspec.Struct):
@@ -54,10 +44,9 @@ class _Held(msgspec.Struct):
 def write(directory: Path, events: int, held: int) -> _Held:
     """A journal of about so many events with `held` addresses held; one of those that are."""
     directory.mkdir(parents=True)
-    fs = _NoFlush()
     clock = iter(range(_START, 2**63, _STEP)).__next__
-    recovered = recover(fs, directory, schema=SCHEMA, segment_bytes=SEGMENT_BYTES, now=_START)
-    log = Log(fs, recovered, Spare(fs, directory, SEGMENT_BYTES), SCHEMA, clock)
+    recovered = recover(FS, directory, schema=SCHEMA, segment_bytes=SEGMENT_BYTES, now=_START)
+    log = Log(FS, recovered, Spare(FS, directory, SEGMENT_BYTES), SCHEMA, clock)
     encode = msgspec.msgpack.Encoder().encode
     pending: list[bytes] = []
 
@@ -110,17 +99,17 @@ def write(directory: Path, events: int, held: int) -> _Held:
     return holding[len(holding) // 2]
 
 
-def record(fs: OsFileSystem, directory: Path, done: Prepared) -> None:
+def record(directory: Path, done: Prepared) -> None:
     """Have the journal vouch for indexes and snapshot, as the daemon does."""
     recovered = recover(
-        fs,
+        FS,
         directory,
         schema=SCHEMA,
         segment_bytes=SEGMENT_BYTES,
         now=_START,
         restore=lambda _: None,
     )
-    log = Log(fs, recovered, Spare(fs, directory, SEGMENT_BYTES), SCHEMA, lambda: _START)
+    log = Log(FS, recovered, Spare(FS, directory, SEGMENT_BYTES), SCHEMA, lambda: _START)
     log.append([msgspec.msgpack.encode(SegmentsIndexed(_START, done.indexes))])
     event = SnapshotTaken(_START, done.sequence, bytes.fromhex(done.digest), done.snapshot_bytes)
     log.append([msgspec.msgpack.encode(event)])
@@ -130,8 +119,7 @@ def record(fs: OsFileSystem, directory: Path, done: Prepared) -> None:
 
 def compact(directory: Path) -> None:
     """Archive all sealed segments, with their indexes and a snapshot."""
-    fs = _NoFlush()
     newest = max(int(path.stem) for path in directory.glob("*.seg"))
-    done = prepare(fs, directory, newest - 1, VOCABULARY, Projection(), now=_START)
-    record(fs, directory, done)
-    retire(fs, directory, SCHEMA)
+    done = prepare(FS, directory, newest - 1, VOCABULARY, Projection(), now=_START)
+    record(directory, done)
+    retire(FS, directory, SCHEMA)

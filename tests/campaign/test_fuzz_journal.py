@@ -50,7 +50,12 @@ from tests.kits.journal.building import (
     patched,
     puts,
 )
-from tests.kits.journal.compaction import FS, KEYS, VOCABULARY, write_sealed
+from tests.kits.journal.compaction import (
+    KEYS,
+    VOCABULARY,
+    write_sealed,
+)
+from tests.kits.journal.disks import FS
 
 MIB = 1 << 20
 #: Behind an archive of one chunk: the frame that readers skip, the table, the footer.

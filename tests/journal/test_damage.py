@@ -36,7 +36,7 @@ from tests.kits.journal.damage import (
     stopped,
     stopped_twice,
 )
-from tests.kits.journal.history import FS
+from tests.kits.journal.disks import FS
 from tools import compact, repair
 from tools.verify import cli as verify
 

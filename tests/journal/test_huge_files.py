@@ -25,7 +25,10 @@ from journal.format.segments import list_archive, list_segments
 from journal.format.snapshot import list_snapshots
 from journal.write.custody import acquire_lock
 from tests.kits.daemon.process import ROOT, TIMEOUT_SECONDS, environment
-from tests.kits.journal.verify import FS, Made
+from tests.kits.journal.disks import FS
+from tests.kits.journal.verify import (
+    Made,
+)
 from tests.kits.plugin.cni import raw_server
 from tools import common, compact
 from tools.verify import cli as verify

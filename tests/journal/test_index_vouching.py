@@ -31,10 +31,17 @@ from journal.format.codec import SegmentHeader, decode_header
 from journal.format.index import build_index
 from journal.format.scan import list_decoder
 from journal.format.segments import SegmentFile, list_history
+from journal.fs import FileSystem
 from tests.kits.daemon.process import Daemon, wait_for
-from tests.kits.journal.building import DECODER, SCHEMA, Cut, Event, FastFileSystem, Put, opened
+from tests.kits.journal.building import (
+    DECODER,
+    SCHEMA,
+    Cut,
+    Event,
+    Put,
+    opened,
+)
 from tests.kits.journal.compaction import (
-    FS,
     KEYS,
     NOW,
     VOUCHED_KEYS,
@@ -42,6 +49,7 @@ from tests.kits.journal.compaction import (
     index_record,
     write_sealed,
 )
+from tests.kits.journal.disks import FS, HookedFileSystem
 from tests.kits.journal.history import ask, beginning, cycles, write
 
 #: Four chunks.
@@ -103,7 +111,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(directory, files[:-1], answers)
 
 
-def asked(directory: Path, wanted: bytes, fs: FastFileSystem = FS) -> list[Found]:
+def asked(directory: Path, wanted: bytes, fs: FileSystem = FS) -> list[Found]:
     """The events with a key, by the indexes."""
     return list(find(Reader(directory, Event, schema=SCHEMA, fs=fs), VOUCHED_KEYS, wanted))
 
@@ -311,35 +319,14 @@ def test_several_keys_at_once(made: Made) -> None:
     assert [] == list(find(reader, VOUCHED_KEYS, []))
 
 
-class Watching(FastFileSystem):
-    """Notes the names of files that are read whole, or nearly so."""
-
-    def __init__(self) -> None:
-        self.sizes: dict[str, int] = {}
-        self._names: dict[int, str] = {}
-
-    def open(self, path: Path, *, write: bool = False, create: bool = False) -> int:
-        """See FileSystem."""
-        fd = super().open(path, write=write, create=create)
-        self._names[fd] = path.name
-        return fd
-
-    def read(self, fd: int, size: int, offset: int) -> bytes:
-        """See FileSystem."""
-        data = super().read(fd, size, offset)
-        name = self._names[fd]
-        self.sizes[name] = self.sizes.get(name, 0) + len(data)
-        return data
-
-
 def read_much_of(made: Made, wanted: bytes) -> set[str]:
     """The sealed segments of which a question reads more than half."""
-    fs = Watching()
+    fs = HookedFileSystem()
     assert made.answers[wanted] == asked(made.directory, wanted, fs)
     return {
         file.path.name
         for file in made.sealed
-        if fs.sizes.get(file.path.name, 0) > file.path.stat().st_size / 2
+        if fs.bytes_read[file.path.name] > file.path.stat().st_size / 2
     }
 
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import subprocess
@@ -20,17 +19,22 @@ from journal.format import archive
 from journal.format.archive import CHUNK_BYTES, compress, decompress, open_segment
 from journal.format.codec import MalformedError, UnsupportedError
 from journal.format.segments import ARCHIVE_NAME, SegmentFile, archive_path
+from tests.crash.simulated.disk import SimulatedDisk
 from tests.kits.journal.building import (
     SCHEMA,
     Event,
-    FastFileSystem,
     flipped,
     patched,
     puts,
     read_back,
     segments,
 )
-from tests.kits.journal.compaction import FS, archived, compact, write_sealed
+from tests.kits.journal.compaction import (
+    archived,
+    compact,
+    write_sealed,
+)
+from tests.kits.journal.disks import FS
 
 #: Lengths around the chunk's.
 SIZES = [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES + 17]
@@ -133,18 +137,9 @@ def test_a_newer_version_is_unsupported() -> None:
 def test_any_part_can_be_read(offset: int, size: int) -> None:
     """A part of an archived segment is the same part of the segment."""
     data = noise(3 * CHUNK_BYTES + 17)
-
-    class Memory(FastFileSystem):
-        """The file, without a disk."""
-
-        def open(self, path: Path, *, write: bool = False, create: bool = False) -> int:
-            """Any file is this one."""
-            fd = os.memfd_create("archive")
-            self.write(fd, compressed, 0)
-            return fd
-
-    compressed = compress(data)
-    segment = open_segment(Memory(), SegmentFile(1, archive_path(Path("x"), 1)))
+    path = archive_path(Path("/"), 1)
+    disk = SimulatedDisk.holding({path.parent.name: {path.name: compress(data)}})
+    segment = open_segment(disk, SegmentFile(1, path))
 
     assert len(data) == segment.size
     assert data[offset : offset + size] == segment.read(size, offset)

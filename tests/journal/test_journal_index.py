@@ -29,13 +29,12 @@ from journal.format.archive import CHUNK_BYTES, decompress, read_segment
 from journal.format.codec import MalformedError, SegmentHeader, decode_header
 from journal.format.index import Index, build_index
 from journal.format.segments import SegmentFile, list_history
+from journal.fs import FileSystem
 from tests.kits.journal.building import (
     DECODER,
     SCHEMA,
     Cut,
     Event,
-    FastFileSystem,
-    FaultyFileSystem,
     Put,
     build,
     flipped,
@@ -45,19 +44,19 @@ from tests.kits.journal.building import (
     segments,
 )
 from tests.kits.journal.compaction import (
-    FS,
     KEYS,
     VOCABULARY,
     archived,
     compact,
     write_sealed,
 )
+from tests.kits.journal.disks import FS, HookedFileSystem
 
 LARGE = 256 * 1024
 HEADER_BYTES = 108
 
 
-def reader_of(directory: Path, fs: FastFileSystem = FS) -> Reader:
+def reader_of(directory: Path, fs: FileSystem = FS) -> Reader:
     """A reader of the journal, with a disk of its own if need be."""
     return Reader(directory, Event, schema=SCHEMA, fs=fs)
 
@@ -182,24 +181,13 @@ def test_an_index_reads_less(tmp_path: Path) -> None:
     write_sealed(directory, [*some, rare, *some, *some], segment_bytes=LARGE)
     index_sealed(FS, directory, VOCABULARY)
 
-    class Counting(FastFileSystem):
-        """Counts the bytes that are read."""
-
-        total = 0
-
-        def read(self, fd: int, size: int, offset: int) -> bytes:
-            """See FileSystem."""
-            data = super().read(fd, size, offset)
-            self.total += len(data)
-            return data
-
-    fs = Counting()
+    fs = HookedFileSystem()
     found = list(find(reader_of(directory, fs), KEYS, b"krare"))
     size = sum(path.stat().st_size for path in segments(directory)[:-1])
 
     assert [Found(1501, rare)] == found
     # All of the open segment is read, and little besides.
-    assert LARGE < fs.total < LARGE + size / 4
+    assert LARGE < fs.bytes_read.total() < LARGE + size / 4
 
 
 @pytest.mark.parametrize("batch", [1, 10])
@@ -402,7 +390,7 @@ def test_without_room_for_an_index_the_answer_is_right(tmp_path: Path) -> None:
     directory = tmp_path / "journal"
     for file in sealed(directory):
         file.index_path.unlink()
-    fs = FaultyFileSystem()
+    fs = HookedFileSystem()
     fs.fail("create", 30, forever=True)
 
     found = list(find(reader_of(directory, fs), KEYS, b"kkey-1"))

@@ -13,7 +13,7 @@ import os
 import stat
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,6 @@ from tests.kits.journal.building import (
     SEGMENT_BYTES,
     Cut,
     Event,
-    FastFileSystem,
-    FaultyFileSystem,
     Put,
     build,
     encode,
@@ -72,8 +70,8 @@ from tests.kits.journal.building import (
     restore,
     segments,
 )
+from tests.kits.journal.disks import CHANGES, FS, Call, HookedFileSystem
 
-FS = FastFileSystem()
 #: Three frames: the last segment of a journal whose last flush may not have returned.
 BATCHES = [puts(2), puts(1, start=3, value_bytes=61), puts(20, start=4, value_bytes=5)]
 FIRST_SEGMENT = f"{1:020d}.seg"
@@ -574,7 +572,7 @@ def test_a_copy_takes_the_space_of_the_spare(directory: Path, schema: int) -> No
         _, frames = frames_of(data)
         path.write_bytes(flipped(data, frames[-1].offset + 50))
     (directory / SPARE_NAME).write_bytes(bytes(SEGMENT_BYTES))
-    fs = FaultyFileSystem()
+    fs = HookedFileSystem()
 
     with opened(directory, fs=fs, schema=schema):
         pass
@@ -595,7 +593,7 @@ def test_a_copy_that_fails_leaves_the_spare(directory: Path, call: str) -> None:
     spare = directory / SPARE_NAME
     spare.write_bytes(bytes(SEGMENT_BYTES))
     inode = spare.stat().st_ino
-    fs = FaultyFileSystem()
+    fs = HookedFileSystem()
     name = NOTE_TEMPORARY_NAME if call == "create" else RECOVERED_NAME
     fs.fail(call, errno.ENOSPC, name=name)
     with pytest.raises(OSError, match="No space left"), opened(directory, fs=fs):
@@ -846,7 +844,7 @@ def test_recovery_that_fails_half_way_can_be_tried_again(
     data = path.read_bytes()
     _, frames = frames_of(data)
     path.write_bytes(flip_in(data, frames[2], "body"))
-    fs = FaultyFileSystem()
+    fs = HookedFileSystem()
     fs.fail(call, 28, name=name)
 
     with pytest.raises(OSError, match="No space left"), opened(directory, fs=fs):
@@ -860,13 +858,14 @@ def test_recovery_that_fails_half_way_can_be_tried_again(
 def test_recovery_flushes_what_it_read(directory: Path) -> None:
     """What recovery tells is durable: the last segment and the directories are flushed before."""
     build(directory, BATCHES)
-    fs = FaultyFileSystem()
+    fs = HookedFileSystem()
 
     with opened(directory, fs=fs) as journal:
         assert flat(BATCHES) == journal.events
 
-    changes = [call for call in fs.calls if call[0] not in {"read", "open"}]
+    changes = [call for call in fs.calls if call[0] in CHANGES]
     assert [
+        ("make_directory", "journal"),
         ("sync", FIRST_SEGMENT),
         ("sync_directory", "journal"),
         ("sync_directory", directory.parent.name),
@@ -883,7 +882,7 @@ def test_a_recovery_that_has_no_space_leaves_nothing(directory: Path, name: str)
     path.write_bytes(flip_in(data, frames[-1], "body"))
     before = image(directory)
     for _ in range(2):
-        fs = FaultyFileSystem()
+        fs = HookedFileSystem()
         fs.fail("sync", errno.ENOSPC, name=name)
         with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)), opened(directory, fs=fs):
             pass
@@ -898,7 +897,7 @@ def test_torn_bytes_have_a_durable_name_before_the_segment_loses_them(directory:
     data = path.read_bytes()
     _, frames = frames_of(data)
     path.write_bytes(flip_in(data, frames[2], "body"))
-    fs = FaultyFileSystem()
+    fs = HookedFileSystem()
 
     with opened(directory, fs=fs) as journal:
         (torn,) = journal.recovered.set_aside
@@ -917,7 +916,7 @@ def test_torn_bytes_have_a_durable_name_before_the_segment_loses_them(directory:
 
 def test_a_new_journal_is_durable_up_to_its_directory(directory: Path) -> None:
     """The first segment is flushed before it has its name, and every name up to the directory's."""
-    fs = FaultyFileSystem()
+    fs = HookedFileSystem()
 
     with opened(directory, fs=fs):
         pass
@@ -964,18 +963,6 @@ def test_reading_a_corrupt_journal(directory: Path, number: int) -> None:
     assert int(path.stem) + 99 == raised.value.last_sequence
 
 
-class MovingFileSystem(FastFileSystem):
-    """A disk with a writer that goes on while a file is read: each read gets the next image."""
-
-    def __init__(self, images: list[bytes]) -> None:
-        self.images = images
-
-    def read(self, fd: int, size: int, offset: int) -> bytes:
-        """See FileSystem."""
-        assert (0, SEGMENT_BYTES) == (offset, size)
-        return self.images.pop(0) if len(self.images) > 1 else self.images[0]
-
-
 def test_reading_while_frames_are_written(directory: Path) -> None:
     """A file that changed while it was read may look damaged, so the reader looks again."""
     build(directory, BATCHES)
@@ -986,8 +973,16 @@ def test_reading_while_frames_are_written(directory: Path) -> None:
         data[: f.offset] + bytes(f.end - f.offset) + data[f.end :] for f in (frames[0], frames[1])
     ]
     holes = [patched(hole, f.offset + 8, b"x") for hole, f in zip(holes, frames, strict=False)]
-    fs = MovingFileSystem([*holes, data])
+    fs = HookedFileSystem()
+    images = [*holes, data]
 
+    def move(call: Call, go_on: Callable[[], Any]) -> Any:
+        if call.method != "read":
+            return go_on()
+        assert (SEGMENT_BYTES, 0) == call.arguments[1:]
+        return images.pop(0) if len(images) > 1 else data
+
+    fs.around(move)
     pairs = list(read_events(directory, Event, schema=SCHEMA, fs=fs))
 
     assert list(enumerate(flat(BATCHES), start=1)) == pairs

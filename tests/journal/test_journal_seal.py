@@ -14,7 +14,6 @@ import journal.write.group_commit
 import journal.write.spare
 from journal import Journal, JournalBusyError, JournalFailedError, JournalFullError
 from tests.kits.journal.building import (
-    FaultyFileSystem,
     Put,
     in_loop,
     puts,
@@ -24,6 +23,7 @@ from tests.kits.journal.building import (
     take,
 )
 from tests.kits.journal.compaction import compact, reopen, state_of
+from tests.kits.journal.disks import HookedFileSystem
 
 
 @pytest.fixture(autouse=True)
@@ -39,9 +39,9 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fs() -> FaultyFileSystem:
+def fs() -> HookedFileSystem:
     """A disk that fails when it is told to."""
-    return FaultyFileSystem()
+    return HookedFileSystem()
 
 
 def fill(journal_: Journal, count: int) -> int:
@@ -113,7 +113,7 @@ async def test_appends_and_seals_at_once(directory: Path) -> None:
 
 @in_loop
 async def test_a_full_disk_refuses_to_seal(
-    directory: Path, fs: FaultyFileSystem, monkeypatch: pytest.MonkeyPatch
+    directory: Path, fs: HookedFileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without room for another segment, the rest of this one stays for essential events."""
     monkeypatch.setattr(journal.write.spare, "RETRY_SECONDS", 0.01)
@@ -137,7 +137,7 @@ async def test_a_full_disk_refuses_to_seal(
 
 @in_loop
 async def test_a_disk_that_fills_up_after_a_seal(
-    directory: Path, fs: FaultyFileSystem, monkeypatch: pytest.MonkeyPatch
+    directory: Path, fs: HookedFileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every event that was taken before, while and after a seal took the spare has its room."""
     monkeypatch.setattr(journal.write.spare, "RETRY_SECONDS", 0.01)
@@ -163,7 +163,7 @@ async def test_a_disk_that_fills_up_after_a_seal(
 
 
 @in_loop
-async def test_seal_waits_for_the_spare(directory: Path, fs: FaultyFileSystem) -> None:
+async def test_seal_waits_for_the_spare(directory: Path, fs: HookedFileSystem) -> None:
     """While the next segment is being filled, `seal` waits and appends go on."""
     gate = fs.block("open", name="spare.tmp")
     async with running(directory, fs=fs) as journal_:
@@ -178,7 +178,7 @@ async def test_seal_waits_for_the_spare(directory: Path, fs: FaultyFileSystem) -
 
 
 @in_loop
-async def test_a_seal_that_fails(directory: Path, fs: FaultyFileSystem) -> None:
+async def test_a_seal_that_fails(directory: Path, fs: HookedFileSystem) -> None:
     """A write error while sealing ends the journal for all who wait, and nothing is lost."""
     failures: list[JournalFailedError] = []
     async with running(directory, fs=fs, on_failure=failures.append) as journal_:

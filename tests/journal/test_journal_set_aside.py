@@ -12,11 +12,11 @@ from journal.write.recovery import Recovered, recover
 from journal.write.repair_note import SetAside, fingerprint, forget, unrecorded, write_note
 from journal.write.segment_writer import Log
 from journal.write.spare import Spare
+from tests.crash.simulated.images import crash_images
 from tests.kits.journal.building import (
     DECODER,
     SCHEMA,
     SEGMENT_BYTES,
-    FastFileSystem,
     Put,
     build,
     encode,
@@ -25,9 +25,8 @@ from tests.kits.journal.building import (
     puts,
     segments,
 )
-from tests.kits.journal.compaction import crash_images
+from tests.kits.journal.disks import FS
 
-FS = FastFileSystem()
 GOOD = puts(3)
 TORN = b"half a frame"
 
@@ -104,7 +103,7 @@ def test_an_interrupted_start_forgets_no_repair_and_tells_of_none_twice(torn: Pa
         assert TORN in [(left / kept).read_bytes() for kept in told]
         assert not found.set_aside
         assert not (left / NOTE_NAME).exists()
-    assert len(images) > 20
+    assert len(images) > 10
 
 
 def test_a_note_of_nothing_is_dropped(tmp_path: Path) -> None:

@@ -46,11 +46,8 @@ from journal.write.spare import Spare
 from tests.kits.journal.building import (
     SCHEMA,
     SEGMENT_BYTES,
-    TIMEOUT_SECONDS,
     Cut,
     Event,
-    FastFileSystem,
-    FaultyFileSystem,
     Put,
     build,
     encode,
@@ -63,6 +60,7 @@ from tests.kits.journal.building import (
     segments,
     take,
 )
+from tests.kits.journal.disks import FS, TIMEOUT_SECONDS, HookedFileSystem
 
 #: How long a thread is given to do what it must not do. A test that passes does not lean on it.
 GRACE_SECONDS = 0.2
@@ -90,9 +88,9 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fs() -> FaultyFileSystem:
+def fs() -> HookedFileSystem:
     """A disk that fails when it is told to."""
-    return FaultyFileSystem()
+    return HookedFileSystem()
 
 
 def kinds(directory: Path) -> list[tuple[int, int]]:
@@ -172,7 +170,7 @@ async def test_events_are_kept_in_order(directory: Path) -> None:
 
 
 @in_loop
-async def test_durable_waits_for_the_flush(directory: Path, fs: FaultyFileSystem) -> None:
+async def test_durable_waits_for_the_flush(directory: Path, fs: HookedFileSystem) -> None:
     """As long as the flush of its frame has not returned, an event is not confirmed."""
     async with running(directory, fs=fs) as journal_:
         gate = fs.block("sync_data")
@@ -189,7 +187,7 @@ async def test_durable_waits_for_the_flush(directory: Path, fs: FaultyFileSystem
 
 
 @in_loop
-async def test_every_frame_is_flushed_once(directory: Path, fs: FaultyFileSystem) -> None:
+async def test_every_frame_is_flushed_once(directory: Path, fs: HookedFileSystem) -> None:
     """One frame costs one write and one flush, whatever it holds."""
     async with running(directory, fs=fs) as journal_:
         for event in puts(5):
@@ -200,7 +198,7 @@ async def test_every_frame_is_flushed_once(directory: Path, fs: FaultyFileSystem
 
 
 @in_loop
-async def test_a_batch_forms_while_a_flush_runs(directory: Path, fs: FaultyFileSystem) -> None:
+async def test_a_batch_forms_while_a_flush_runs(directory: Path, fs: HookedFileSystem) -> None:
     """All that is appended during a flush becomes one frame."""
     async with running(directory, fs=fs) as journal_:
         gate = fs.block("sync_data")
@@ -214,7 +212,7 @@ async def test_a_batch_forms_while_a_flush_runs(directory: Path, fs: FaultyFileS
 
 
 @in_loop
-async def test_a_large_batch_is_cut_into_frames(directory: Path, fs: FaultyFileSystem) -> None:
+async def test_a_large_batch_is_cut_into_frames(directory: Path, fs: HookedFileSystem) -> None:
     """What does not fit into one frame goes into the next, in order."""
     events = puts(10, value_bytes=1500)
     async with running(directory, fs=fs) as journal_:
@@ -233,7 +231,7 @@ async def test_a_large_batch_is_cut_into_frames(directory: Path, fs: FaultyFileS
 
 @in_loop
 async def test_cancelling_one_waiter_leaves_the_others(
-    directory: Path, fs: FaultyFileSystem
+    directory: Path, fs: HookedFileSystem
 ) -> None:
     """Who stops waiting disturbs nobody, and their event is kept all the same."""
     async with running(directory, fs=fs) as journal_:
@@ -283,9 +281,7 @@ async def test_segments_roll_over_under_load(directory: Path) -> None:
         await asyncio.gather(*(work(journal_, worker) for worker in range(48)))
         head = journal_.head
 
-    walked = walk(
-        FastFileSystem(), list_segments(FastFileSystem(), directory), SCHEMA, verify_chain=True
-    )
+    walked = walk(FS, list_segments(FS, directory), SCHEMA, verify_chain=True)
     assert len(walked) > 20
     assert [written[sequence] for sequence in range(1, 48 * 40 + 1)] == read_back(directory)
     assert "1920" == head.split(":")[0]
@@ -293,7 +289,7 @@ async def test_segments_roll_over_under_load(directory: Path) -> None:
 
 
 @in_loop
-async def test_a_full_segment_waits_for_the_next(directory: Path, fs: FaultyFileSystem) -> None:
+async def test_a_full_segment_waits_for_the_next(directory: Path, fs: HookedFileSystem) -> None:
     """While the next segment is being made there is an end to what is taken, and room is told."""
     build(directory, [[]])
     blocked = fs.block("write", name=SPARE_NAME)
@@ -317,7 +313,7 @@ async def test_a_full_segment_waits_for_the_next(directory: Path, fs: FaultyFile
 
 @in_loop
 async def test_a_queue_that_fills_all_space_waits_for_the_flush(
-    directory: Path, fs: FaultyFileSystem
+    directory: Path, fs: HookedFileSystem
 ) -> None:
     """While a flush takes long, no more is taken than the segment and its spare can hold."""
     async with running(directory, fs=fs) as journal_:
@@ -338,7 +334,7 @@ async def test_a_queue_that_fills_all_space_waits_for_the_flush(
 
 
 def test_the_next_spare_waits_until_this_one_has_its_name(
-    directory: Path, fs: FaultyFileSystem
+    directory: Path, fs: HookedFileSystem
 ) -> None:
     """Preparing the next segment never touches the one that is just coming into use."""
     with opened(directory, fs=fs) as log:
@@ -368,7 +364,7 @@ def test_the_next_spare_waits_until_this_one_has_its_name(
 @pytest.mark.parametrize("call", ["write", "sync_data"])
 @in_loop
 async def test_a_failed_disk_poisons_the_journal(
-    directory: Path, fs: FaultyFileSystem, call: str
+    directory: Path, fs: HookedFileSystem, call: str
 ) -> None:
     """After a failed write or flush everyone is told, and nothing is ever written again."""
     failures: list[JournalFailedError] = []
@@ -409,7 +405,7 @@ async def test_a_failed_disk_poisons_the_journal(
 @pytest.mark.parametrize(("call", "nth"), [("sync", 1), ("rename", 1), ("sync_directory", 1)])
 @in_loop
 async def test_a_failed_roll_over_poisons_the_journal(
-    directory: Path, fs: FaultyFileSystem, call: str, nth: int
+    directory: Path, fs: HookedFileSystem, call: str, nth: int
 ) -> None:
     """A segment that cannot be published fails the events that need it, and no others."""
     failures: list[JournalFailedError] = []
@@ -434,7 +430,7 @@ async def test_a_failed_roll_over_poisons_the_journal(
 
 @in_loop
 async def test_a_failure_wakes_those_who_wait_for_room(
-    directory: Path, fs: FaultyFileSystem
+    directory: Path, fs: HookedFileSystem
 ) -> None:
     """Who waits for room in a journal that fails is woken, and told so by `append`."""
     async with running(directory, fs=fs) as journal_:
@@ -458,7 +454,7 @@ async def test_a_failure_wakes_those_who_wait_for_room(
 
 @in_loop
 async def test_a_full_disk_takes_essential_events_only(
-    directory: Path, fs: FaultyFileSystem, monkeypatch: pytest.MonkeyPatch
+    directory: Path, fs: HookedFileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without room for the next segment only essential events are taken, until there is room."""
     monkeypatch.setattr(journal.write.spare, "RETRY_SECONDS", 0.005)
@@ -491,7 +487,7 @@ async def test_a_full_disk_takes_essential_events_only(
 @in_loop
 async def test_essential_events_stop_at_the_end_of_their_space(
     directory: Path,
-    fs: FaultyFileSystem,
+    fs: HookedFileSystem,
     monkeypatch: pytest.MonkeyPatch,
     *,
     one_by_one: bool,
@@ -537,7 +533,7 @@ async def test_essential_events_stop_at_the_end_of_their_space(
 
 @in_loop
 async def test_a_disk_that_fills_up_under_load(
-    directory: Path, fs: FaultyFileSystem, monkeypatch: pytest.MonkeyPatch
+    directory: Path, fs: HookedFileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that fills up and empties again costs refusals, no event that was taken."""
     monkeypatch.setattr(journal.write.spare, "RETRY_SECONDS", 0.005)
@@ -568,7 +564,7 @@ async def test_a_disk_that_fills_up_under_load(
 
 @in_loop
 async def test_an_idle_journal_is_marked_once(
-    directory: Path, fs: FaultyFileSystem, monkeypatch: pytest.MonkeyPatch
+    directory: Path, fs: HookedFileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A journal that fell idle writes one mark, and waking up for nothing adds none."""
     monkeypatch.setattr(journal.write.group_commit, "IDLE_SECONDS", 0.0)
@@ -601,7 +597,7 @@ def test_a_mark_is_not_worth_a_segment(directory: Path, *, free: int, marked: bo
 
 @in_loop
 async def test_closing_writes_what_is_queued_and_a_mark(
-    directory: Path, fs: FaultyFileSystem
+    directory: Path, fs: HookedFileSystem
 ) -> None:
     """Closing writes what was appended before it and vouches for it; nothing is taken after."""
     async with running(directory, fs=fs) as journal_:
@@ -626,7 +622,7 @@ async def test_closing_writes_what_is_queued_and_a_mark(
 
 @in_loop
 async def test_the_space_of_the_next_segment_is_handed_on(
-    directory: Path, fs: FaultyFileSystem
+    directory: Path, fs: HookedFileSystem
 ) -> None:
     """A spare stays when its writer ends, and is the next one's, whatever is in it by then."""
     async with running(directory, fs=fs) as journal_:
@@ -682,7 +678,7 @@ async def test_closing_goes_on_when_the_spare_is_gone(directory: Path) -> None:
 
 
 @in_loop
-async def test_failing_while_closed_is_told(directory: Path, fs: FaultyFileSystem) -> None:
+async def test_failing_while_closed_is_told(directory: Path, fs: HookedFileSystem) -> None:
     """Who still waits when the last flush fails during closing is told so."""
     failures: list[JournalFailedError] = []
     async with running(directory, fs=fs, on_failure=failures.append) as journal_:
@@ -697,7 +693,7 @@ async def test_failing_while_closed_is_told(directory: Path, fs: FaultyFileSyste
 
 def open_only(directory: Path, **options: Any) -> Journal:
     """Open a journal without starting it."""
-    defaults: dict[str, Any] = {"segment_bytes": SEGMENT_BYTES, "fs": FastFileSystem()}
+    defaults: dict[str, Any] = {"segment_bytes": SEGMENT_BYTES, "fs": FS}
     return Journal.open(
         directory, Event, schema=SCHEMA, replay=lambda _events: None, **(defaults | options)
     )

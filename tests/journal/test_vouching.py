@@ -17,8 +17,13 @@ from journal.format.scan import list_decoder
 from journal.format.snapshot import encode_snapshot, list_snapshots, read_snapshot
 from journal.write.recovery import recover
 from tests.kits.journal.building import SEGMENT_BYTES, opened
+from tests.kits.journal.disks import FS
 from tests.kits.journal.history import writing
-from tests.kits.journal.verify import FS, NOW, Made, facts
+from tests.kits.journal.verify import (
+    NOW,
+    Made,
+    facts,
+)
 from tools.verify import cli as verify
 
 

@@ -31,12 +31,11 @@ from journal.write.recovery import recover
 from journal.write.repair_note import forget
 from journal.write.segment_writer import Log
 from journal.write.spare import Spare
+from tests.crash.simulated.images import crash_images
 from tests.kits.daemon.process import Daemon
 from tests.kits.daemon.process import run as run_coild
 from tests.kits.journal.building import (
     SEGMENT_BYTES,
-    FastFileSystem,
-    FaultyFileSystem,
     encode,
     flipped,
     frames_of,
@@ -44,12 +43,10 @@ from tests.kits.journal.building import (
     opened,
     segments,
 )
-from tests.kits.journal.compaction import crash_images
+from tests.kits.journal.disks import FS, HookedFileSystem
 from tests.kits.journal.verify import NOW, age, facts
 from tools.repair import main
 from tools.verify import cli as verify
-
-FS = FastFileSystem()
 
 
 @pytest.fixture
@@ -393,7 +390,7 @@ def test_an_interrupted_repair_is_finished_and_recorded_once(
         assert len(records) == len({record.kept for record in records})
         assert all((left / record.kept).exists() for record in records)
         assert not (left / NOTE_NAME).exists()
-    assert len(images) > 2 * (8 + 2 * len(later))
+    assert len(images) > 8 + 2 * len(later)
 
 
 def test_a_repair_that_was_cut_short_is_recorded_by_the_daemon(directory: Path) -> None:
@@ -535,7 +532,7 @@ def test_a_full_disk_leaves_everything_as_it_was(directory: Path) -> None:
     truncation = plan_truncation(FS, directory, SCHEMA, Event, state.restore, state.apply_all, NOW)
     assert truncation is not None
     for nth in range(1, 5):
-        fs = FaultyFileSystem()
+        fs = HookedFileSystem()
         fs.fail("write", errno.ENOSPC, nth=nth)
         with pytest.raises(OSError, match="No space left on device: '/"):
             truncate(fs, directory, truncation, NOW)

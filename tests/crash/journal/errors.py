@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from journal import (
     Journal,
@@ -29,7 +29,6 @@ from journal.repair.truncate import truncate
 from tests.kits.journal.building import (
     SCHEMA,
     Event,
-    FastFileSystem,
     Put,
     build,
     flipped,
@@ -40,11 +39,9 @@ from tests.kits.journal.building import (
     segments,
 )
 from tests.kits.journal.compaction import KEYS, NOW, State, prepared, state_of, write_sealed
+from tests.kits.journal.disks import CHANGES, FS, Call, HookedFileSystem
 
 #: What a disk says, and the calls that say it again and again once it is so.
-CHANGES = frozenset(
-    {"make_directory", "create", "write", "rename", "remove", "sync", "sync_data", "sync_directory"}
-)
 OPENS = frozenset({"create", "open", "list_directory", "sync_directory", "make_directory"})
 EVERYTHING = CHANGES | OPENS | {"read", "size", "lock", "close"}
 ERRORS = {
@@ -72,81 +69,59 @@ class Fault(NamedTuple):
         return f"{name} {'from' if self.forever else 'at'} call {self.number}"
 
 
-class ErrorDisk:
-    """The real calls, counted, until the fault comes; without one, for ever.
+class ErrorDisk(HookedFileSystem):
+    """The real calls until the fault comes; without one, for ever.
 
     What a failed flush was to save is gone, as a kernel may drop what it could not write.
     """
 
     def __init__(self, fault: Fault | None = None) -> None:
+        super().__init__()
         self.fault = fault
-        #: What was called: the method and the file's name.
-        self.calls: list[tuple[str, str]] = []
         #: How many calls there had been when the first failed.
         self.failed_at: int | None = None
-        self._real = FastFileSystem()
-        self._names: dict[int, str] = {}
         #: What was overwritten since the last flush: offset and bytes.
         self._before: dict[int, list[tuple[int, bytes]]] = {}
-        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self.around(self._carry_out)
 
-    def __getattr__(self, call: str) -> Callable[..., Any]:
-        real = getattr(self._real, call)
+    def _carry_out(self, call: Call, go_on: Callable[[], Any]) -> Any:
+        error = self._error_of(call.method)
+        fd, *rest = call.arguments
+        if error is not None:
+            self._fail(call.method, fd, *rest, error=error)
+            number = errno.ENOSPC if error == SHORT_WRITE else error
+            raise OSError(number, os.strerror(number), call.name)
+        if call.method == "write":
+            data, offset = rest
+            lost = FS.read(fd, len(data), offset).ljust(len(data), b"\0")
+            self._before.setdefault(fd, []).append((offset, lost))
+        result = go_on()
+        if call.method in {"sync", "sync_data", "close"}:
+            self._before.pop(fd, None)
+        return result
 
-        def counted(first: Path | int, *args: Any, **kwargs: Any) -> Any:
-            name = first.name if isinstance(first, Path) else self._names.get(first, "?")
-            error = self._enter(call, name)
-            if error is not None:
-                self._fail(call, first, *args, error=error)
-                number = errno.ENOSPC if error == SHORT_WRITE else error
-                raise OSError(number, os.strerror(number), name)
-            if call == "write":
-                data, offset = args
-                fd = cast("int", first)
-                lost = self._real.read(fd, len(data), offset).ljust(len(data), b"\0")
-                self._before.setdefault(fd, []).append((offset, lost))
-            result = real(first, *args, **kwargs)
-            if call in {"sync", "sync_data", "close"}:
-                self._before.pop(cast("int", first), None)
-            if call in {"open", "create", "open_directory"}:
-                self._names[result] = name
-            if call == "rename":
-                for fd, known in list(self._names.items()):
-                    self._names[fd] = args[0].name if known == name else known
-            return result
-
-        return counted
-
-    def _fail(self, call: str, first: Any, *args: Any, error: int) -> None:
+    def _fail(self, method: str, fd: Any, *rest: Any, error: int) -> None:
         """Do what a call does that fails."""
-        if call in {"sync", "sync_data"}:
-            self._lose(first)
-        elif call == "close":
+        if method in {"sync", "sync_data"}:
+            for offset, data in reversed(self._before.pop(fd, [])):
+                FS.write(fd, data, offset)
+        elif method == "close":
             # The descriptor is gone all the same: close(2).
-            self._real.close(first)
-        elif call == "write" and error == SHORT_WRITE:
-            data, offset = args
-            self._real.write(first, data[: len(data) // 2], offset)
+            FS.close(fd)
+        elif method == "write" and error == SHORT_WRITE:
+            data, offset = rest
+            FS.write(fd, data[: len(data) // 2], offset)
 
-    def _lose(self, fd: int) -> None:
-        for offset, data in reversed(self._before.pop(fd, [])):
-            self._real.write(fd, data, offset)
-
-    def _enter(self, call: str, name: str) -> int | None:
-        with self._lock:
-            self.calls.append((call, name))
-            if self.fault is None:
-                return None
-            number = len(self.calls)
-            again = self.fault.forever and call in ERRORS.get(self.fault.error, {"write"})
-            if number == self.fault.number or (number > self.fault.number and again):
-                self.failed_at = self.failed_at or number
-                return self.fault.error
+    def _error_of(self, method: str) -> int | None:
+        number = next(self._numbers)
+        if self.fault is None:
             return None
-
-    def as_file_system(self) -> FileSystem:
-        """It has every method."""
-        return cast("FileSystem", self)
+        again = self.fault.forever and method in ERRORS.get(self.fault.error, {"write"})
+        if number == self.fault.number or (number > self.fault.number and again):
+            self.failed_at = self.failed_at or number
+            return self.fault.error
+        return None
 
 
 class Outcome(NamedTuple):
@@ -292,7 +267,7 @@ def _check_compacted(directory: Path, outcome: Outcome) -> None:
     del outcome
     assert _all_events(directory) == EVENTS
     prepared(directory, len(EVENTS))
-    assert retire(FastFileSystem(), directory, SCHEMA).segments in range(len(EVENTS))
+    assert retire(FS, directory, SCHEMA).segments in range(len(EVENTS))
     assert _all_events(directory) == EVENTS
     state = State()
     Reader(directory, Event, schema=SCHEMA).restore(state.restore)
@@ -302,7 +277,7 @@ def _check_compacted(directory: Path, outcome: Outcome) -> None:
 
 def _compacted(directory: Path) -> None:
     _sealed(directory)
-    _compact(directory, FastFileSystem())
+    _compact(directory, FS)
 
 
 def _prune(directory: Path, fs: FileSystem) -> Outcome:
@@ -343,7 +318,7 @@ def _repair(directory: Path, fs: FileSystem) -> Outcome:
 
 def _check_repaired(directory: Path, outcome: Outcome) -> None:
     """A second run finishes; what is good is there, and all that went is kept."""
-    again = _repair(directory, FastFileSystem())
+    again = _repair(directory, FS)
     assert not again.errors
     del outcome
     with opened(directory) as journal:
@@ -386,7 +361,7 @@ def calls_of(workload: Workload, directory: Path) -> int:
     """How many calls the workload makes on a healthy disk, with some to spare for threads."""
     workload.prepare(directory)
     disk = ErrorDisk()
-    outcome = workload.run(directory, disk.as_file_system())
+    outcome = workload.run(directory, disk)
     assert not [error for error in outcome.errors if not isinstance(error, JournalError)]
     workload.check(directory, outcome)
     return len(disk.calls)
@@ -396,7 +371,7 @@ def try_fault(workload: Workload, directory: Path, fault: Fault) -> bool:
     """Run the workload under the fault and check what must hold; whether the fault came."""
     workload.prepare(directory)
     disk = ErrorDisk(fault)
-    outcome = workload.run(directory, disk.as_file_system())
+    outcome = workload.run(directory, disk)
     _check_poisoned(disk)
     for error in outcome.errors:
         assert str(error), error

@@ -51,7 +51,7 @@ class _Dirty(NamedTuple):
 def states(disk: SimulatedDisk, choice: random.Random, bounds: Bounds) -> Iterator[State]:
     """The disks that a crash at this moment leaves, each once."""
     seen: set[bytes] = set()
-    for name, killed in _kills(disk):
+    for name, killed in kills(disk):
         digest = tree_digest({"live": killed.tree(), "durable": killed.durable_tree()})
         if digest not in seen:
             seen.add(digest)
@@ -81,7 +81,7 @@ def _content_digest(content: bytes) -> bytes:
     return blake2b(content, digest_size=DIGEST_BYTES).digest()
 
 
-def _kills(disk: SimulatedDisk) -> Iterator[tuple[str, SimulatedDisk]]:
+def kills(disk: SimulatedDisk) -> Iterator[tuple[str, SimulatedDisk]]:
     """What `kill -9` leaves: all that was written; of the last write perhaps its beginning only."""
     yield "killed", disk.clone()
     if disk.written is None:

@@ -1,16 +1,9 @@
-"""What the tests of the journal share: events, journals built call by call, and a bad disk.
-
-The disks here run on the real file system. `FastFileSystem` leaves out the flushes, for tests that
-make thousands of images; `FaultyFileSystem` fails or blocks the calls that a test names.
-"""
+"""What the tests of the journal share: events, and journals built call by call."""
 
 from __future__ import annotations
 
 import asyncio
-import fnmatch
 import functools
-import os
-import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -31,18 +24,17 @@ from journal.format.codec import (
     encode_frame,
 )
 from journal.format.segments import LOCK_NAME, publish, segment_path, zero_fill
-from journal.fs import FileSystem, OsFileSystem
+from journal.fs import FileSystem
 from journal.write.recovery import recover
 from journal.write.repair_note import forget
 from journal.write.segment_writer import Log
 from journal.write.spare import Spare
+from tests.kits.journal.disks import FS, TIMEOUT_SECONDS
 
 _P = ParamSpec("_P")
 
 SCHEMA = 3
 SEGMENT_BYTES = 16 * 1024
-#: No test waits longer for a thread; it fails then.
-TIMEOUT_SECONDS = 20.0
 
 
 class Put(msgspec.Struct, frozen=True, array_like=True, tag="put", gc=False):
@@ -62,158 +54,6 @@ class Cut(msgspec.Struct, frozen=True, array_like=True, tag="cut", gc=False):
 Event = Put | Cut
 DECODER: msgspec.msgpack.Decoder[list[Any]] = msgspec.msgpack.Decoder(list[Event])
 encode = msgspec.msgpack.Encoder().encode
-
-
-class FastFileSystem(OsFileSystem):
-    """The real one without its flushes: for what would survive a crash of the process."""
-
-    def sync_directory(self, path: Path) -> None:
-        """Leave it to the kernel."""
-
-    def sync(self, fd: int) -> None:
-        """Leave it to the kernel."""
-
-    def sync_data(self, fd: int) -> None:
-        """Leave it to the kernel."""
-
-
-class Gate:
-    """Where a blocked call stands: `entered` tells that it came, `release` lets it go on."""
-
-    def __init__(self) -> None:
-        self.entered = threading.Event()
-        self.release = threading.Event()
-
-    async def wait_entered(self) -> None:
-        """Wait for the call to come, while the loop goes on."""
-        came = await asyncio.to_thread(self.entered.wait, TIMEOUT_SECONDS)
-        assert came, "the blocked call never came"
-
-
-class _Fault(NamedTuple):
-    call: str
-    name: str
-    nth: int
-    forever: bool
-    error: int | None
-    gate: Gate | None
-
-
-class FaultyFileSystem(FastFileSystem):
-    """A disk whose calls are recorded, and fail or block when a test wants them to.
-
-    A call is named like the method; `name` is a pattern for the file's name at that time.
-    """
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, str]] = []
-        self._names: dict[int, str] = {}
-        self._faults: dict[int, _Fault] = {}
-        self._seen: dict[int, int] = {}
-        self._lock = threading.Lock()
-
-    def fail(
-        self, call: str, error: int, *, name: str = "*", nth: int = 1, forever: bool = False
-    ) -> None:
-        """Fail the `nth` such call from now on, and with `forever` all after it."""
-        self._add(_Fault(call, name, nth, forever, error, None))
-
-    def block(self, call: str, *, name: str = "*", nth: int = 1) -> Gate:
-        """Block the `nth` such call from now on until the gate is released."""
-        gate = Gate()
-        self._add(_Fault(call, name, nth, forever=False, error=None, gate=gate))
-        return gate
-
-    def heal(self) -> None:
-        """Let every call work from now on."""
-        with self._lock:
-            self._faults.clear()
-
-    def count(self, call: str, name: str = "*") -> int:
-        """How many such calls there were, the failed ones included."""
-        with self._lock:
-            return sum(c == call and fnmatch.fnmatch(n, name) for c, n in self.calls)
-
-    def create(self, path: Path) -> int:
-        """See FileSystem."""
-        self._enter("create", path.name)
-        return self._named(super().create(path), path)
-
-    def open(self, path: Path, *, write: bool = False, create: bool = False) -> int:
-        """See FileSystem."""
-        self._enter("open", path.name)
-        return self._named(super().open(path, write=write, create=create), path)
-
-    def close(self, fd: int) -> None:
-        """See FileSystem."""
-        self._names.pop(fd, None)
-        super().close(fd)
-
-    def read(self, fd: int, size: int, offset: int) -> bytes:
-        """See FileSystem."""
-        self._enter("read", self._names[fd])
-        return super().read(fd, size, offset)
-
-    def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
-        """See FileSystem."""
-        self._enter("write", self._names[fd])
-        super().write(fd, data, offset)
-
-    def sync(self, fd: int) -> None:
-        """See FileSystem."""
-        self._enter("sync", self._names[fd])
-
-    def sync_data(self, fd: int) -> None:
-        """See FileSystem."""
-        self._enter("sync_data", self._names[fd])
-
-    def sync_directory(self, path: Path) -> None:
-        """See FileSystem."""
-        self._enter("sync_directory", path.name)
-
-    def rename(self, source: Path, target: Path) -> None:
-        """See FileSystem."""
-        self._enter("rename", source.name)
-        super().rename(source, target)
-        for fd, name in list(self._names.items()):
-            if name == source.name:
-                self._names[fd] = target.name
-
-    def remove(self, path: Path) -> None:
-        """See FileSystem."""
-        self._enter("remove", path.name)
-        super().remove(path)
-
-    def _named(self, fd: int, path: Path) -> int:
-        self._names[fd] = path.name
-        return fd
-
-    def _add(self, fault: _Fault) -> None:
-        with self._lock:
-            key = len(self._seen)
-            self._seen[key] = 0
-            self._faults[key] = fault
-
-    def _enter(self, call: str, name: str) -> None:
-        gates = []
-        error = None
-        with self._lock:
-            self.calls.append((call, name))
-            for key, fault in list(self._faults.items()):
-                if fault.call != call or not fnmatch.fnmatch(name, fault.name):
-                    continue
-                self._seen[key] += 1
-                if self._seen[key] >= fault.nth:
-                    if not fault.forever:
-                        del self._faults[key]
-                    error = fault.error or error
-                    if fault.gate is not None:
-                        gates.append(fault.gate)
-        for gate in gates:
-            gate.entered.set()
-            assert gate.release.wait(TIMEOUT_SECONDS), "a blocked call was never released"
-        if error is not None:
-            raise OSError(error, os.strerror(error))
 
 
 class Opened(NamedTuple):
@@ -238,7 +78,7 @@ def opened(
     clock: Callable[[], int] = time.time_ns,
 ) -> Iterator[Opened]:
     """Recover the journal in `directory`, made if need be, and close it afterwards."""
-    fs = fs or FastFileSystem()
+    fs = fs or FS
     fs.make_directory(directory)
     events: list[Any] = []
     recovered = recover(
@@ -284,7 +124,7 @@ async def running(
         schema=SCHEMA,
         replay=lambda _events: None,
         segment_bytes=segment_bytes,
-        fs=fs or FastFileSystem(),
+        fs=fs or FS,
         clock=clock,
     )
     journal.start(on_failure)
@@ -401,11 +241,10 @@ def forged(data: bytes, frame: Frame, events: Sequence[Any], **changes: Any) -> 
 
 def publish_segment(directory: Path, header: SegmentHeader) -> Path:
     """Write an empty segment with that header."""
-    fs = FastFileSystem()
     temporary = directory / "made.tmp"
-    fd = fs.create(temporary)
-    zero_fill(fs, fd, 0, header.segment_bytes)
-    path = publish(fs, fd, temporary, header)
-    fs.close(fd)
+    fd = FS.create(temporary)
+    zero_fill(FS, fd, 0, header.segment_bytes)
+    path = publish(FS, fd, temporary, header)
+    FS.close(fd)
     assert segment_path(directory, header.first_sequence) == path
     return path

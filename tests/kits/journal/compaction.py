@@ -1,13 +1,11 @@
 """What the tests of archive, snapshots, indexes and compaction share.
 
-A state that is folded from the events of `journal_kit`, journals with sealed segments, and a disk
-that is gone after a number of changes.
+A state that is folded from the events of `building`, and journals with sealed segments.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,9 +25,9 @@ from journal import (
 )
 from journal.format.snapshot import state_digest
 from journal.fs import FileSystem
-from tests.kits.journal.building import SCHEMA, SEGMENT_BYTES, Event, FastFileSystem, Put, opened
+from tests.kits.journal.building import SCHEMA, SEGMENT_BYTES, Event, Put, opened
+from tests.kits.journal.disks import FS
 
-FS = FastFileSystem()
 NOW = 10**18
 
 
@@ -181,137 +179,3 @@ def put_tree(directory: Path, files: dict[str, bytes]) -> None:
         path = directory / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
-
-
-class CrashError(BaseException):
-    """The process is gone: nothing may catch it."""
-
-
-class CrashingFileSystem(FastFileSystem):
-    """A disk that makes so many changes, half of one more if it is a write, and none after that.
-
-    `tree` of the directory is then what `kill -9` leaves; `power_cut` what is left if only that
-    survives which was flushed.
-    """
-
-    def __init__(self, directory: Path, changes: int) -> None:
-        self.left = changes
-        self._directory = directory
-        self._descriptors: dict[int, int] = {}
-        self._contents: dict[int, bytes] = {}
-        self._names: dict[Path, dict[str, int]] = {}
-        for path in (directory, *(path for path in directory.iterdir() if path.is_dir())):
-            for child in path.iterdir():
-                if child.is_file():
-                    self._contents[self._inode(child)] = child.read_bytes()
-            self._remember(path)
-
-    @property
-    def crashed(self) -> bool:
-        """Whether it came to that."""
-        return self.left < 0
-
-    def close_all(self) -> None:
-        """Let go of the files that were held for `power_cut`."""
-        for fd in self._descriptors.values():
-            os.close(fd)
-
-    def power_cut(self) -> dict[str, bytes]:
-        """What was flushed: names and bytes."""
-        return {
-            str((directory / name).relative_to(self._directory)): self._contents.get(inode, b"")
-            for directory, names in self._names.items()
-            if directory == self._directory or directory.name in self._names[self._directory]
-            for name, inode in names.items()
-            if inode
-        }
-
-    def make_directory(self, path: Path) -> None:
-        """See FileSystem."""
-        self._change()
-        super().make_directory(path)
-
-    def sync_directory(self, path: Path) -> None:
-        """See FileSystem."""
-        self._change()
-        if self._directory in {path, path.parent}:
-            self._remember(path)
-
-    def create(self, path: Path) -> int:
-        """See FileSystem."""
-        self._change()
-        return super().create(path)
-
-    def open(self, path: Path, *, write: bool = False, create: bool = False) -> int:
-        """See FileSystem."""
-        if create:
-            self._change()
-        return super().open(path, write=write, create=create)
-
-    def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
-        """See FileSystem."""
-        try:
-            self._change()
-        except CrashError:
-            if self.left == -1:
-                super().write(fd, data[: len(data) // 2], offset)
-            raise
-        super().write(fd, data, offset)
-
-    def sync(self, fd: int) -> None:
-        """See FileSystem."""
-        self._change()
-        self._contents[os.fstat(fd).st_ino] = os.pread(fd, os.fstat(fd).st_size, 0)
-
-    def sync_data(self, fd: int) -> None:
-        """See FileSystem."""
-        self.sync(fd)
-
-    def rename(self, source: Path, target: Path) -> None:
-        """See FileSystem."""
-        self._change()
-        super().rename(source, target)
-
-    def remove(self, path: Path) -> None:
-        """See FileSystem."""
-        self._change()
-        super().remove(path)
-
-    def _change(self) -> None:
-        self.left -= 1
-        if self.crashed:
-            raise CrashError
-
-    def _remember(self, path: Path) -> None:
-        self._names[path] = {
-            child.name: self._inode(child) if child.is_file() else 0 for child in path.iterdir()
-        }
-
-    def _inode(self, path: Path) -> int:
-        """The file's inode number, which no other file gets while it is held open."""
-        inode = path.stat().st_ino
-        if inode not in self._descriptors:
-            self._descriptors[inode] = os.open(path, os.O_RDONLY)
-        return inode
-
-
-def crash_images(directory: Path, work: Callable[[Path, FileSystem], object]) -> list[Path]:
-    """Copies of `directory` as `work` leaves them if it ends after each number of changes."""
-    before = tree(directory)
-    images: list[Path] = []
-    for changes in range(10_000):
-        copy = directory.with_name(f"{directory.name}-{changes}")
-        put_tree(copy, before)
-        fs = CrashingFileSystem(copy, changes)
-        try:
-            work(copy, fs)
-        except CrashError:
-            images.append(copy)
-            cut = copy.with_name(f"{copy.name}-cut")
-            put_tree(cut, fs.power_cut())
-            images.append(cut)
-        else:
-            return images
-        finally:
-            fs.close_all()
-    raise AssertionError("the work never ends")

@@ -15,7 +15,14 @@ from coild.vocabulary import VOCABULARY
 from journal import prepare, prune, retire
 from journal.format.codec import SEGMENT_HEADER_BYTES, decode_header
 from tests.kits.journal.building import flipped, frames
-from tests.kits.journal.history import EPOCH, FS, beginning, cycles, write, writing
+from tests.kits.journal.disks import FS
+from tests.kits.journal.history import (
+    EPOCH,
+    beginning,
+    cycles,
+    write,
+    writing,
+)
 
 #: Later than all that `cycles` writes here.
 LATER = EPOCH + 10**9

@@ -38,7 +38,11 @@ from journal.write.recovery import recover
 from journal.write.segment_writer import Log
 from journal.write.spare import Spare
 from tests.kits.daemon.process import TIMEOUT_SECONDS, environment
-from tests.kits.journal.building import SEGMENT_BYTES, FastFileSystem, Opened
+from tests.kits.journal.building import (
+    SEGMENT_BYTES,
+    Opened,
+)
+from tests.kits.journal.disks import FS
 from tools.history.cli import main
 
 KEYS = [
@@ -51,7 +55,6 @@ ADDRESSES = [
     *(f"fd00:64::{offset or ''}" for offset in range(4)),
 ]
 EPOCH = 1_790_000_000 * 10**9
-FS = FastFileSystem()
 #: So long that few events fill a segment.
 NAME = "web-" + "x" * 1500
 

@@ -12,11 +12,10 @@ from typing import NamedTuple
 import pytest
 
 from coild.rules.events import HistoryPruned
-from journal import OsFileSystem
 from journal.format.segments import list_history
+from tests.kits.journal.disks import FS, HookedFileSystem
 from tests.kits.journal.history import (
     EPOCH,
-    FS,
     allocated,
     beginning,
     compact,
@@ -43,30 +42,22 @@ def run_tool(main: Callable[[Sequence[str]], int], directory: Path, *arguments: 
     return Answer(status, stdout.getvalue(), stderr.getvalue())
 
 
-class Interrupting(OsFileSystem):
+class Interrupting(HookedFileSystem):
     """A disk on which something else happens before each call that looks for a file, from one on.
 
     It happens once for each step in `steps`.
     """
 
     def __init__(self, call: int, steps: list[Callable[[], object]]) -> None:
+        super().__init__()
         self.left = call
         self.steps = iter(steps)
+        self.before({"open", "list_directory"}, self._look)
 
     def _look(self) -> None:
         self.left -= 1
         if self.left < 0:
             next(self.steps, lambda: None)()
-
-    def open(self, path: Path, *, write: bool = False, create: bool = False) -> int:
-        """See FileSystem."""
-        self._look()
-        return super().open(path, write=write, create=create)
-
-    def list_directory(self, path: Path) -> list[str]:
-        """See FileSystem."""
-        self._look()
-        return super().list_directory(path)
 
 
 def interrupted_calls(

@@ -29,7 +29,10 @@ from coild.rules.projection import Projection, pools_changed
 from coild.vocabulary import VOCABULARY
 from journal import Journal, JournalBusyError, prepare, retire
 from tests.kits.daemon.service import pool
-from tests.kits.journal.building import SEGMENT_BYTES, FastFileSystem
+from tests.kits.journal.building import (
+    SEGMENT_BYTES,
+)
+from tests.kits.journal.disks import FS
 
 #: Nine days after the epoch, and a bit, so that no time is zero.
 BEGAN = 777_777_000_000_000
@@ -166,7 +169,7 @@ async def _write(directory: Path, events: Sequence[Any], seals: Collection[int])
         replay=state.apply_all,
         restore=state.restore,
         segment_bytes=SEGMENT_BYTES,
-        fs=FastFileSystem(),
+        fs=FS,
         clock=lambda: BEGAN,
     )
     journal.start()
@@ -188,7 +191,6 @@ async def _write(directory: Path, events: Sequence[Any], seals: Collection[int])
 
 def compact(directory: Path, through: int) -> str:
     """A snapshot after `through`, and what it covers in the archive; the digest of the state."""
-    fs = FastFileSystem()
-    prepared = prepare(fs, directory, through, VOCABULARY, Projection(), now=BEGAN)
-    retire(fs, directory, SCHEMA)
+    prepared = prepare(FS, directory, through, VOCABULARY, Projection(), now=BEGAN)
+    retire(FS, directory, SCHEMA)
     return prepared.digest

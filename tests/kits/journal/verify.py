@@ -22,9 +22,12 @@ from coild.rules.events import (
 from coild.rules.projection import Projection
 from coild.vocabulary import VOCABULARY
 from journal import prepare, retire
-from tests.kits.journal.building import FastFileSystem, Opened, opened
+from tests.kits.journal.building import (
+    Opened,
+    opened,
+)
+from tests.kits.journal.disks import FS
 
-FS = FastFileSystem()
 NOW = 1_800_000_000_000_000_000
 SUBNET = Subnet.parse("10.64.0.0/24").key
 BLOCK = Subnet.parse("10.64.0.0/27").key

@@ -16,9 +16,9 @@ from coild.rules.events import (
     SCHEMA,
 )
 from journal import OsFileSystem, Policy, plan_pruning, prune
+from tests.kits.journal.disks import FS
 from tests.kits.journal.history import (
     EPOCH,
-    FS,
     allocated,
     ask,
     beginning,

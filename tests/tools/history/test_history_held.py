@@ -16,10 +16,10 @@ from coild.audit.times import format_local, format_utc
 from coild.rules.projection import Projection
 from journal import prune
 from tests.kits.daemon.process import Daemon
+from tests.kits.journal.disks import FS
 from tests.kits.journal.history import (
     BLOCKS,
     EPOCH,
-    FS,
     NAME,
     allocated,
     ask,

@@ -18,9 +18,9 @@ from coild.audit.times import format_utc
 from coild.rules.events import HistoryPruned
 from journal import prune
 from tests.kits.daemon.process import TIMEOUT_SECONDS, environment
+from tests.kits.journal.disks import FS
 from tests.kits.journal.history import (
     EPOCH,
-    FS,
     allocated,
     beginning,
     compact,

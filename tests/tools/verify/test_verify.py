@@ -35,7 +35,16 @@ from tests.kits.journal.building import (
     patched,
     segments,
 )
-from tests.kits.journal.verify import BLOCK, FS, NOW, Made, facts, opened_plain, records, write
+from tests.kits.journal.disks import FS
+from tests.kits.journal.verify import (
+    BLOCK,
+    NOW,
+    Made,
+    facts,
+    opened_plain,
+    records,
+    write,
+)
 from tools.verify.cli import main
 
 

@@ -15,13 +15,18 @@ from coild.vocabulary import VOCABULARY
 from journal import JournalError, prepare, prune, retire
 from journal.format.scan import list_decoder
 from journal.write.recovery import Recovered, recover
-from tests.kits.journal.building import SEGMENT_BYTES, FastFileSystem, flipped, frames_of, opened
+from tests.kits.journal.building import (
+    SEGMENT_BYTES,
+    flipped,
+    frames_of,
+    opened,
+)
 from tests.kits.journal.compaction import put_tree, tree
+from tests.kits.journal.disks import FS
 from tests.kits.journal.verify import NOW, age, facts, records
 from tools import compact, repair
 from tools.verify import cli as verify
 
-FS = FastFileSystem()
 EVENTS = facts(30)
 
 

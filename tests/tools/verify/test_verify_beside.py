@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,11 @@ from coild.vocabulary import VOCABULARY
 from journal import prepare, prune, retire
 from journal.fs import FileSystem
 from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon
-from tests.kits.journal.building import FastFileSystem, Opened, segments
+from tests.kits.journal.building import (
+    Opened,
+    segments,
+)
+from tests.kits.journal.disks import FS, Call, HookedFileSystem
 from tests.kits.journal.verify import NOW, Made, facts, opened_plain
 from tests.tools.test_compact import SMALL, churn, compact, load
 from tools.verify.check import check
@@ -29,10 +34,12 @@ PACES = ((1, 1), (1, 2), (1, 5), (1, 11), (4, 1), (7, 2), (15, 3), (40, 9), (100
 CALLS_MAX = 2000
 
 
-class Worker(FastFileSystem):
+class Worker(HookedFileSystem):
     """Does work in a thread of its own, one change of the disk at each `step`."""
 
     def __init__(self, work: Callable[[FileSystem], None]) -> None:
+        super().__init__()
+        self.before({"rename", "remove"}, self._take_turn)
         self._may = threading.Semaphore(0)
         self._stands = threading.Semaphore(0)
         self.done = False
@@ -56,16 +63,6 @@ class Worker(FastFileSystem):
         if self._failed:
             raise self._failed
 
-    def rename(self, source: Path, target: Path) -> None:
-        """See FileSystem."""
-        self._take_turn()
-        super().rename(source, target)
-
-    def remove(self, path: Path) -> None:
-        """See FileSystem."""
-        self._take_turn()
-        super().remove(path)
-
     def _take_turn(self) -> None:
         self._stands.release()
         assert self._may.acquire(timeout=TIMEOUT_SECONDS)
@@ -83,41 +80,36 @@ class Worker(FastFileSystem):
             self._stands.release()
 
 
-class BusyFileSystem(FastFileSystem):
+class BusyFileSystem(HookedFileSystem):
     """A disk on which a worker makes changes at the call `first` and at every `stride` after."""
 
     def __init__(self, worker: Worker, first: int, changes: int, stride: int) -> None:
-        self.calls = 0
+        super().__init__()
+        #: How many calls looked for a file or read it.
+        self.looks = 0
         self._worker = worker
         self._first = first
         self._changes = changes
         self._stride = stride
+        self.around(self._list)
+        self.before({"list_directory", "open", "read"}, self._enter)
 
-    def list_directory(self, path: Path) -> list[str]:
-        """See FileSystem. What changes while a directory is read may be seen or not."""
-        before = super().list_directory(path)
-        self._enter()
-        after = super().list_directory(path)
-        seen = self.calls % 2
+    def _list(self, call: Call, go_on: Callable[[], Any]) -> Any:
+        """What changes while a directory is read may be seen or not."""
+        if call.method != "list_directory":
+            return go_on()
+        before = FS.list_directory(*call.arguments)
+        after = go_on()
+        seen = self.looks % 2
         return [
             name
             for name in sorted({*before, *after})
             if name in (before if zlib.crc32(name.encode()) % 2 == seen else after)
         ]
 
-    def open(self, path: Path, *, write: bool = False, create: bool = False) -> int:
-        """See FileSystem."""
-        self._enter()
-        return super().open(path, write=write, create=create)
-
-    def read(self, fd: int, size: int, offset: int) -> bytes:
-        """See FileSystem."""
-        self._enter()
-        return super().read(fd, size, offset)
-
     def _enter(self) -> None:
-        self.calls += 1
-        behind = self.calls - self._first
+        self.looks += 1
+        behind = self.looks - self._first
         if behind >= 0 and behind % self._stride == 0:
             self._worker.step(self._changes)
 
@@ -157,27 +149,27 @@ def test_whatever_call_others_come_between_nothing_is_wrong(
             assert verified.head.sequence >= int(made.heads[-1].partition(":")[0])
             assert verified.head.sequence - verified.beginning.sequence == verified.count
         shutil.rmtree(directory)
-        if fs.calls < first:
+        if fs.looks < first:
             break
     else:
         pytest.fail("a look never ends")
 
 
-class OverlookingFileSystem(FastFileSystem):
+def overlooking(name: str) -> HookedFileSystem:
     """A disk that misses a name the second time a directory is read, as one that is new may be.
 
     The first time is for the snapshots.
     """
+    fs = HookedFileSystem()
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._looks = 0
+    def overlook(call: Call, go_on: Callable[[], Any]) -> Any:
+        found = go_on()
+        if call.method == "list_directory" and fs.count("list_directory", call.name) == 2:
+            found.remove(name)
+        return found
 
-    def list_directory(self, path: Path) -> list[str]:
-        """See FileSystem."""
-        names = super().list_directory(path)
-        self._looks += self._name in names
-        return [name for name in names if self._looks != 2 or name != self._name]
+    fs.around(overlook)
+    return fs
 
 
 def test_a_segment_that_was_overlooked_is_not_missing(tmp_path: Path) -> None:
@@ -188,7 +180,7 @@ def test_a_segment_that_was_overlooked_is_not_missing(tmp_path: Path) -> None:
             journal.append([fact])
             journal.log.seal()
         for path in segments(directory)[1:-1]:
-            fs = OverlookingFileSystem(path.name)
+            fs = overlooking(path.name)
             verified, faults = check(fs, directory)
 
             assert ([], 5) == (faults, verified.count)

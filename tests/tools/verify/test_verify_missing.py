@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
 from collections.abc import Callable
 from itertools import combinations
@@ -15,7 +14,10 @@ import pytest
 from coild.rules.events import HistoryPruned
 from journal.format.archive import decompress
 from journal.format.segments import archive_path, segment_path
-from tests.kits.journal.building import FastFileSystem, segments
+from tests.kits.journal.building import (
+    segments,
+)
+from tests.kits.journal.disks import HookedFileSystem
 from tests.kits.journal.verify import NOW, Made, age, facts, opened_plain, records
 from tools.verify.cli import main
 
@@ -219,19 +221,6 @@ def test_a_snapshot_or_an_index_that_is_no_file_is_named(
     assert f"remove it, then run: coild-compact --journal {made.directory}" in shown
 
 
-class DeniedFileSystem(FastFileSystem):
-    """Stands in for permissions, which root does not feel: one file cannot be opened."""
-
-    def __init__(self, denied: Path) -> None:
-        self._denied = denied
-
-    def open(self, path: Path, *, write: bool = False, create: bool = False) -> int:
-        """See FileSystem."""
-        if path == self._denied:
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return super().open(path, write=write, create=create)
-
-
 @pytest.mark.parametrize("number", [0, 1, 3, None])
 def test_a_file_that_cannot_be_read_gives_3(
     made: Made,
@@ -242,7 +231,10 @@ def test_a_file_that_cannot_be_read_gives_3(
     """Nothing is known to be wrong with it, but nothing is known to be right either."""
     (snapshot,) = made.directory.glob("*.snap")
     path = snapshot if number is None else place(made, FIRSTS[number])
-    monkeypatch.setattr("tools.verify.cli.OsFileSystem", lambda: DeniedFileSystem(path))
+    # Root does not feel permissions.
+    fs = HookedFileSystem()
+    fs.fail("open", errno.EACCES, name=path.name, forever=True)
+    monkeypatch.setattr("tools.verify.cli.OsFileSystem", lambda: fs)
 
     assert 3 == main(["--journal", str(made.directory)])
     assert f"unreadable: {path}: it cannot be read: Permission denied" in capsys.readouterr().err
