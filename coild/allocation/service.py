@@ -19,9 +19,9 @@ from functools import partial
 
 import msgspec
 
-from coild.allocation.by_container import ByContainer
 from coild.allocation.committer import Committer
 from coild.allocation.deadline import Deadline
+from coild.allocation.durable import DurableState
 from coild.allocation.keeper import BlockKeeper, BlockWait
 from coild.allocation.pending import Pending
 from coild.allocation.recent_allocations import RecentAllocations, StaleListError
@@ -29,7 +29,6 @@ from coild.blocks import BlockSource
 from coild.routing.announcer import Announcer
 from coild.rules.allocator import Allocator, Place, TooManyApartError
 from coild.rules.events import (
-    COLLECTED,
     REQUESTED,
     AddressAllocated,
     AddressReleased,
@@ -37,7 +36,7 @@ from coild.rules.events import (
     Event,
 )
 from coild.rules.gateway_use import GatewayUse
-from coild.rules.holding import Holding, Status
+from coild.rules.holding import Holding
 from coild.rules.projection import Projection, pools_changed
 from journal import Journal
 
@@ -105,7 +104,7 @@ class Statistics(msgspec.Struct, frozen=True):
     refused: int
 
 
-class Service(ByContainer):
+class Service:
     """The commands and queries of one daemon. Belongs to one event loop. Durations are in ns."""
 
     def __init__(
@@ -140,7 +139,9 @@ class Service(ByContainer):
             clock=clock,
             ago=self._ago,
         )
-        self._pending = Pending(lambda: journal.durable_sequence)
+        self._pending: Pending[str, Holding] = Pending(lambda: journal.durable_sequence)
+        #: What questions are answered by.
+        self.durable = DurableState(state, journal, self._pending, self._keeper.pending)
         self._allocations = RecentAllocations(journal.last_sequence)
         #: Who needs the node's own address as gateway.
         self.gateway_use = GatewayUse(state.holdings)
@@ -150,6 +151,11 @@ class Service(ByContainer):
     def statistics(self) -> Statistics:
         """What was counted so far."""
         return Statistics(self._allocated, self._released, self._reused_early, self._refused)
+
+    @property
+    def journal_id(self) -> str:
+        """The ID of the journal, which names this daemon's history."""
+        return self._journal.id
 
     def pool_for(self, namespace: str) -> str:
         """The pool that pods of a namespace have addresses of. Raises NoPoolError."""
@@ -260,6 +266,26 @@ class Service(ByContainer):
         await self._settled(container_id)
         return held.address if held is not None else ""
 
+    async def release_containers(
+        self, container_ids: Iterable[str], until: Deadline | None = None
+    ) -> list[tuple[str, Holding]]:
+        """Release what these containers hold, whichever pods they are of; durable on return.
+
+        Raises DeadlineError if that would come after `until`, and the journal's errors.
+        """
+        released: list[tuple[str, Holding]] = []
+        for container_id in container_ids:
+            release = partial(self._release_of, container_id, None, until)
+            held = await self._committer.when_room(release)
+            if held is not None:
+                released.append((container_id, held))
+            else:
+                # It may have been released by an event that a crash could still undo.
+                await self._settled(container_id)
+        for container_id, _ in released:
+            await self._settled(container_id)
+        return released
+
     async def release_all(
         self, holdings: Iterable[tuple[str, Holding]], reason: str
     ) -> list[tuple[str, Holding]]:
@@ -299,21 +325,6 @@ class Service(ByContainer):
             for container_id, held in self._state.holdings.items()
             if held.network == network and container_id not in valid and container_id not in later
         ]
-
-    async def collect(self, forgotten: Iterable[tuple[str, Holding]]) -> list[tuple[str, Holding]]:
-        """Release what is `forgotten`; what that was. Durable on return.
-
-        Raises the journal's errors.
-        """
-        return await self.release_all(forgotten, COLLECTED)
-
-    async def status(self) -> Status:
-        """All blocks and addresses as of the last durable event."""
-        durable = self._journal.durable_sequence
-        blocks: dict[str, list[str]] = {}
-        for _, block in self._keeper.pending.durable_items(self._state.blocks, durable):
-            blocks.setdefault(block.pool, []).append(str(block.subnet))
-        return Status(blocks, self._pending.durable_items(self._state.holdings, durable))
 
     async def record(self, event: Event) -> None:
         """Journal a fact that is not about one container; durable on return."""

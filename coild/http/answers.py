@@ -23,19 +23,13 @@ from coild.http.budget import Shared
 from coild.http.errors import ERRORS, NotReadyError, TooManyConnectionsError, status_of
 from coild.http.messages import (
     CheckAnswer,
-    CompactionAnswer,
-    CompactionPlanAnswer,
     Failure,
-    Health,
-    HealthAnswer,
     LiveAnswer,
-    PlacedAnswer,
     ReadyAnswer,
 )
 from coild.http.operations import COLLECT, ROUTES, allowed
 from coild.http.readiness import Check, failing, verbose
 from coild.process.log_limit import LogLimit
-from coild.rules.allocator import Place
 from coild.rules.limits import (
     ARRIVAL_SECONDS,
     BODY_BYTES_MAX,
@@ -45,8 +39,6 @@ from coild.rules.limits import (
     RESPONSE_SECONDS,
 )
 from coild.rules.printable import printable
-from coild.upkeep.compaction_plan import CompactionPlan
-from coild.upkeep.compactor import Compaction
 from journal import JournalError, JournalFullError
 
 logger = logging.getLogger(__name__)
@@ -135,35 +127,16 @@ def address_answer(address: str) -> Answer:
     return Answer(f'{{"address":"{address}","status":200}}'.encode())
 
 
-def placed_answer(address: str, place: Place) -> Answer:
-    """200 with an address and where it lies."""
-    return Answer(
-        msgspec.json.encode(
-            PlacedAnswer(address, gateway=place.gateway, pool=place.pool, subnet=place.subnet)
-        )
-    )
-
-
-def compaction_answer(compaction: Compaction) -> Answer:
-    """200 with what a compaction did."""
-    return Answer(msgspec.json.encode(CompactionAnswer(**msgspec.structs.asdict(compaction))))
-
-
-def plan_answer(plan: CompactionPlan) -> Answer:
-    """200 with what a compaction would do."""
-    return Answer(msgspec.json.encode(CompactionPlanAnswer(**msgspec.structs.asdict(plan))))
-
-
-def health_answer(health: Health, sequence: int) -> Answer:
-    """200 with the daemon's health."""
-    return Answer(msgspec.json.encode(HealthAnswer(health.writable, health.routes, sequence)))
+def json_answer(body: msgspec.Struct) -> Answer:
+    """200 with a body."""
+    return Answer(msgspec.json.encode(body))
 
 
 def live_answer(failed: str) -> Answer:
     """200, or 503 with why the daemon ends."""
     if failed:
         return failure(status_of(NotReadyError), failed)
-    return Answer(msgspec.json.encode(LiveAnswer()))
+    return json_answer(LiveAnswer())
 
 
 def ready_answer(checks: list[Check], *, as_text: bool) -> Answer:
@@ -176,7 +149,7 @@ def ready_answer(checks: list[Check], *, as_text: bool) -> Answer:
     if failed:
         return failure(status, failed)
     told = [CheckAnswer(each.name, not each.reason, each.reason) for each in checks]
-    return Answer(msgspec.json.encode(ReadyAnswer(told)))
+    return json_answer(ReadyAnswer(told))
 
 
 def failure(status: int, error: str, allow: str = "", retry_seconds: int = 0) -> Answer:

@@ -9,10 +9,10 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import msgspec
+from msgspec.structs import asdict
 from sanic import Request, Sanic
 from sanic.config import Config as SanicConfig
 
-from coild.allocation.by_container import AnotherJournalError, UnknownContainerError
 from coild.allocation.deadline import HEADER as DEADLINE
 from coild.allocation.deadline import Deadline, read_deadline
 from coild.allocation.service import Service
@@ -23,11 +23,8 @@ from coild.http.answers import (
     SharedAnswer,
     address_answer,
     answer_error,
-    compaction_answer,
-    health_answer,
+    json_answer,
     live_answer,
-    placed_answer,
-    plan_answer,
     ready_answer,
 )
 from coild.http.bodies import (
@@ -45,14 +42,21 @@ from coild.http.container_answers import (
     container_answer,
     releases_answer,
 )
-from coild.http.errors import UnassignedError
+from coild.http.errors import AnotherJournalError, UnassignedError, UnknownContainerError
 from coild.http.guard import Guard, GuardError
-from coild.http.messages import Health
+from coild.http.messages import (
+    CompactionAnswer,
+    CompactionPlanAnswer,
+    Health,
+    HealthAnswer,
+    PlacedAnswer,
+)
 from coild.http.openapi import document
 from coild.http.operations import OPERATIONS
 from coild.http.readiness import Readiness
 from coild.http.status import StatusBodies
 from coild.process.log_limit import LogLimit
+from coild.rules.events import COLLECTED
 from coild.rules.holding import Holding
 from coild.rules.limits import (
     ARRIVAL_SECONDS,
@@ -122,7 +126,7 @@ class _Handlers:
         # One at a time of what needs much memory for a moment.
         self._turn = asyncio.Lock()
         self._collecting = asyncio.Lock()
-        self._bodies = StatusBodies(service, budget, self._turn)
+        self._bodies = StatusBodies(service.durable, budget, self._turn)
         self._described = Shared(msgspec.json.encode(document()))
         self._readiness = readiness
 
@@ -157,7 +161,7 @@ class _Handlers:
     ) -> Answer:
         self._guard.check(request)
         parts = _parts(namespace, pod, container)
-        address = await self._service.address(*parts)
+        address = self._service.durable.address(*parts)
         if address is None:
             raise UnassignedError("pod {}/{} has no address under container ID {}".format(*parts))
         return (
@@ -165,7 +169,7 @@ class _Handlers:
         )
 
     def _placed(self, address: str) -> Answer:
-        return placed_answer(address, self._service.place(address))
+        return json_answer(PlacedAnswer(address, **asdict(self._service.place(address))))
 
     async def release_address(
         self, request: Request, namespace: str, pod: str, container: str
@@ -177,7 +181,7 @@ class _Handlers:
     async def get_container(self, request: Request, container: str) -> Answer:
         self._guard.check(request)
         container_id = _part("container ID", container)
-        held = await self._service.holding(container_id)
+        held = self._service.durable.holding(container_id)
         if held is None:
             raise UnknownContainerError(f"container {container_id} has no address")
         return container_answer(container_id, held)
@@ -203,8 +207,10 @@ class _Handlers:
         self._check_command(request)
         wanted = decode_compact(request.body)
         if wanted.dry_run:
-            return plan_answer(await self._compactor.dry_run())
-        return compaction_answer(await self._compactor.compact(order=wanted.order, limited=True))
+            plan = await self._compactor.dry_run()
+            return json_answer(CompactionPlanAnswer(**asdict(plan)))
+        done = await self._compactor.compact(order=wanted.order, limited=True)
+        return json_answer(CompactionAnswer(**asdict(done)))
 
     async def collect_garbage(self, request: Request) -> Answer:
         self._guard.check(request)
@@ -224,7 +230,9 @@ class _Handlers:
         # No flush is waited for within a turn: those who only ask for the status wait for it.
         async with self._turn:
             forgotten, unknown, dry_run = self._forgotten(body, until)
-        released = forgotten if dry_run else await self._service.collect(forgotten)
+        released = forgotten
+        if not dry_run:
+            released = await self._service.release_all(forgotten, COLLECTED)
         async with self._turn:
             answer = await collection_body(released, unknown, dry_run=dry_run)
             if dry_run:
@@ -243,11 +251,13 @@ class _Handlers:
             wanted.network, frozenset(wanted.valid), int(wanted.sequence), until
         )
         check_room(forgotten, self._budget)
-        return forgotten, self._service.unknown(wanted.valid, _UNKNOWN_MAX), wanted.dry_run
+        unknown = self._service.durable.unknown(wanted.valid, _UNKNOWN_MAX)
+        return forgotten, unknown, wanted.dry_run
 
     async def get_health(self, request: Request) -> Answer:
         self._guard.check(request)
-        return health_answer(self._health(), await self._service.sequence())
+        sequence = self._service.durable.sequence
+        return json_answer(HealthAnswer(**asdict(self._health()), sequence=sequence))
 
     async def get_liveness(self, request: Request) -> Answer:
         self._guard.check(request)

@@ -18,7 +18,6 @@ from sanic.exceptions import (
     ServiceUnavailable,
 )
 
-from coild.allocation.by_container import AnotherJournalError, UnknownContainerError
 from coild.allocation.deadline import DeadlineError
 from coild.allocation.recent_allocations import StaleListError
 from coild.allocation.service import ConflictError, NoAddressError
@@ -44,6 +43,14 @@ class NotReadyError(Exception):
 
 class UnassignedError(Exception):
     """The pod has no address under this container ID."""
+
+
+class UnknownContainerError(Exception):
+    """The container has no address."""
+
+
+class AnotherJournalError(Exception):
+    """The release is for the daemon of another journal."""
 
 
 class Kind(NamedTuple):

@@ -17,7 +17,6 @@ from sanic.exceptions import (
     ServiceUnavailable,
 )
 
-from coild.allocation.by_container import AnotherJournalError, UnknownContainerError
 from coild.allocation.deadline import DeadlineError
 from coild.allocation.recent_allocations import StaleListError
 from coild.allocation.service import ConflictError, NoAddressError
@@ -29,7 +28,13 @@ from coild.http.bodies import (
     ReleaseRequest,
 )
 from coild.http.budget import BusyError
-from coild.http.errors import NotReadyError, TooManyConnectionsError, UnassignedError
+from coild.http.errors import (
+    AnotherJournalError,
+    NotReadyError,
+    TooManyConnectionsError,
+    UnassignedError,
+    UnknownContainerError,
+)
 from coild.http.framing import FramingError, TooManyFieldsError
 from coild.http.guard import ForbiddenError, MissingHostError
 from coild.http.messages import (

@@ -7,11 +7,10 @@ import weakref
 
 import msgspec
 
-from coild.allocation.service import Service
+from coild.allocation.durable import DurableState
 from coild.http.budget import Budget, Shared
+from coild.http.slices import encode_inside
 
-#: So many addresses are encoded at a time, then other requests go first.
-_SLICE = 1000
 #: What an address takes at least: two quoted strings.
 _BYTES_MIN = 16
 
@@ -19,9 +18,9 @@ _BYTES_MIN = 16
 class StatusBodies:
     """Makes the bodies. Belongs to one event loop."""
 
-    def __init__(self, service: Service, budget: Budget, turn: asyncio.Lock) -> None:
+    def __init__(self, state: DurableState, budget: Budget, turn: asyncio.Lock) -> None:
         """`turn` is held while a body is made: what else needs much memory for a moment waits."""
-        self._service = service
+        self._state = state
         self._budget = budget
         self._turn = turn
         # What will be encoded next, and may be waited for by whoever asks before it is begun.
@@ -42,7 +41,7 @@ class StatusBodies:
             # From here on others wait for the next: this one does not show what comes now.
             self._next = None
             latest = None if self._latest is None else self._latest()
-            sequence = await self._service.sequence()
+            sequence = self._state.sequence
             if latest is not None and sequence == self._sequence:
                 return latest
             body = await self._encode()
@@ -52,16 +51,10 @@ class StatusBodies:
             return made
 
     async def _encode(self) -> bytes:
-        """In slices: 200,000 addresses are a tenth of a second's work."""
-        status = await self._service.status()
+        status = self._state.status()
         self._budget.check(_BYTES_MIN * len(status.pods))
         blocks = msgspec.json.encode(status.address_blocks)
-        parts = [b'{"address-blocks":%b,"pods":{' % blocks]
-        for start in range(0, len(status.pods), _SLICE):
-            pods = status.pods[start : start + _SLICE]
-            comma = b"," if start else b""
-            part = msgspec.json.encode({container: held.address for container, held in pods})
-            parts.append(comma + part[1:-1])
-            await asyncio.sleep(0)
-        parts.append(b'},"status":200}')
-        return b"".join(parts)
+        pods = await encode_inside(
+            status.pods, lambda part: {container: held.address for container, held in part}
+        )
+        return b'{"address-blocks":%b,"pods":{%b},"status":200}' % (blocks, pods)

@@ -24,7 +24,8 @@ _READ = posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOFOLLOW | posix.O_NONBLOCK
 def lock(path: str, deadline: float) -> int:
     """The locked file that has this name; -1 if there is none. Raises OSError.
 
-    Waits for who has locked it until `deadline`, of time.monotonic(); then BlockingIOError.
+    Waits for the process that has locked it until `deadline`, of time.monotonic(); then
+    BlockingIOError.
     """
     while True:
         try:
@@ -70,7 +71,7 @@ def make(directory: str) -> None:
             if not parent:
                 raise
             make(parent)
-            # Once: above may be a link that leads nowhere, which is there and is no directory.
+            # Once: above may be a link that leads nowhere, which is there and is not a directory.
             posix.mkdir(directory, 0o700)
     except FileExistsError:
         return
@@ -78,7 +79,7 @@ def make(directory: str) -> None:
 
 
 def write_aside(directory: str, content: bytes) -> str:
-    """Write and flush a file that is no entry yet; its name. Raises OSError."""
+    """Write and flush a file that is not an entry yet; its name. Raises OSError."""
     name = f"{TEMPORARY}{posix.getpid()}-{int(time() * 1e6):x}"
     flags = posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC
     fd = posix.open(f"{directory}/{name}", flags, 0o600)
@@ -96,13 +97,22 @@ def write_aside(directory: str, content: bytes) -> str:
     return name
 
 
+def replace(directory: str, name: str, content: bytes) -> None:
+    """Give a flushed file of `content` the name of another, which goes. Raises OSError."""
+    temporary = f"{directory}/{write_aside(directory, content)}"
+    try:
+        posix.rename(temporary, f"{directory}/{name}")
+    finally:
+        unlink(temporary)
+
+
 def remove_stale(path: str) -> None:
     """Remove what a writer left when it died, some time ago."""
     try:
         if posix.lstat(path).st_mtime < time() - _TEMPORARY_SECONDS:
             posix.unlink(path)
     except OSError:
-        pass  # another did, or nobody can
+        pass  # another process did, or none can
 
 
 def unlink(path: str) -> None:

@@ -1,8 +1,8 @@
 r"""Releases that coild could not be told of, kept until it can.
 
 A CNI runtime sends DEL once, and coild may be down just then. So the plugin leaves an entry here,
-and exits with success. Who applies an entry, the daemon when it starts or the plugin when it next
-runs, tells coild of the release and removes the entry.
+and exits with success. The daemon when it starts, or the plugin when it next runs, tells coild of
+the release and removes the entry.
 
     <directory, 0700>/<container ID, percent-encoded>      one entry a container ID
         coild-spool 1 \n
@@ -25,10 +25,10 @@ One entry for each container ID is enough: a container ID has one holder at a ti
 removes the entry before it asks for an address. What makes a late release harmless:
 
 - An entry is complete and durable before it has its name: written aside, flushed, linked.
-- Whoever applies or replaces one holds flock on the entry's file, and the file is still the one
-  with that name. A process that dies lets go of its lock, and leaves the entry to the next.
-- The lock is held until the entry is gone from the disk. So whoever finds no entry, or gets the
-  lock and removes it, knows that nobody will apply it afterwards.
+- A process that applies or replaces one holds flock on the entry's file, and the file is still the
+  one with that name. A process that dies lets go of its lock, and leaves the entry to the next.
+- The lock is held until the entry is gone from the disk. So a process that finds no entry, or gets
+  the lock and removes it, knows that no other will apply it afterwards.
 
 An unlink that a power cut undoes brings back an entry of a former boot, whose containers are gone.
 Only the standard library's C modules are imported, for the plugin's sake.
@@ -39,9 +39,18 @@ from __future__ import annotations
 import errno
 import posix
 
-from coild.spool.entries import _MAGIC as _MAGIC
-from coild.spool.entries import _holder as _holder
-from coild.spool.entries import content_of, is_for, marks_left, may_be_for, merged
+from coild.spool.entries import (
+    REJECTED,
+    Claim,
+    SpoolBusyError,
+    SpoolError,
+    content_of,
+    done,
+    fields_of,
+    merged,
+    set_aside,
+    spool_error,
+)
 from coild.spool.files import (
     READ_MAX,
     TEMPORARY,
@@ -49,19 +58,29 @@ from coild.spool.files import (
     make,
     read,
     remove_stale,
+    replace,
     sync,
     unlink,
     write_aside,
 )
 
+__all__ = [
+    "REJECTED",
+    "Claim",
+    "SpoolBusyError",
+    "SpoolError",
+    "add",
+    "batches",
+    "claim",
+    "claims",
+    "done",
+    "file_name",
+    "names",
+]
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-#: Where the plugin leaves releases unless told otherwise; the daemon's own is DATA_DIR/spool.
-DEFAULT_DIRECTORY = "/var/lib/coild/spool"
-#: The name that a damaged entry is given.
-REJECTED = ".rejected"
+    from collections.abc import Callable, Iterator
 
 #: What the root of a file system of its own may hold; no entry has that name.
 _OF_A_FILE_SYSTEM = "lost+found"
@@ -70,119 +89,15 @@ _NAME_BYTES_MAX = 200
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
-class SpoolError(Exception):
-    """The spool cannot be read or written; one line that names the directory and the reason."""
-
-    #: The system's number of the reason; 0 if it is none of the system's.
-    errno = 0
-
-
-class SpoolBusyError(SpoolError):
-    """Another process held the entry for as long as one could wait."""
-
-
 def file_name(container_id: str) -> str:
     """The name of the entry's file."""
     data = container_id.encode()
     name = "".join([chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in data])
     if len(name) <= _NAME_BYTES_MAX:
         return name
-    from hashlib import blake2b  # noqa: PLC0415 - slow to import, for an ID that nobody has
+    from hashlib import blake2b  # noqa: PLC0415 - slow to import, for an ID that no runtime makes
 
     return f"{name[:100]}+{blake2b(data, digest_size=32).hexdigest()}"
-
-
-class Claim:
-    """An entry that is locked: nobody else applies it meanwhile, and no ADD goes on."""
-
-    def __init__(self, directory: str, name: str, fd: int, fields: tuple[str, ...]) -> None:
-        self.pod_namespace, self.pod_name, self.container_id = fields[:3]
-        self.second = fields[3] if len(fields) > 3 else ""
-        #: Whose the release is; nobody's in particular, but of the pod of these names, if empty.
-        self.marks = fields[4:]
-        self.directory = directory
-        self.name = name
-        self._fd = fd
-
-    @property
-    def container_ids(self) -> list[str]:
-        """What is to be released."""
-        return [self.container_id, self.second] if self.second else [self.container_id]
-
-    def is_for(self, journal: str, where: str | None) -> bool:
-        """Whether it is that daemon's; without a `where`, the daemon asks of its own spool."""
-        return is_for(self.marks, journal, where)
-
-    def may_be_for(self, journal: str) -> bool:
-        """Whether that daemon is to be asked, since nobody knows whose the release is."""
-        return may_be_for(self.marks, journal)
-
-    def left(self, journal: str, where: str | None, *, had_any: bool) -> list[str]:
-        """The marks that are left when that daemon has released; `had_any`: it had what to release.
-
-        None are left if the entry is done.
-        """
-        return marks_left(self.marks, journal, where, had_any=had_any)
-
-    def applied(self, marks: list[str]) -> None:
-        """The release is durable in a coild; these marks are left. Raises SpoolError."""
-        if not marks:
-            self.done()
-        elif marks != list(self.marks):
-            self._rewrite(marks)
-
-    def _rewrite(self, marks: list[str]) -> None:
-        """Replace the entry by one with these marks, under the lock of the one that was there."""
-        fields = (self.pod_namespace, self.pod_name, self.container_id, self.second, *marks)
-        try:
-            temporary = write_aside(self.directory, content_of(self.name, fields))
-            try:
-                posix.rename(f"{self.directory}/{temporary}", f"{self.directory}/{self.name}")
-            finally:
-                unlink(f"{self.directory}/{temporary}")
-            sync(self.directory)
-        except OSError as error:
-            raise _spool_error(self.directory, error) from None
-
-    def done(self) -> None:
-        """The release is durable in coild: remove the entry, durably. Raises SpoolError."""
-        done((self,))
-
-    def remove(self) -> None:
-        """Remove the entry; `done` makes that durable. Raises OSError."""
-        posix.unlink(f"{self.directory}/{self.name}")
-
-    def reject(self) -> str:
-        """Set the entry aside: coild will never take it. Its new path. Raises SpoolError."""
-        return _set_aside(self.directory, self.name)
-
-    def close(self) -> None:
-        """Let go of the lock; what was not done or rejected stays for the next."""
-        posix.close(self._fd)
-
-
-def done(entries: Sequence[Claim]) -> None:
-    """The releases of these, which are of one spool, are durable: remove them, durably.
-
-    Raises SpoolError.
-    """
-    if not entries:
-        return
-    directory = entries[0].directory
-    failure: OSError | None = None
-    for entry in entries:
-        try:
-            entry.remove()
-        except FileNotFoundError:
-            pass  # somebody was faster
-        except OSError as error:
-            failure = error
-    try:
-        sync(directory)
-    except OSError as error:
-        failure = error
-    if failure is not None:
-        raise _spool_error(directory, failure)
 
 
 def add(
@@ -198,8 +113,9 @@ def add(
 ) -> None:
     """Keep a release; durable on return. With a `mark`, it says whose it is, of both IDs.
 
-    Waits until `deadline`, of time.monotonic(), for who holds another holder's entry. A damaged one
-    is set aside, and `on_rejected` is called with its new path. Raises SpoolError, SpoolBusyError.
+    Waits until `deadline`, of time.monotonic(), for the process that has another holder's entry. A
+    damaged one is set aside, and `on_rejected` is called with its new path. Raises SpoolError,
+    SpoolBusyError.
     """
     name = file_name(container_id)
     fields: tuple[str, ...] = (pod_namespace, pod_name, container_id)
@@ -220,7 +136,7 @@ def add(
             unlink(f"{directory}/{temporary}")
         sync(directory)
     except OSError as error:
-        raise _spool_error(directory, error) from None
+        raise spool_error(directory, error) from None
 
 
 def claim(
@@ -231,8 +147,8 @@ def claim(
 ) -> Claim | None:
     """The entry of this container ID, locked; None if there is none.
 
-    Waits until `deadline`, of time.monotonic(), for who holds it. A damaged one is set aside, and
-    `on_rejected` is called with its new path. Raises SpoolError, SpoolBusyError.
+    Waits until `deadline`, of time.monotonic(), for the process that holds it. A damaged one is set
+    aside, and `on_rejected` is called with its new path. Raises SpoolError, SpoolBusyError.
     """
     return _claim(directory, file_name(container_id), deadline, on_rejected)
 
@@ -240,7 +156,7 @@ def claim(
 def claims(
     directory: str, on_rejected: Callable[[str], object] = lambda _path: None
 ) -> Iterator[Claim]:
-    """Every entry that nobody else holds, one by one: see `batches`."""
+    """Every entry that no other process holds, one by one: see `batches`."""
     for entries in batches(directory, 1, on_rejected):
         yield from entries
 
@@ -248,7 +164,7 @@ def claims(
 def batches(
     directory: str, size: int, on_rejected: Callable[[str], object] = lambda _path: None
 ) -> Iterator[list[Claim]]:
-    """All entries that nobody else holds, so many at a time, locked while the caller has them.
+    """All entries that no other process holds, so many at a time, locked while the caller has them.
 
     Those that are given to `done`, when their releases are durable, go; the others stay. A damaged
     one is set aside, and `on_rejected` is called with its new path. Raises SpoolError if the
@@ -304,7 +220,7 @@ def names(directory: str) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise _spool_error(directory, error) from None
+        raise spool_error(directory, error) from None
     return found
 
 
@@ -321,8 +237,8 @@ def _claim(
                 entry = Claim(directory, name, fd, holder)
                 fd = -1
                 return entry
-            # Under the lock: whoever waits for it finds no entry then.
-            on_rejected(_set_aside(directory, name))
+            # Under the lock: a process that waits for it finds no entry then.
+            on_rejected(set_aside(directory, name))
         finally:
             if fd >= 0:
                 posix.close(fd)
@@ -330,17 +246,17 @@ def _claim(
         raise SpoolBusyError(f"{directory}/{name}: another process is applying it") from None
     except OSError as error:
         if error.errno not in {errno.ELOOP, errno.ENXIO}:
-            raise _spool_error(directory, error) from None
+            raise spool_error(directory, error) from None
         # A link or a socket: nothing that was written here.
-        on_rejected(_set_aside(directory, name))
+        on_rejected(set_aside(directory, name))
     return None
 
 
 def _read_locked(fd: int, name: str) -> tuple[str, ...] | None:
     try:
-        return _holder(name, posix.read(fd, READ_MAX))
+        return fields_of(name, posix.read(fd, READ_MAX))
     except (IsADirectoryError, BlockingIOError):
-        # The second is a pipe that somebody holds open.
+        # The second is a pipe that some process holds open.
         return None
 
 
@@ -376,25 +292,5 @@ def _replace(other: Claim, temporary: str, fields: tuple[str, ...]) -> None:
     if len(marks) < 2:
         posix.rename(f"{other.directory}/{temporary}", path)
         return
-    content = content_of(other.name, (*fields[:3], fields[3] or other.second, *marks))
-    again = write_aside(other.directory, content)
-    try:
-        posix.rename(f"{other.directory}/{again}", path)
-    finally:
-        unlink(f"{other.directory}/{again}")
-
-
-def _set_aside(directory: str, name: str) -> str:
-    path = f"{directory}/{name}{REJECTED}"
-    try:
-        posix.rename(f"{directory}/{name}", path)
-        sync(directory)
-    except OSError as error:
-        raise _spool_error(directory, error) from None
-    return path
-
-
-def _spool_error(directory: str, error: OSError) -> SpoolError:
-    raised = SpoolError(f"the spool {directory}: {error.strerror or error}")
-    raised.errno = error.errno or 0
-    return raised
+    fields = (*fields[:3], fields[3] or other.second, *marks)
+    replace(other.directory, other.name, content_of(other.name, fields))

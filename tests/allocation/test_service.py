@@ -67,9 +67,9 @@ def test_an_allocation_is_answered_when_it_is_durable() -> None:
     run(scenario)
 
 
-def ask(bench: Bench, container_id: str) -> Coroutine[Any, Any, str | None]:
+async def ask(bench: Bench, container_id: str) -> str | None:
     """GET of a container of the pod `web-0`."""
-    return bench.service.address("default", "web-0", container_id)
+    return bench.service.durable.address("default", "web-0", container_id)
 
 
 @pytest.mark.parametrize(
@@ -217,9 +217,9 @@ def test_reads_show_each_durable_state_and_wait_for_none() -> None:
             bench.journal.flush(sequence)
             want = Projection()
             want.apply_all(bench.journal.events()[:sequence])
-            status = await bench.service.status()
+            status = bench.service.durable.status()
 
-            assert sequence == await bench.service.sequence()
+            assert sequence == bench.service.durable.sequence
             assert dict(status.pods).keys() == want.holdings.keys()
             assert {key: held.address for key, held in want.holdings.items()} == {
                 key: held.address for key, held in status.pods
@@ -239,7 +239,7 @@ def test_the_body_of_status_is_not_older_than_what_was_answered() -> None:
     """A body encoded while an event was pending is not shown to who asks when it is durable."""
 
     async def scenario(bench: Bench) -> None:
-        bodies = StatusBodies(bench.service, Budget(), asyncio.Lock())
+        bodies = StatusBodies(bench.service.durable, Budget(), asyncio.Lock())
         bench.journal.held = True
         (posted,) = await settled(bench.allocate("c0"))
         before = await bodies.get()

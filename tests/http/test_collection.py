@@ -58,13 +58,13 @@ def test_a_list_from_before_a_restart_is_refused() -> None:
 async def allocate(bench: Bench, container_id: str, network: str = "pods") -> int:
     """Allocate for a network; the sequence after it."""
     await bench.service.allocate("default", "web-0", container_id, 4, network)
-    return await bench.service.sequence()
+    return bench.service.durable.sequence
 
 
 async def collect(bench: Bench, sequence: int, *valid: str, network: str = "pods") -> list[str]:
     """The containers whose addresses were released."""
     forgotten = bench.service.forgotten(network, frozenset(valid), sequence)
-    released = await bench.service.collect(forgotten)
+    released = await bench.service.release_all(forgotten, COLLECTED)
     return [container_id for container_id, _ in released]
 
 
@@ -304,7 +304,7 @@ def test_a_long_answer_is_made_in_slices(count: int, unknown: list[str], *, dry_
         bench = await Bench({"default": pool(12, "10.0.0.0/16")}).start()
         for number in range(count):
             await allocate(bench, f"c{number}")
-        forgotten = bench.service.forgotten("pods", frozenset(), await bench.service.sequence())
+        forgotten = bench.service.forgotten("pods", frozenset(), bench.service.durable.sequence)
         body = await collection_body(forgotten, unknown, dry_run=dry_run)
         whole = CollectionAnswer(
             [Released(held.address, key, "web-0", "default") for key, held in forgotten],

@@ -133,7 +133,7 @@ def test_a_release_that_is_done_is_gone_from_the_disk(
     add(directory)
     entry = claim(directory)
     calls = Calls(monkeypatch)
-    entry.done()
+    entry.applied([])
     entry.close()
 
     assert [("unlink", "c1"), ("fsync", "spool")] == calls.made
@@ -225,7 +225,7 @@ def test_an_entry_is_replaced_once_it_is_free(directory: Path) -> None:
     other = ("shop", "web-1", "c1")
     thread = threading.Thread(target=add, args=(directory, other, soon()))
     thread.start()
-    entry.done()
+    entry.applied([])
     entry.close()
     thread.join()
 

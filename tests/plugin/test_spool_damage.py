@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coild.spool import entries
 from coild.spool import releases as spool
 from tests.kits.plugin.spool import as_nobody, files, kept, soon
 from tests.kits.system.small_disks import fill, make_read_only, small_disk
@@ -71,9 +72,9 @@ def test_any_alteration_is_set_aside(directory: Path) -> None:
 @given(st.binary(max_size=300), st.booleans())
 def test_any_bytes_are_set_aside(content: bytes, magic: bool) -> None:  # noqa: FBT001 - drawn
     """Nothing but what was written is an entry, also behind the right first line."""
-    content = spool._MAGIC * magic + content
+    content = entries.MAGIC * magic + content
 
-    assert spool._holder("c1", content) is None
+    assert entries.fields_of("c1", content) is None
 
 
 def as_empty(path: Path) -> None:
@@ -269,7 +270,7 @@ def test_a_spool_that_is_full(disk: Path) -> None:
     refuses(lambda: spool.add(str(path), "x", "y", "c1", 0.0), path, "No space left on device")
     left = files(path)
     for entry in spool.claims(str(path)):
-        entry.done()
+        entry.applied([])
     spool.add(str(path), *OTHER, 0.0)
 
     assert ["c1"] == left
@@ -297,7 +298,7 @@ def test_a_spool_that_is_read_only(disk: Path) -> None:
     refuses(lambda: spool.claim(str(path), "c2", 0.0), path, reason)
     entry = spool.claim(str(path), "c1", 0.0)
     assert entry is not None
-    refuses(entry.done, path, reason)
+    refuses(lambda: entry.applied([]), path, reason)
     refuses(entry.reject, path, reason)
     entry.close()
 

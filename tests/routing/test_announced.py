@@ -125,7 +125,7 @@ def test_a_block_that_is_used_meanwhile_stays() -> None:
 
         assert others == await released
         assert {"default": [str(used)]} == await bench.blocks()
-        assert address == await bench.service.address("default", "web-0", "late")
+        assert address == bench.service.durable.address("default", "web-0", "late")
 
     run(scenario)
 

@@ -324,7 +324,7 @@ class Rules(RuleBasedStateMachine):
     def what_is_held_is_known(self) -> None:
         """Blocks and holders are the model's: no block overlaps, no address has two holders."""
         blocks = self._real_blocks()
-        status = self.runner.run(self.bench.service.status())
+        status = self.bench.service.durable.status()
         holders = {container_id: held.address for container_id, held in status.pods}
 
         assert {(b.pool, b.network) for b in self.model.blocks} == set(blocks)
@@ -341,10 +341,10 @@ class Rules(RuleBasedStateMachine):
     def everyone_can_ask(self) -> None:
         """Each container is told its address, and nobody else is."""
         for container_id, (namespace, address) in self.model.holdings.items():
-            ask = self.bench.service.address
+            ask = self.bench.service.durable.address
 
-            assert address == self.runner.run(ask(namespace, "web-0", container_id))
-            assert self.runner.run(ask(namespace, "web-1", container_id)) is None
+            assert address == ask(namespace, "web-0", container_id)
+            assert ask(namespace, "web-1", container_id) is None
 
     @invariant()
     def what_happened_was_counted(self) -> None:
@@ -541,7 +541,7 @@ def test_a_subnet_that_is_taken_out_hands_out_no_more() -> None:
             {"default": pool(1, "10.0.2.0/30")}, journal=bench.journal, reuse_after=REUSE_AFTER
         ).start()
         assert released == await changed.release("released")
-        assert kept == await changed.service.address("default", "web-0", "kept")
+        assert kept == changed.service.durable.address("default", "web-0", "kept")
         changed.now += 10 * REUSE_AFTER
         new = [await changed.allocate(f"new{number}") for number in range(4)]
 

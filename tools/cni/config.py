@@ -36,7 +36,7 @@ _NO_DNS = "name a file as ipam.resolvConf, or dns in the configuration; take thi
 
 #: Root's own: over TCP, any local user could answer in the place of a coild that is down.
 DEFAULT = "unix:/run/coild/coild.sock"
-#: As coild.spool.releases has it, which is imported only if there is something in the spool.
+#: Where releases are left for a coild that is down.
 _SPOOL = "/var/lib/coild/spool"
 _NAME_LENGTH_MAX = 253
 _TIMEOUT_SECONDS = 10

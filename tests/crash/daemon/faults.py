@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from coild.allocation import service
 from coild.allocation.committer import Committer
+from coild.allocation.durable import DurableState
 from journal.write import group_commit as commit
 from tests.crash.mutants import Edit, by_function, edited
 
@@ -25,7 +26,7 @@ FAULTS: dict[str, tuple[Edit, ...]] = {
         ),
     ),
     "GET shows what a crash could undo": (
-        Edit(_Service._durable_holding, "self._pending.durable(container_id, ", "(None or "),
+        Edit(DurableState.holding, "self._holdings.durable(container_id, ", "(None or "),
     ),
     "a conflict does not wait for what it shows": (
         Edit(_Service.allocate, "await self._settled(container_id)", "pass"),
@@ -46,8 +47,8 @@ FAULTS: dict[str, tuple[Edit, ...]] = {
     ),
     "status shows what a crash could undo": (
         Edit(
-            _Service.status,
-            "self._pending.durable_items(self._state.holdings, durable)",
+            DurableState.status,
+            "self._holdings.durable_items(self._state.holdings, durable)",
             "list(self._state.holdings.items())",
         ),
     ),

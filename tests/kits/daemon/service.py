@@ -220,7 +220,7 @@ class Bench:
 
     async def blocks(self) -> dict[str, list[str]]:
         """The blocks that the node holds, by pool."""
-        return (await self.service.status()).address_blocks
+        return self.service.durable.status().address_blocks
 
 
 async def settled(*coroutines: Coroutine[Any, Any, _T]) -> list[asyncio.Task[_T]]:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from coild.rules.events import REQUESTED, AddressReleased
+from coild.spool import entries as spool_entries
 from coild.spool import files as spool_files
 from coild.spool import releases as spool
 from tests.kits.daemon.process import ROOT, Daemon, environment
@@ -42,7 +43,7 @@ class Calls:
         #: Name of the call, and last parts of the paths.
         self.made: list[tuple[str, ...]] = []
         self._fails_at = fails_at
-        for module in (spool, spool_files):
+        for module in (spool, spool_entries, spool_files):
             monkeypatch.setattr(module, "posix", self)
 
     def __getattr__(self, name: str) -> Any:
