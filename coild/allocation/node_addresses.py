@@ -40,14 +40,12 @@ class NodeAddresses:
         state: Projection,
         service: Service,
         clock: Callable[[], int],
-        of_interfaces: Callable[[], AbstractSet[_Address]] = interface_addresses,
     ) -> None:
         """`pools` are those of the configuration."""
         self._pools = pools
         self._state = state
         self._service = service
         self._clock = clock
-        self._of_interfaces = of_interfaces
         self._own: AbstractSet[_Address] = frozenset()
         # Those that were told: once is enough.
         self._told: set[Span] = set()
@@ -57,10 +55,7 @@ class NodeAddresses:
 
         Raises the journal's errors.
         """
-        await asyncio.to_thread(self._look)
-        pools = with_own(self._pools, self._usable(), self._told_of)
-        if self._state.pools != pools:
-            await self._service.record(pools_changed(self._clock(), pools))
+        await self._put_in_force(self._pools)
         self._tell_held()
 
     @property
@@ -106,10 +101,7 @@ class NodeAddresses:
 
         Raises the journal's errors.
         """
-        await asyncio.to_thread(self._look)
-        pools = with_own(self._state.pools, self._usable(), self._told_of)
-        if self._state.pools != pools:
-            await self._service.record(pools_changed(self._clock(), pools))
+        if await self._put_in_force(self._state.pools):
             self._tell_held()
         unneeded = self._service.gateway_use.taken()
         if unneeded and not self._needs(unneeded):
@@ -119,9 +111,24 @@ class NodeAddresses:
                 ", ".join(held.address for _, held in unneeded),
             )
 
+    async def _put_in_force(self, pools: Mapping[str, Pool]) -> bool:
+        """Journal these pools without what the node has of them; whether that changes anything."""
+        await asyncio.to_thread(self._look)
+        found = dict(pools)
+        for name, pool in pools.items():
+            missing = own_of(pool, self._usable())
+            for span in missing:
+                self._told_of(name, span)
+            if missing:
+                found[name] = msgspec.structs.replace(pool, unusable=(*pool.unusable, *missing))
+        if self._state.pools == found:
+            return False
+        await self._service.record(pools_changed(self._clock(), found))
+        return True
+
     def _look(self) -> None:
         try:
-            self._own = self._of_interfaces()
+            self._own = interface_addresses()
         except OSError as error:
             logger.warning(
                 "the addresses of this node's interfaces are not known, and if they are in a pool "
@@ -168,20 +175,6 @@ class NodeAddresses:
                 ", ".join(held[:_TOLD_MAX]),
                 more,
             )
-
-
-def with_own(
-    pools: Mapping[str, Pool], own: AbstractSet[_Address], told: Callable[[str, Span], None]
-) -> dict[str, Pool]:
-    """The pools, without the node's own addresses; `told` is called for each such."""
-    found = dict(pools)
-    for name, pool in pools.items():
-        missing = own_of(pool, own)
-        for span in missing:
-            told(name, span)
-        if missing:
-            found[name] = msgspec.structs.replace(pool, unusable=(*pool.unusable, *missing))
-    return found
 
 
 def own_of(pool: Pool, own: AbstractSet[_Address]) -> list[Span]:

@@ -22,9 +22,7 @@ from coild.rules.events import (
 )
 from coild.rules.projection import Projection
 
-GAINED, LOST, MOVED, CHANGED = "gained", "lost", "moved", "changed"
-
-_OPPOSITE: dict[str, Literal["gained", "lost"]] = {GAINED: "lost", LOST: "gained"}
+_OPPOSITE: dict[str, Literal["gained", "lost"]] = {"gained": "lost", "lost": "gained"}
 
 
 class PoolView(msgspec.Struct, frozen=True, rename="kebab"):
@@ -92,14 +90,7 @@ class AddressChange(msgspec.Struct, frozen=True, rename="kebab", tag_field="kind
     @property
     def held(self) -> Held:
         """What is held, or was until it was lost."""
-        return Held(
-            self.address,
-            self.block,
-            self.pool,
-            self.pod_namespace,
-            self.pod_name,
-            self.network,
-        )
+        return Held(*(getattr(self, field) for field in Held.__struct_fields__))
 
 
 class BootChange(msgspec.Struct, frozen=True, rename="kebab", tag_field="kind", tag="boot"):
@@ -313,13 +304,5 @@ def _address(
     former: Held | None = None,
 ) -> AddressChange:
     return AddressChange(
-        change,
-        container_id,
-        held.address,
-        held.pool,
-        held.block,
-        held.pod_namespace,
-        held.pod_name,
-        former,
-        held.network,
+        change=change, container_id=container_id, former=former, **msgspec.structs.asdict(held)
     )

@@ -7,7 +7,7 @@ history was pruned, the beginning of one may be unknown.
 from __future__ import annotations
 
 import sys
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -71,21 +71,8 @@ class HoldingPeriod(msgspec.Struct, gc=False):
         return begins is not None and begins >= since
 
 
-class _OfAddress(Protocol):
-    """What events of addresses and holders have in common."""
-
-    @property
-    def block(self) -> bytes: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def pool(self) -> str: ...
-    @property
-    def pod_namespace(self) -> str: ...
-    @property
-    def pod_name(self) -> str: ...
-    @property
-    def container_id(self) -> str: ...
+#: What a filter takes: an event of an address, or a holding.
+_OfAddress = AddressAllocated | AddressReleased | HoldingPeriod
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -120,7 +107,7 @@ def _within(it: _OfAddress, subnet: Subnet) -> bool:
 
 
 class Ledger:
-    """The holders that a question asks for, while the events are fed to it in order."""
+    """The holders that a filter accepts, while the events are fed to it in order."""
 
     def __init__(
         self,
@@ -135,7 +122,7 @@ class Ledger:
         `held` keeps those alone that hold after the last event: the memory is theirs, however many
         there were before them.
         """
-        self._question = filter_
+        self._filter = filter_
         self._since = since
         self._until = until
         self._held = held
@@ -158,21 +145,16 @@ class Ledger:
             period = HoldingPeriod(
                 block.key, held.offset, block.pool, held.pod_namespace, held.pod_name, container_id
             )
-            if self._question.accepts(period):
+            if self._filter.accepts(period):
                 self._expected[container_id] = period
 
     def feed(self, sequence: int, event: Any) -> HoldingPeriod | None:
         """Take the next event; the holder that it begins or ends, if that is asked for."""
         kind = type(event)
-        if kind is AddressAllocated or kind is AttachmentAllocated:
-            if not self._question.accepts(event):
-                return None
-            return self._begin(sequence, event)
-        if kind is AddressReleased:
-            if not self._question.accepts(event):
-                return None
-            return self._end(sequence, event)
-        return None
+        begins = kind is AddressAllocated or kind is AttachmentAllocated
+        if not (begins or kind is AddressReleased) or not self._filter.accepts(event):
+            return None
+        return self._begin(sequence, event) if begins else self._end(sequence, event)
 
     def rows(self) -> list[HoldingPeriod]:
         """The holders within the window by allocation, the newest last; unknown ones first."""

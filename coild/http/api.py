@@ -28,11 +28,12 @@ from coild.http.answers import (
     ready_answer,
 )
 from coild.http.bodies import (
+    AllocateRequest,
     BadRequestError,
-    decode_allocate,
-    decode_collect,
+    CollectRequest,
+    ReleaseRequest,
+    decode_body,
     decode_compact,
-    decode_release,
     unusable_of,
 )
 from coild.http.budget import Budget, Shared
@@ -142,7 +143,7 @@ class _Handlers:
 
     async def allocate_address(self, request: Request) -> Answer:
         until = self._check_command(request)
-        wanted = decode_allocate(request.body)
+        wanted = decode_body(AllocateRequest, request.body)
         version = _VERSIONS[wanted.address_type]
         address = await self._service.allocate(
             wanted.pod_namespace,
@@ -188,7 +189,7 @@ class _Handlers:
 
     async def release_containers(self, request: Request) -> Answer:
         until = self._check_command(request)
-        wanted = decode_release(request.body)
+        wanted = decode_body(ReleaseRequest, request.body)
         own = self._service.journal_id
         if wanted.journal and wanted.journal != own:
             raise AnotherJournalError(
@@ -246,7 +247,7 @@ class _Handlers:
 
         Raises BusyError, before anything is released, if there is no room for the answer.
         """
-        wanted = decode_collect(body)
+        wanted = decode_body(CollectRequest, body)
         forgotten = self._service.forgotten(
             wanted.network, frozenset(wanted.valid), int(wanted.sequence), until
         )

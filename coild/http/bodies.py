@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -108,14 +108,32 @@ _RULES = {
     "sequence": "the journal's, as GET /health told it before the containers were listed",
     "valid": f"a list of container IDs, each {CONTAINER_ID_RULE}",
 }
-_decode = msgspec.json.Decoder(AllocateRequest).decode
-_decode_release = msgspec.json.Decoder(ReleaseRequest).decode
-_decode_collect = msgspec.json.Decoder(CollectRequest).decode
+#: By the type of the body: what decodes it, and the fields that it has to have.
+_DECODERS: dict[type, tuple[Callable[[bytes | bytearray], Any], str]] = {
+    kind: (msgspec.json.Decoder(kind).decode, fields)
+    for kind, fields in (
+        (AllocateRequest, "pod-namespace, pod-name, container-id"),
+        (ReleaseRequest, "container-ids"),
+        (CollectRequest, "sequence, valid and network"),
+    )
+}
 
 
-def decode_allocate(body: bytes) -> AllocateRequest:
-    """Read the body of POST /ip. Raises BadRequestError, naming the field."""
-    return _decode_by(_decode, body, "pod-namespace, pod-name, container-id")
+def decode_body(kind: type[_T], body: bytes | bytearray) -> _T:
+    """Read the body of POST /ip, /release or /gc. Raises BadRequestError, naming the field."""
+    decode, fields = _DECODERS[kind]
+    if not body:
+        raise BadRequestError(f"the body is empty: it must be a JSON object with {fields}")
+    try:
+        found: _T = decode(body)
+    except msgspec.ValidationError as error:
+        raise BadRequestError(_explain(str(error))) from None
+    except RecursionError:
+        raise BadRequestError("the body is nested too deeply") from None
+    except ValueError as error:
+        # Invalid UTF-8 is a UnicodeDecodeError, which msgspec does not wrap.
+        raise BadRequestError(f"the body is not valid JSON: {error}") from None
+    return found
 
 
 def unusable_of(request: AllocateRequest, version: int) -> list[int]:
@@ -125,32 +143,6 @@ def unusable_of(request: AllocateRequest, version: int) -> list[int]:
     except ValueError as error:
         raise BadRequestError(f"unusable must be {_RULES['unusable']}: {error}") from None
     return [int(address) for address in parsed if address.version == version]
-
-
-def decode_release(body: bytes) -> ReleaseRequest:
-    """Read the body of POST /release. Raises BadRequestError, naming the field."""
-    return _decode_by(_decode_release, body, "container-ids")
-
-
-def decode_collect(body: bytes | bytearray) -> CollectRequest:
-    """Read the body of POST /gc. Raises BadRequestError, naming the field."""
-    return _decode_by(_decode_collect, body, "sequence, valid and network")
-
-
-def _decode_by(
-    decode: Callable[[bytes | bytearray], _T], body: bytes | bytearray, fields: str
-) -> _T:
-    if not body:
-        raise BadRequestError(f"the body is empty: it must be a JSON object with {fields}")
-    try:
-        return decode(body)
-    except msgspec.ValidationError as error:
-        raise BadRequestError(_explain(str(error))) from None
-    except RecursionError:
-        raise BadRequestError("the body is nested too deeply") from None
-    except ValueError as error:
-        # Invalid UTF-8 is a UnicodeDecodeError, which msgspec does not wrap.
-        raise BadRequestError(f"the body is not valid JSON: {error}") from None
 
 
 def decode_compact(body: bytes) -> CompactRequest:

@@ -41,42 +41,28 @@ from coild.rules.ranges import Ranges
 
 
 class _Dump(msgspec.Struct, array_like=True):
-    """A state as a snapshot has it: blocks by age, addresses by container ID."""
+    """A state as a snapshot has it: blocks by age, addresses by container ID.
+
+    What older vocabularies had not is written only where there is some, with all before it: so the
+    older states keep the digests that are on record.
+    """
 
     pools: dict[str, PoolSpec]
-    #: Key, pool, fresh, released, acquired.
+    #: Key, pool, next unused, released, acquired.
     blocks: list[tuple[bytes, str, int, list[tuple[int, int]], int]]
     #: Container ID, the block's place in the list above, offset, pod namespace, pod name.
     holdings: list[tuple[str, int, int, str, str]]
-
-
-class _LongDump(_Dump, array_like=True):
-    """A state with what older vocabularies had not.
-
-    It is written only where there is some: so the older states keep the digests that are on record.
-    """
-
+    #: With the networks by container ID, if there is either.
     boot_id: str = ""
-    #: By container ID.
     networks: dict[str, str] = {}
-
-
-class _BootDump(_LongDump, array_like=True):
-    """A state that knows of PID 1; written only where there is such a thing, likewise."""
-
     init_start: int | None = None
-
-
-class _ApartDump(_BootDump, array_like=True):
-    """A state with what pools set apart; written only where there is some, likewise."""
-
     apart: dict[str, ApartSpec] = {}
 
 
 _NONE = Ranges()
 _NOTHING_APART = ApartSpec([], reserve_edges=False, gateways=[], unusable=[])
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_ApartDump).decode
+_decode = msgspec.msgpack.Decoder(_Dump).decode
 
 
 class Dumped(Protocol):
@@ -184,36 +170,34 @@ class Projection:
     def dump(self) -> bytes:
         """The whole state but for `sequence` and `time`: equal states, equal bytes."""
         number = {key: index for index, key in enumerate(self.blocks)}
-        dump = _Dump(
-            pools=_specs(dict(sorted(self.pools.items()))),
-            blocks=[
-                (key, block.pool, block.next_unused, list(block.released), block.acquired)
-                for key, block in self.blocks.items()
-            ],
-            holdings=sorted(
-                (
-                    container_id,
-                    number[held.block.key],
-                    held.offset,
-                    held.pod_namespace,
-                    held.pod_name,
-                )
-                for container_id, held in self.holdings.items()
-            ),
+        blocks = [
+            (key, block.pool, block.next_unused, list(block.released), block.acquired)
+            for key, block in self.blocks.items()
+        ]
+        holdings = sorted(
+            (
+                container_id,
+                number[held.block.key],
+                held.offset,
+                held.pod_namespace,
+                held.pod_name,
+            )
+            for container_id, held in self.holdings.items()
         )
         networks = {
             container_id: held.network
             for container_id, held in sorted(self.holdings.items())
             if isinstance(held, Attachment)
         }
-        fields = (dump.pools, dump.blocks, dump.holdings, self.boot_id, networks)
-        apart = _apart(dict(sorted(self.pools.items())))
+        pools = dict(sorted(self.pools.items()))
+        dump: list[Any] = [_specs(pools), blocks, holdings]
+        apart = _apart(pools)
+        if self.boot_id or networks or self.init_start is not None or apart:
+            dump += [self.boot_id, networks]
+        if self.init_start is not None or apart:
+            dump.append(self.init_start)
         if apart:
-            dump = _ApartDump(*fields, self.init_start, apart)
-        elif self.init_start is not None:
-            dump = _BootDump(*fields, self.init_start)
-        elif self.boot_id or networks:
-            dump = _LongDump(*fields)
+            dump.append(apart)
         return _encode(dump)
 
     def restore(self, dumped: Dumped | None) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
 import jsonschema
 import msgspec
@@ -38,7 +40,7 @@ NEVER_SENT = {"RequestCancelled", "SanicException"}
 def application() -> Sanic[Any, Any]:
     """The real application, over nothing: only its routes are looked at."""
     Sanic._app_registry.clear()
-    nothing: Any = None
+    nothing: Any = Mock()
     return build_app(nothing, nothing, nothing, nothing)
 
 
@@ -114,9 +116,10 @@ def test_no_error_is_described_that_is_never_declared() -> None:
 def test_every_body_example_is_taken() -> None:
     """The examples of bodies are what the daemon's own decoders take, and their schemas allow."""
     decoders = {
-        "/ip": bodies.decode_allocate,
+        "/ip": partial(bodies.decode_body, bodies.AllocateRequest),
         "/compact": bodies.decode_compact,
-        "/gc": bodies.decode_collect,
+        "/release": partial(bodies.decode_body, bodies.ReleaseRequest),
+        "/gc": partial(bodies.decode_body, bodies.CollectRequest),
     }
     for path, decode in decoders.items():
         where = ("paths", path, "post", "requestBody", "content", "application/json")
