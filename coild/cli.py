@@ -52,79 +52,6 @@ usage or configuration, which fails at each start.
 """
 
 
-#: The flags that take one value: name, what it takes, help.
-_FLAGS = (
-    ("--config", "FILE", "TOML file to read"),
-    (
-        "--data-dir",
-        "DIR",
-        (
-            "where the journal is kept, mode 0700 (default: /var/lib/coild for root, else "
-            "$XDG_STATE_HOME/coild)"
-        ),
-    ),
-    (
-        "--http",
-        "HOST:PORT[,HOST:PORT…]",
-        (
-            "TCP addresses to listen on; localhost is both families, port 0 picks a free one; off: "
-            "no TCP, only --socket; where it listens is in DIR/http (default: 127.0.0.1:9383)"
-        ),
-    ),
-    ("--socket", "PATH", "unix socket to listen on as well, mode 0660"),
-    (
-        "--allowed-hosts",
-        "NAME[,NAME…]",
-        "names in Host headers to accept besides loopback",
-    ),
-    (
-        "--max-connections",
-        "N",
-        (
-            "connections at a time, on TCP and on the unix socket each; beyond it idle ones are "
-            f"closed, then new ones refused (default: {CONNECTIONS_MAX})"
-        ),
-    ),
-    ("--node-name", "NAME", "name of this node; also COIL_NODE_NAME (default: the host name)"),
-    (
-        "--block-size",
-        "N",
-        (
-            "exponent of the size of the blocks of the pools given by --pool: 5 means 32 addresses "
-            "(default: 5)"
-        ),
-    ),
-    (
-        "--scan-interval",
-        "DURATION",
-        (
-            "how often to look for empty blocks, and how long one must have been empty to be given "
-            "back (default: 10m)"
-        ),
-    ),
-    (
-        "--reuse-after",
-        "DURATION",
-        "how long a released address rests while another is free (default: 30s)",
-    ),
-    (
-        "--table-id",
-        "N",
-        "routing table of the kernel for a route to each block of this node (default: 119)",
-    ),
-    ("--protocol-id", "N", "protocol that marks these routes as coild's (default: 30)"),
-    ("--segment-size", "SIZE", "size of a journal file (default: 16MiB)"),
-    (
-        "--compact-after",
-        "SIZE",
-        (
-            "snapshot the state and archive the journal when it has grown so much since the last "
-            "time; 0 is never (default: 64MiB)"
-        ),
-    ),
-)
-
-
 #: Flags of Coil v1 by another name, and what was said of where there is none.
 _RENAMED = {"loglevel": "--log-level", "logformat": "--log-format"}
 _GONE = {
@@ -169,72 +96,135 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    for flag, metavar, text in _FLAGS:
-        parser.add_argument(flag, metavar=metavar, help=text)
-    parser.add_argument(
+    add = parser.add_argument
+    add("--config", metavar="FILE", help="TOML file to read")
+    add(
+        "--data-dir",
+        metavar="DIR",
+        help="where the journal is kept, mode 0700 (default: /var/lib/coild for root, else "
+        "$XDG_STATE_HOME/coild)",
+    )
+    add(
+        "--http",
+        metavar="HOST:PORT[,HOST:PORT…]",
+        help="TCP addresses to listen on; localhost is both families, port 0 picks a free one; off"
+        ": no TCP, only --socket; where it listens is in DIR/http (default: 127.0.0.1:9383)",
+    )
+    add("--socket", metavar="PATH", help="unix socket to listen on as well, mode 0660")
+    add(
+        "--allowed-hosts",
+        metavar="NAME[,NAME…]",
+        help="names in Host headers to accept besides loopback",
+    )
+    add(
+        "--max-connections",
+        metavar="N",
+        help="connections at a time, on TCP and on the unix socket each; beyond it idle ones are "
+        f"closed, then new ones refused (default: {CONNECTIONS_MAX})",
+    )
+    add(
+        "--node-name",
+        metavar="NAME",
+        help="name of this node; also COIL_NODE_NAME (default: the host name)",
+    )
+    add(
+        "--block-size",
+        metavar="N",
+        help="exponent of the size of the blocks of the pools given by --pool: 5 means 32 addresses"
+        " (default: 5)",
+    )
+    add(
+        "--scan-interval",
+        metavar="DURATION",
+        help="how often to look for empty blocks, and how long one must have been empty to be given"
+        " back (default: 10m)",
+    )
+    add(
+        "--reuse-after",
+        metavar="DURATION",
+        help="how long a released address rests while another is free (default: 30s)",
+    )
+    add(
+        "--table-id",
+        metavar="N",
+        help="routing table of the kernel for a route to each block of this node (default: 119)",
+    )
+    add(
+        "--protocol-id",
+        metavar="N",
+        help="protocol that marks these routes as coild's (default: 30)",
+    )
+    add("--segment-size", metavar="SIZE", help="size of a journal file (default: 16MiB)")
+    add(
+        "--compact-after",
+        metavar="SIZE",
+        help="snapshot the state and archive the journal when it has grown so much since the last "
+        "time; 0 is never (default: 64MiB)",
+    )
+    add(
         "--pool",
         metavar="NAME=SUBNET[,SUBNET…]",
         action="append",
         help="a pool of addresses; may be repeated (default: default=10.64.0.0/16,fd00:64::/64, "
         "with the gateways 10.64.0.1 and fd00:64::1)",
     )
-    parser.add_argument(
+    add(
         "--reserved",
         metavar="NAME=ADDRESS[,RANGE,SUBNET…]",
         action="append",
         help="what is never handed out of that pool, like web=10.30.0.9,10.30.0.16-10.30.0.20; may "
         "be repeated",
     )
-    parser.add_argument(
+    add(
         "--gateway",
         metavar="NAME=ADDRESS[,ADDRESS…]",
         action="append",
         help="the gateway of that pool's pods, one in each subnet, which is never handed out; may "
         "be repeated",
     )
-    parser.add_argument(
+    add(
         "--reserve-edges",
         action=argparse.BooleanOptionalAction,
         help="never hand out the first and the last address of an IPv4 subnet, and the first of an "
         "IPv6 subnet, of the pools given by --pool (default: to nobody who asks for a CNI network)",
     )
-    parser.add_argument(
+    add(
         "--allow-remote",
         action="store_true",
         default=None,
         help="allow an --http address that other machines can reach",
     )
-    parser.add_argument(
+    add(
         "--export-routes",
         action=argparse.BooleanOptionalAction,
         help="keep a route to each block of this node on lo, for BIRD or FRR to announce "
         "(default: if permitted, and without fail if --table-id or --protocol-id is given)",
     )
-    parser.add_argument(
+    add(
         "--after-reboot",
         choices=AFTER_REBOOT,
         help="what becomes of the addresses that were held before the node was booted "
         "(default: release)",
     )
-    parser.add_argument(
+    add(
         "--proc",
         metavar="DIR",
         help="the proc file system of the container runtime, whose PID 1 and boot ID tell of "
         "reboots, for a coild in a container of its own (default: /proc)",
     )
-    parser.add_argument("--log-level", choices=LOG_LEVELS, help="(default: info)")
-    parser.add_argument("--log-format", choices=LOG_FORMATS, help="(default: plain)")
-    parser.add_argument(
+    add("--log-level", choices=LOG_LEVELS, help="(default: info)")
+    add("--log-format", choices=LOG_FORMATS, help="(default: plain)")
+    add(
         "--check-config",
         action="store_true",
         help="validate the configuration, print it as TOML, and exit",
     )
-    parser.add_argument(
+    add(
         "--print-completion",
         choices=("bash", "zsh", "tcsh"),
         help="print the script that completes this command in that shell, and exit",
     )
-    parser.add_argument("--version", action="version", version=f"coild {__version__}")
+    add("--version", action="version", version=f"coild {__version__}")
     return parser
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from coild.allocation.service import Service
 from coild.blocks.static import StaticBlocks
 from coild.rules.addresses import BITS, Pool
+from coild.rules.printable import listed
 from coild.rules.projection import Projection
 
 #: So many blocks are named.
@@ -43,9 +44,8 @@ def _of_old(pool: Pool, version: int, state: Projection) -> str:
     ]
     if not found:
         return ""
-    names = ", ".join(f"{block.subnet} of pool {block.pool!r}" for block in found[:_NAMED_MAX])
-    more = f" and {len(found) - _NAMED_MAX} more" if len(found) > _NAMED_MAX else ""
+    names = listed([f"{block.subnet} of pool {block.pool!r}" for block in found], _NAMED_MAX)
     return (
-        f"{_OF_OLD}({names}{more}), until their "
+        f"{_OF_OLD}({names}), until their "
         f"{sum(block.held for block in found)} addresses are released"
     )

@@ -20,6 +20,7 @@ from coild.process.interfaces import AddressWatch, interface_addresses
 from coild.rules.addresses import Pool, Span
 from coild.rules.events import UNNEEDED
 from coild.rules.holding import Holding
+from coild.rules.printable import listed
 from coild.rules.projection import Projection, pools_changed
 from journal import JournalError
 
@@ -68,9 +69,8 @@ class NodeAddresses:
         ]
         if not found:
             return ""
-        more = f" and {len(found) - _TOLD_MAX} more" if len(found) > _TOLD_MAX else ""
-        named = ", ".join(found[:_TOLD_MAX])
-        return f"addresses of this node are in pools, and are not handed out: {named}{more}"
+        named = listed(found, _TOLD_MAX)
+        return f"addresses of this node are in pools, and are not handed out: {named}"
 
     async def run(self, seconds: float) -> NoReturn:
         """Look again every so many seconds, and soon after the kernel tells of a change."""
@@ -168,12 +168,10 @@ class NodeAddresses:
             if held.block.apart and held.offset in held.block.apart
         ]
         if held:
-            more = f" and {len(held) - _TOLD_MAX} more" if len(held) > _TOLD_MAX else ""
             logger.warning(
                 "addresses that are set apart are held: they are kept until they are released, and "
-                "not handed out again: %s%s",
-                ", ".join(held[:_TOLD_MAX]),
-                more,
+                "not handed out again: %s",
+                listed(held, _TOLD_MAX),
             )
 
 

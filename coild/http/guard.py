@@ -55,19 +55,13 @@ class Guard:
         host = hosts[0]
         if host not in self._known and not _on_unix_socket(request):
             self._check_host(request, host)
-        if "origin" in headers and not _on_unix_socket(request):
-            for origin in headers.getall("origin"):
-                if origin != f"http://{host}":
-                    raise ForbiddenError(
-                        f"requests from web pages are refused: Origin is {origin!r}"
-                    )
-
-        if "sec-fetch-site" in headers and not _on_unix_socket(request):
-            for site in headers.getall("sec-fetch-site"):
-                if site not in _OWN_SITES:
-                    raise ForbiddenError(
-                        f"requests from web pages are refused: Sec-Fetch-Site is {site!r}"
-                    )
+        if ("origin" in headers or "sec-fetch-site" in headers) and not _on_unix_socket(request):
+            for header, own in (("Origin", {f"http://{host}"}), ("Sec-Fetch-Site", _OWN_SITES)):
+                for value in headers.getall(header, ()):
+                    if value not in own:
+                        raise ForbiddenError(
+                            f"requests from web pages are refused: {header} is {value!r}"
+                        )
 
     def _check_host(self, request: Request, host: str) -> None:
         if "host" not in request.headers:

@@ -1,8 +1,9 @@
-"""Text from outside as a terminal and a log may have it: it comes from clients and from disks."""
+"""Text for people: names from clients and from disks as a terminal and a log may have them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 #: What Unicode has as letters, marks or symbols, and no eye sees.
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0")
@@ -27,6 +28,12 @@ def printable_json(document: str) -> str:
         lambda found: found[0] if _is_seen(found[0]) else _json_escape(found[0]),
         document,
     )
+
+
+def listed(names: Sequence[str], count_max: int) -> str:
+    """The first names with commas between them, and how many more there are."""
+    more = f" and {len(names) - count_max} more" if len(names) > count_max else ""
+    return f"{', '.join(names[:count_max])}{more}"
 
 
 def _is_seen(character: str) -> bool:

@@ -66,9 +66,9 @@ class Compaction(msgspec.Struct, frozen=True, rename="kebab"):
     digest: str
     snapshot_bytes: int
     #: Moved to the archive: how many, their bytes before and there.
-    segments: int
-    segment_bytes: int
-    archive_bytes: int
+    segments: int = 0
+    segment_bytes: int = 0
+    archive_bytes: int = 0
     #: Removed from the archive because someone ordered it.
     pruned_through: int = 0
     pruned_segments: int = 0
@@ -267,8 +267,7 @@ class Compactor:
         through = await self._journal.seal()
         if not through:
             # Without an event there is no segment to archive, nor a state to keep.
-            empty = Projection().digest()
-            return Compaction(0, empty, 0, segments=0, segment_bytes=0, archive_bytes=0)
+            return Compaction(0, Projection().digest(), 0)
         covered = self._journal.tail_bytes
         async with self._working:
             prepared = await self._worker.prepare(through)
@@ -311,15 +310,7 @@ class Compactor:
         taken = snapshot_with_nothing_new(self._fs, self._directory, last)
         if taken is None:
             return None
-        return Compaction(
-            sequence=taken.sequence,
-            digest=taken.digest.hex(),
-            snapshot_bytes=taken.size,
-            segments=0,
-            segment_bytes=0,
-            archive_bytes=0,
-            nothing_new=True,
-        )
+        return Compaction(taken.sequence, taken.digest.hex(), taken.size, nothing_new=True)
 
     async def _prune(self, policy: Policy, now: int, done: Compaction) -> Compaction:
         """Lose history, after the journal says so. Its age is counted from `now`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 from unittest.mock import Mock
@@ -115,7 +116,7 @@ def test_no_error_is_described_that_is_never_declared() -> None:
 
 def test_every_body_example_is_taken() -> None:
     """The examples of bodies are what the daemon's own decoders take, and their schemas allow."""
-    decoders = {
+    decoders: dict[str, Callable[[bytes], object]] = {
         "/ip": partial(bodies.decode_body, bodies.AllocateRequest),
         "/compact": bodies.decode_compact,
         "/release": partial(bodies.decode_body, bodies.ReleaseRequest),
