@@ -13,7 +13,7 @@ from coild.config.layers import StartError
 from coild.process import logs
 from coild.process.bars import tqdm
 from coild.process.systemd import Notifier
-from coild.rules.events import SCHEMA, Folded
+from coild.rules.events import SCHEMA, Event
 from coild.rules.holding import InconsistentEventError
 from coild.rules.projection import Projection
 from coild.vocabulary import record_of
@@ -74,7 +74,7 @@ def recover(config: Config, state: Projection, notifier: Notifier) -> Journal:
         try:
             journal = Journal.open(
                 directory,
-                Folded,
+                Event,
                 schema=SCHEMA,
                 replay=state.apply_all,
                 restore=state.restore,

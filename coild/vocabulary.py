@@ -22,7 +22,6 @@ from coild.rules.events import (
     BlockAcquired,
     BlockReleased,
     Event,
-    Folded,
     JournalRepaired,
     SegmentsIndexed,
     SnapshotTaken,
@@ -100,9 +99,7 @@ def record_of(event: Any) -> SnapshotRecord | None:
     return None
 
 
-VOCABULARY = Vocabulary(
-    schema=SCHEMA, event_type=Event, folded_type=Folded, keys=KEYS, record_of=record_of
-)
+VOCABULARY = Vocabulary(schema=SCHEMA, event_type=Event, keys=KEYS, record_of=record_of)
 
 
 def records_of(recovered: Recovered, clock: Callable[[], int]) -> Iterator[Event]:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from coild.process.clock import Clock
-from coild.rules.events import SCHEMA, Event, Folded
+from coild.rules.events import SCHEMA, Event
 from coild.rules.projection import Projection
 from coild.vocabulary import record_of, records_of
 from journal import DEFAULT_SEGMENT_BYTES, Journal, JournalBusyError, OsFileSystem
@@ -50,7 +50,7 @@ async def writing(directory: Path, custody: Custody | None = None) -> AsyncItera
     state = Projection()
     journal = Journal.open(
         directory,
-        Folded,
+        Event,
         schema=SCHEMA,
         replay=state.apply_all,
         restore=state.restore,

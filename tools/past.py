@@ -61,7 +61,7 @@ class Point(NamedTuple):
         return len(batch.events)
 
 
-def open_reader(directory: Path, event_type: Any = VOCABULARY.folded_type) -> Reader:
+def open_reader(directory: Path, event_type: Any = VOCABULARY.event_type) -> Reader:
     """A reader of coild's events, those that state is made of unless said otherwise.
 
     It gives those that are known to be durable: what a power cut may take back is no history yet.

@@ -98,7 +98,7 @@ def _plan(directory: Path, now: int) -> Truncation | None:
             OsFileSystem(),
             directory,
             VOCABULARY.schema,
-            VOCABULARY.folded_type,
+            VOCABULARY.event_type,
             state.restore,
             state.apply_all,
             now,

@@ -10,9 +10,6 @@ changing anything:
 - fields are only ever added, at the end, with a default;
 - a changed meaning is a new class with a new tag;
 - with either, `SCHEMA` grows by one, so that an older program refuses what it cannot know.
-
-The fields that state is made of come first. `Allocation` and `Release` are those fields alone:
-decoding stops early with them, which makes a start a fifth faster.
 """
 
 from __future__ import annotations
@@ -77,8 +74,8 @@ class BlockReleased(msgspec.Struct, tag=3, array_like=True, frozen=True, gc=Fals
     pool: str
 
 
-class Allocation(msgspec.Struct, tag=4, array_like=True, frozen=True, gc=False):
-    """What state needs to know of AddressAllocated."""
+class AddressAllocated(msgspec.Struct, tag=4, array_like=True, frozen=True, gc=False):
+    """The container of the pod holds the address."""
 
     time: int
     block: bytes
@@ -86,11 +83,6 @@ class Allocation(msgspec.Struct, tag=4, array_like=True, frozen=True, gc=False):
     container_id: str
     pod_namespace: str
     pod_name: str
-
-
-class AddressAllocated(Allocation, tag=4, array_like=True, frozen=True, gc=False):
-    """The container of the pod holds the address."""
-
     pool: str
 
 
@@ -100,18 +92,13 @@ class AttachmentAllocated(AddressAllocated, tag=13, array_like=True, frozen=True
     network: str
 
 
-class Release(msgspec.Struct, tag=5, array_like=True, frozen=True, gc=False):
-    """What state needs to know of AddressReleased."""
+class AddressReleased(msgspec.Struct, tag=5, array_like=True, frozen=True, gc=False):
+    """The container of the pod holds the address no more; `reason` is one of those above."""
 
     time: int
     block: bytes
     offset: int
     container_id: str
-
-
-class AddressReleased(Release, tag=5, array_like=True, frozen=True, gc=False):
-    """The container of the pod holds the address no more; `reason` is one of those above."""
-
     pod_namespace: str
     pod_name: str
     pool: str
@@ -200,8 +187,11 @@ class SegmentsIndexed(msgspec.Struct, tag=15, array_like=True, frozen=True, gc=F
     indexes: dict[int, bytes]
 
 
-_Rare = (
-    PoolsChanged
+#: Any event.
+Event = (
+    AddressAllocated
+    | AddressReleased
+    | PoolsChanged
     | BlockAcquired
     | BlockReleased
     | DaemonStarted
@@ -215,9 +205,3 @@ _Rare = (
     | AttachmentAllocated
     | ReservingPoolsChanged
 )
-
-#: Any event, with all that is known about it: for history.
-Event = _Rare | AddressAllocated | AddressReleased
-
-#: Any event, as far as state needs it: for replay.
-Folded = _Rare | Allocation | Release

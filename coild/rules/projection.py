@@ -18,7 +18,6 @@ from coild.rules.addresses import BITS, Pool, Span, Subnet
 from coild.rules.events import (
     AddressAllocated,
     AddressReleased,
-    Allocation,
     ApartSpec,
     AttachmentAllocated,
     BlockAcquired,
@@ -31,7 +30,6 @@ from coild.rules.events import (
     NodeBooted,
     PoolsChanged,
     PoolSpec,
-    Release,
     ReservingPoolsChanged,
     SegmentsIndexed,
     SnapshotTaken,
@@ -122,7 +120,7 @@ class Projection:
         allocated = 0
         for event in events:
             kind = type(event)
-            if kind is Allocation or kind is AddressAllocated or kind is AttachmentAllocated:
+            if kind is AddressAllocated or kind is AttachmentAllocated:
                 block = find(event.block)
                 if block is None:
                     raise self._contradiction(event)
@@ -145,7 +143,7 @@ class Projection:
                         block.advance()
                 else:
                     block.take(offset)
-            elif kind is Release or kind is AddressReleased:
+            elif kind is AddressReleased:
                 former = pop(event.container_id, None)
                 if former is None:
                     raise self._contradiction(event)

@@ -86,8 +86,6 @@ class Vocabulary(msgspec.Struct, frozen=True):
 
     schema: int
     event_type: Any
-    #: The same events, with what the state needs of them.
-    folded_type: Any
     keys: Keys
     #: Which events are the records of snapshots; None: a snapshot needs no record.
     record_of: RecordOf | None = None
@@ -240,7 +238,7 @@ def _snapshot(
 
     Returns the sequence of the one that it was made from, and its bytes.
     """
-    decoder = list_decoder(vocabulary.folded_type)
+    decoder = list_decoder(vocabulary.event_type)
     replay_start = find_replay_start(
         fs,
         directory,

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from coild.rules.events import SCHEMA, DaemonStarted, Folded
+from coild.rules.events import SCHEMA, DaemonStarted, Event
 from journal import Journal
 from tests.bench.bare import flusher
 from tests.bench.table import Row
@@ -27,7 +27,7 @@ def rows(scratch: Path) -> Iterator[Row]:
     machine does meanwhile it does to both.
     """
     flush = flusher(str(scratch / "flushed"))
-    journal = Journal.open(scratch / "looked-at", Folded, schema=SCHEMA, replay=_ignore)
+    journal = Journal.open(scratch / "looked-at", Event, schema=SCHEMA, replay=_ignore)
     for _ in range(2):
         journal._log.append([_EVENT])
     pairs = [(_microseconds(journal._log.check), _microseconds(flush)) for _ in range(_ROUNDS)]

@@ -9,7 +9,7 @@ from pathlib import Path
 from coild.allocation.service import Service
 from coild.blocks.static import StaticBlocks
 from coild.rules.addresses import Pool, Subnet
-from coild.rules.events import SCHEMA, Folded
+from coild.rules.events import SCHEMA, Event
 from coild.rules.projection import Projection, pools_changed
 from journal import Journal
 from tests.kits.daemon.service import Unannounced
@@ -27,7 +27,7 @@ def populate(directory: Path, held: int) -> None:
 
 async def _populate(directory: Path, held: int) -> None:
     state = Projection()
-    journal = Journal.open(directory, Folded, schema=SCHEMA, replay=state.apply_all)
+    journal = Journal.open(directory, Event, schema=SCHEMA, replay=state.apply_all)
     journal.start()
     pools = {"default": Pool((Subnet.parse(POOL),), 5)}
     service = Service(

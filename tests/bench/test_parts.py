@@ -24,7 +24,6 @@ from coild.rules.events import (
     AddressReleased,
     BlockAcquired,
     Event,
-    Folded,
 )
 from coild.rules.projection import Projection, pools_changed
 from journal import Journal
@@ -42,7 +41,7 @@ pytestmark = pytest.mark.bench
 _EVENTS = 96_000
 _APPENDS = 1000
 _BLOCK_SIZE = 5
-_DECODER = msgspec.msgpack.Decoder(list[Folded])
+_DECODER = msgspec.msgpack.Decoder(list[Event])
 
 
 def _history(count: int) -> list[Event]:
@@ -144,7 +143,7 @@ def test_journal_appends(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
             await asyncio.sleep(0)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        journal = Journal.open(tmp_path / "journal", Folded, schema=SCHEMA, replay=_ignore)
+        journal = Journal.open(tmp_path / "journal", Event, schema=SCHEMA, replay=_ignore)
 
         async def start() -> None:
             journal.start()

@@ -13,7 +13,7 @@ import pytest
 from coild import daemon
 from coild.config.config import load
 from coild.config.layers import Settings, StartError
-from coild.rules.events import SCHEMA, DaemonStarted, Folded
+from coild.rules.events import SCHEMA, DaemonStarted, Event
 from journal import Journal
 from journal.errors import JournalDisplacedError, JournalLockedError
 from journal.format.segments import LOCK_NAME
@@ -28,7 +28,7 @@ _EVENT = msgspec.msgpack.encode(DaemonStarted(0, "1", "n", ""))
 def opened(directory: Path) -> Journal:
     """A journal with one event and no mark behind it, whose thread does not run."""
     journal = Journal.open(
-        directory, Folded, schema=SCHEMA, replay=lambda _: None, segment_bytes=16 * 1024
+        directory, Event, schema=SCHEMA, replay=lambda _: None, segment_bytes=16 * 1024
     )
     journal._log.append([_EVENT])
     return journal

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coild.rules.events import SCHEMA, Folded
+from coild.rules.events import SCHEMA, Event
 from coild.rules.projection import Projection
 from journal import Journal, JournalError
 from journal.format.archive import read_segment
@@ -75,7 +75,7 @@ def start(directory: Path) -> str:
     try:
         journal = Journal.open(
             copy,
-            Folded,
+            Event,
             schema=SCHEMA,
             replay=state.apply_all,
             restore=state.restore,

@@ -41,7 +41,7 @@ START = """
 import sys
 from pathlib import Path
 from coild.rules.projection import Projection
-from coild.rules.events import SCHEMA, Folded
+from coild.rules.events import SCHEMA, Event
 from coild.vocabulary import record_of
 from journal import JournalError, OsFileSystem
 from journal.write.recovery import recover
@@ -50,7 +50,7 @@ from journal.format.scan import list_decoder
 state = Projection()
 try:
     found = recover(OsFileSystem(), Path(sys.argv[1]), schema=SCHEMA, segment_bytes=1 << 16, now=1,
-                    decoder=list_decoder(Folded), deliver=state.apply_all, restore=state.restore,
+                    decoder=list_decoder(Event), deliver=state.apply_all, restore=state.restore,
                     record_of=record_of)
 except JournalError as error:
     sys.exit(str(error))

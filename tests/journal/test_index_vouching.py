@@ -59,7 +59,7 @@ _HEADER = struct.Struct("<8sIHBBIIII16s16sQQQ16sI")
 _CHUNK, _BUCKET, _RECORD = struct.Struct("<QQQ"), struct.Struct("<I16s"), struct.Struct("<Q16s")
 
 
-VOCABULARY = Vocabulary(schema=SCHEMA, event_type=Event, folded_type=Event, keys=VOUCHED_KEYS)
+VOCABULARY = Vocabulary(schema=SCHEMA, event_type=Event, keys=VOUCHED_KEYS)
 
 
 def record(directory: Path, made: Mapping[int, bytes]) -> None:

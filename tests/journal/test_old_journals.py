@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from coild.rules.events import SCHEMA, AttachmentAllocated, DaemonStarted, Event, Folded
+from coild.rules.events import SCHEMA, AttachmentAllocated, DaemonStarted, Event
 from coild.rules.projection import Projection
 from coild.vocabulary import KEYS
 from journal import Journal
@@ -142,7 +142,7 @@ def test_an_old_journal_is_written_on(old: tuple[Path, dict[str, Any]]) -> None:
 
     async def append() -> str:
         journal = Journal.open(
-            directory, Folded, schema=SCHEMA, replay=state.apply_all, restore=state.restore
+            directory, Event, schema=SCHEMA, replay=state.apply_all, restore=state.restore
         )
         head = journal.head
         journal.start()

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from coild.rules.events import SCHEMA, Folded, SnapshotTaken
+from coild.rules.events import SCHEMA, Event, SnapshotTaken
 from coild.rules.projection import Projection
 from coild.vocabulary import VOCABULARY, record_of
 from journal import prepare
@@ -36,7 +36,7 @@ def start(directory: Path) -> tuple[Projection, list[str]]:
         schema=SCHEMA,
         segment_bytes=SEGMENT_BYTES,
         now=NOW,
-        decoder=list_decoder(Folded),
+        decoder=list_decoder(Event),
         deliver=state.apply_all,
         restore=state.restore,
         record_of=record_of,

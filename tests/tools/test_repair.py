@@ -344,7 +344,7 @@ def ordered_and_recorded(directory: Path, fs: FileSystem) -> None:
 def repaired_and_recorded(directory: Path, fs: FileSystem, again: Sequence[bytes] = ()) -> None:
     """What the tool does, on a disk of the test's choice."""
     state = Projection()
-    vocabulary = (VOCABULARY.schema, VOCABULARY.folded_type)
+    vocabulary = (VOCABULARY.schema, VOCABULARY.event_type)
     truncation = plan_truncation(fs, directory, *vocabulary, state.restore, state.apply_all, NOW)
     assert truncation is not None
     truncate(fs, directory, truncation, NOW, again)

@@ -158,7 +158,7 @@ def starts(fs: FileSystem, directory: Path) -> bool:
     """Whether coild starts with the journal as it is: what it would read, without its changes."""
     state = Projection()
     try:
-        decoder = list_decoder(VOCABULARY.folded_type)
+        decoder = list_decoder(VOCABULARY.event_type)
         records = Records.of(decoder, VOCABULARY.record_of)
         replay_start = find_replay_start(
             fs, directory, VOCABULARY.schema, state.restore, records=records

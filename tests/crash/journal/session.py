@@ -123,7 +123,7 @@ def open_journal(fs: FileSystem, schema: int, clock: Callable[[], int]) -> Opene
 
 def vocabulary(schema: int) -> Vocabulary:
     """What the events are."""
-    return Vocabulary(schema=schema, event_type=Event, folded_type=Event, keys=VOUCHED_KEYS)
+    return Vocabulary(schema=schema, event_type=Event, keys=VOUCHED_KEYS)
 
 
 @contextlib.contextmanager

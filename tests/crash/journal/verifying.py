@@ -53,7 +53,7 @@ _LATER = 2 * 10**18
 _FAILURES_SHOWN = 3
 _SUBNET = Subnet.parse("10.64.0.0/24").key
 _BLOCK = Subnet.parse("10.64.0.0/27").key
-_DECODER = list_decoder(VOCABULARY.folded_type)
+_DECODER = list_decoder(VOCABULARY.event_type)
 
 
 class Tried(NamedTuple):

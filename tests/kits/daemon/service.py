@@ -19,7 +19,7 @@ from coild.blocks.static import StaticBlocks
 from coild.process.clock import Clock
 from coild.routing.announcer import Announcer, RouteHealth
 from coild.rules.addresses import Pool, Subnet
-from coild.rules.events import AddressAllocated, AddressReleased, Event, Folded
+from coild.rules.events import AddressAllocated, AddressReleased, Event
 from coild.rules.projection import Projection, pools_changed
 from journal import Journal, JournalError
 
@@ -27,7 +27,6 @@ _T = TypeVar("_T")
 
 _encode = msgspec.msgpack.Encoder().encode
 decode_event = msgspec.msgpack.Decoder(Event).decode
-decode_folded = msgspec.msgpack.Decoder(Folded).decode
 
 #: More rounds of the event loop than any task here needs to come to a halt.
 _ROUNDS = 50
@@ -97,7 +96,7 @@ class MemoryJournal:
     def replay(self) -> Projection:
         """The state that a restart would find."""
         state = Projection()
-        state.apply_all([decode_folded(data) for data in self.encoded])
+        state.apply_all([decode_event(data) for data in self.encoded])
         return state
 
     def append(self, event: msgspec.Struct, *, essential: bool = False) -> int:

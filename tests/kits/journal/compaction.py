@@ -56,7 +56,7 @@ def _digests_of(event: Any) -> Mapping[int, bytes]:
 KEYS = Keys(_keys_of, version=1)
 #: The same, of journals whose events vouch for indexes: others do not count.
 VOUCHED_KEYS = Keys(_keys_of, version=1, digests_of=_digests_of)
-VOCABULARY = Vocabulary(schema=SCHEMA, event_type=Event, folded_type=Event, keys=KEYS)
+VOCABULARY = Vocabulary(schema=SCHEMA, event_type=Event, keys=KEYS)
 
 
 class State:

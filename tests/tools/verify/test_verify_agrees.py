@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from coild.rules.events import SCHEMA, Folded, HistoryPruned, SnapshotTaken
+from coild.rules.events import SCHEMA, Event, HistoryPruned, SnapshotTaken
 from coild.rules.projection import Projection
 from coild.vocabulary import VOCABULARY
 from journal import JournalError, prepare, prune, retire
@@ -126,7 +126,7 @@ def start(directory: Path) -> Recovered | None:
             schema=SCHEMA,
             segment_bytes=SEGMENT_BYTES,
             now=NOW,
-            decoder=list_decoder(Folded),
+            decoder=list_decoder(Event),
             deliver=state.apply_all,
             restore=state.restore,
             record_of=VOCABULARY.record_of,
