@@ -15,7 +15,6 @@ from coild.allocation.committer import Committer
 from coild.allocation.pending import Pending
 from coild.blocks import BlockSource, NoBlockError
 from coild.routing.announcer import Announcer
-from coild.rules.addresses import Subnet
 from coild.rules.allocator import Allocator
 from coild.rules.events import BlockAcquired, BlockReleased
 from coild.rules.holding import Block
@@ -128,9 +127,6 @@ class BlockKeeper:
         except BaseException:
             await self._source.release(pool, subnet)
             raise
-        self._took(sequence, pool, subnet)
-
-    def _took(self, sequence: int, pool: str, subnet: Subnet) -> None:
         self.pending.note(sequence, subnet.key, None)
         logger.info("took block %s from pool %s", subnet, pool)
         self._announcer.announce(subnet)
@@ -146,8 +142,6 @@ class BlockWait:
 
     def __init__(self, keeper: BlockKeeper) -> None:
         self._keeper = keeper
-        self._bound = BLOCK_WAIT_SECONDS
-        self._spare_bound = SPARE_WAIT_SECONDS
         self._deadline = 0.0
         self._without_spare = False
         #: Why no block can be had, once that is so. Then there is no more waiting.
@@ -160,10 +154,10 @@ class BlockWait:
     async def another_block(self, pool: str, version: int, *, spare: bool) -> None:
         """Wait until there is one more block, or until it cannot be waited for any longer."""
         now = asyncio.get_running_loop().time()
-        self._deadline = self._deadline or now + self._bound
+        self._deadline = self._deadline or now + BLOCK_WAIT_SECONDS
         left = self._deadline - now
         try:
-            async with asyncio.timeout(min(left, self._spare_bound) if spare else left):
+            async with asyncio.timeout(min(left, SPARE_WAIT_SECONDS) if spare else left):
                 await self._keeper.another_block(pool, version)
         except NoBlockError as error:
             self.refusal = error
@@ -172,5 +166,5 @@ class BlockWait:
                 self._without_spare = True
             else:
                 self.refusal = NoBlockError(
-                    f"no block of pool {pool!r} could be had in {self._bound:g} s, try again"
+                    f"no block of pool {pool!r} could be had in {BLOCK_WAIT_SECONDS:g} s, try again"
                 )

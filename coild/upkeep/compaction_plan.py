@@ -56,18 +56,13 @@ def plan_compaction(
     """
     nothing_new = snapshot_with_nothing_new(fs, directory, last) is not None
     found = estimate(fs, directory, VOCABULARY.schema, 0 if nothing_new else last, policy, now)
-    compaction = CompactionPlan(
-        nothing_new=nothing_new,
-        segments=found.segments,
-        segment_bytes=found.segment_bytes,
-        archive_bytes=found.archive_bytes,
-        archive_bytes_now=found.archive_bytes_now,
-    )
+    sizes = found._asdict()
+    pruning = sizes.pop("pruning")
     if policy is None:
-        return compaction
-    pruning = found.pruning
+        return CompactionPlan(nothing_new=nothing_new, **sizes)
     return PruningPlan(
-        **msgspec.structs.asdict(compaction),
+        nothing_new=nothing_new,
+        **sizes,
         order=describe(policy),
         pruned_through=pruning.through if pruning else 0,
         pruned_segments=pruning.segments if pruning else 0,

@@ -110,15 +110,8 @@ class Prepared(msgspec.Struct, frozen=True):
 
 def sealed_segments(
     fs: FileSystem, directory: Path, through: int | None = None
-) -> list[SegmentFile]:
-    """The segments of `directory` itself that have a successor there and end up to `through`."""
-    return [file for file, _ in _sealed(fs, directory, through)]
-
-
-def _sealed(
-    fs: FileSystem, directory: Path, through: int | None = None
 ) -> list[tuple[SegmentFile, SegmentFile]]:
-    """Each sealed segment with its successor."""
+    """The sealed segments of `directory` itself that end up to `through`, and their successors."""
     return [
         (file, successor)
         for file, successor in pairwise(list_segments(fs, directory))
@@ -199,7 +192,7 @@ def prepare(
         _clean_up(fs, directory)
         indexes = index_sealed(fs, directory, vocabulary, archived=True)
         before, size = _snapshot(fs, directory, through, vocabulary, state, now, progress)
-        sealed = _sealed(fs, directory, through)
+        sealed = sealed_segments(fs, directory, through)
         there = {file.first_sequence for file in list_archive(fs, directory)}
         archived = segment_bytes = archive_bytes = 0
         for done, (file, successor) in enumerate(sealed, start=1):

@@ -62,7 +62,7 @@ def retire(fs: FileSystem, directory: Path, schema: int, taken: Taken | None = N
         fs.sync_directory(directory / ARCHIVE_NAME)
         fs.sync_directory(directory)
         segments = freed = 0
-        for file in sealed_segments(fs, directory, newest.sequence):
+        for file, _ in sealed_segments(fs, directory, newest.sequence):
             # Copies that differ are for `prepare` to judge: until then neither may go.
             if not is_archived(fs, directory, file):
                 continue
