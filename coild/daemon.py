@@ -14,9 +14,9 @@ from typing import Any
 import uvloop
 
 from coild import __version__
+from coild.allocation.committer import WriteGate
 from coild.allocation.exhaustion import blocked, exhausted
 from coild.allocation.service import Service
-from coild.allocation.write_gate import WriteGate
 from coild.blocks.static import StaticBlocks
 from coild.config.config import Config
 from coild.http.answers import Answer

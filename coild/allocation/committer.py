@@ -1,4 +1,7 @@
-"""How an event comes to be: decided, appended and applied in one step of the event loop."""
+"""How an event comes to be: decided, appended and applied in one step of the event loop.
+
+And whether requests may have one.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,13 @@ from coild.rules.projection import Projection
 from journal import Journal, JournalBusyError
 
 _T = TypeVar("_T")
+
+
+class WriteGate:
+    """Shut while the daemon must not change anything; questions are answered all the same."""
+
+    #: Why it is shut, in the words of the disk's error; empty while it is open.
+    reason = ""
 
 
 class Committer:

@@ -54,17 +54,21 @@ class NoAddressError(Exception):
     """No address of the family is to be had now."""
 
 
-class _Wanted(msgspec.Struct, frozen=True):
-    """Who asks for an address, and of which kind: see Service.allocate."""
+class Wanted(msgspec.Struct, frozen=True):
+    """An address that a container of a pod asks for.
+
+    `network` is the CNI network that it is for, if any. The `unusable` addresses are none that it
+    could have there; if it is told of the pool's subnet (`in_subnet`), the edges of that are none
+    either. All these are set apart.
+    """
 
     namespace: str
     pod_name: str
     container_id: str
     version: int
-    network: str
-    unusable: Sequence[int]
-    in_subnet: bool
-    until: Deadline | None
+    network: str = ""
+    unusable: Sequence[int] = ()
+    in_subnet: bool = False
 
 
 class _Allocated(msgspec.Struct, frozen=True):
@@ -165,43 +169,26 @@ class Service:
         """How many addresses of a pool's blocks are free, rested or not."""
         return self._allocator.free(pool, version)
 
-    async def allocate(
-        self,
-        namespace: str,
-        pod_name: str,
-        container_id: str,
-        version: int,
-        network: str = "",
-        *,
-        unusable: Sequence[int] = (),
-        in_subnet: bool = False,
-        until: Deadline | None = None,
-    ) -> str:
+    async def allocate(self, wanted: Wanted, until: Deadline | None = None) -> str:
         """Hand an address of IP version 4 or 6 to the container; durable on return.
 
-        `network` is the CNI network that it is for, if any. The `unusable` addresses are none that
-        it could have there; if it is told of the pool's subnet (`in_subnet`), the edges of that are
-        none either. All these are set apart. After `until`, nothing is decided.
-
-        Raises ConflictError, NoAddressError, NoPoolError, DeadlineError, and the journal's errors.
+        After `until`, nothing is decided. Raises ConflictError, NoAddressError, NoPoolError,
+        DeadlineError, and the journal's errors.
         """
-        wanted = _Wanted(
-            namespace, pod_name, container_id, version, network, unusable, in_subnet, until
-        )
         wait = BlockWait(self._keeper)
-        decide = partial(self._decide, wanted, wait)
+        decide = partial(self._decide, wanted, wait, until)
         while True:
             match await self._committer.when_room(decide):
                 case _Allocated(sequence, address):
                     await self._journal.durable(sequence)
                     return address
                 case _NeedsBlock(pool, spare):
-                    await wait.another_block(pool, version, spare=spare)
+                    await wait.another_block(pool, wanted.version, spare=spare)
                 case _Conflict(held):
                     self._refused += 1
-                    await self._settled(container_id)
+                    await self._settled(wanted.container_id)
                     raise ConflictError(
-                        f"container {container_id} holds {held.address} already, "
+                        f"container {wanted.container_id} holds {held.address} already, "
                         f"for pod {held.pod_namespace}/{held.pod_name}"
                     )
                 case _Exhausted(reason):
@@ -211,14 +198,14 @@ class Service:
                     raise NoAddressError(reason)
 
     def _decide(
-        self, wanted: _Wanted, wait: BlockWait
+        self, wanted: Wanted, wait: BlockWait, until: Deadline | None
     ) -> _Allocated | _Conflict | _NeedsBlock | _Exhausted:
         """Allocate an address if one can be had now, or say what stands against it.
 
         Raises DeadlineError, NoPoolError, and the journal's errors.
         """
-        if wanted.until is not None:
-            wanted.until.check()
+        if until is not None:
+            until.check()
         container_id, version = wanted.container_id, wanted.version
         held = self._state.holdings.get(container_id)
         if held is not None:
@@ -339,7 +326,7 @@ class Service:
         parsed = ipaddress.ip_address(address)
         return self._allocator.place(parsed.version, int(parsed))
 
-    def _set_apart(self, pool: str, wanted: _Wanted) -> None:
+    def _set_apart(self, pool: str, wanted: Wanted) -> None:
         """Set addresses apart that no pod of the network can use. Raises TooManyApartError."""
         pools = self._allocator.with_apart(
             pool, wanted.version, wanted.unusable, edges_too=wanted.in_subnet

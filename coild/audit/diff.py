@@ -139,33 +139,6 @@ def difference(before: View, after: View) -> list[Change]:
     ]
 
 
-def patch(before: View, changes: Iterable[Change]) -> View:
-    """The view that `changes` lead to. Raises KeyError, ValueError if they are of another one."""
-    pools = dict(before.pools)
-    blocks = {pool: list(names) for pool, names in before.address_blocks.items()}
-    pods = dict(before.pods)
-    boot_id = before.boot_id
-    for change in changes:
-        match change:
-            case PoolChange():
-                if change.after is None:
-                    del pools[change.pool]
-                else:
-                    pools[change.pool] = change.after
-            case BlockChange(change="gained"):
-                blocks.setdefault(change.pool, []).append(change.block)
-            case BlockChange():
-                blocks[change.pool].remove(change.block)
-            case AddressChange(change="lost"):
-                del pods[change.container_id]
-            case AddressChange():
-                pods[change.container_id] = change.held
-            case BootChange():
-                boot_id = change.after
-    blocks = {pool: names for pool, names in blocks.items() if names}
-    return View(pools, blocks, pods, boot_id)
-
-
 def effect(state: Projection, event: Any) -> list[Change]:
     """What a full event changes about the state before it, without a look at all of it."""
     match event:

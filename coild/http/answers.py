@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,17 +19,23 @@ from sanic.exceptions import (
     ServiceUnavailable,
 )
 
-from coild.http.budget import Shared
+from coild.http.budget import Budget, Shared
 from coild.http.errors import ERRORS, NotReadyError, TooManyConnectionsError, status_of
 from coild.http.messages import (
     CheckAnswer,
+    CollectionAnswer,
+    ContainerAnswer,
     Failure,
     LiveAnswer,
     ReadyAnswer,
+    Released,
+    ReleasesAnswer,
 )
 from coild.http.operations import COLLECT, ROUTES, allowed
 from coild.http.readiness import Check, failing, verbose
+from coild.http.slices import encode_inside
 from coild.process.log_limit import LogLimit
+from coild.rules.holding import Holding
 from coild.rules.limits import (
     ARRIVAL_SECONDS,
     BODY_BYTES_MAX,
@@ -45,6 +51,8 @@ logger = logging.getLogger(__name__)
 
 _JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
+#: What a Released takes at least.
+_RELEASED_BYTES_MIN = 80
 #: In one piece: each field that Sanic formats costs 1%. No other site may read it, or guess types.
 _SAME = b"\r\ncross-origin-resource-policy: same-origin\r\nx-content-type-options: nosniff"
 _TYPES = {kind: kind.encode() + _SAME for kind in (_JSON, TEXT)}
@@ -130,6 +138,43 @@ def address_answer(address: str) -> Answer:
 def json_answer(body: msgspec.Struct) -> Answer:
     """200 with a body."""
     return Answer(msgspec.json.encode(body))
+
+
+def releases_answer(released: Iterable[tuple[str, Holding]]) -> Answer:
+    """200 with the containers and what they held."""
+    return json_answer(ReleasesAnswer(_released(released)))
+
+
+def container_answer(container_id: str, held: Holding) -> Answer:
+    """200 with what the container holds."""
+    names = held.pod_name, held.pod_namespace, held.network
+    return json_answer(ContainerAnswer(held.address, container_id, *names))
+
+
+def check_room(released: Sequence[tuple[str, Holding]], budget: Budget) -> None:
+    """Raises BusyError if the answer that names these has surely no room now."""
+    size = _RELEASED_BYTES_MIN * len(released)
+    if size > FREE_BYTES:
+        budget.check(min(size, budget.bytes_max))
+
+
+async def collection_body(
+    released: Sequence[tuple[str, Holding]], unknown: list[str], *, dry_run: bool
+) -> bytes:
+    """The JSON of a CollectionAnswer."""
+    begin = b'{"released":['
+    # The rest of the object is that of an answer in which nothing was released.
+    rest = msgspec.json.encode(
+        CollectionAnswer([], unknown or msgspec.UNSET, dry_run or msgspec.UNSET)
+    )
+    return b"".join((begin, await encode_inside(released, _released), rest.removeprefix(begin)))
+
+
+def _released(released: Iterable[tuple[str, Holding]]) -> list[Released]:
+    return [
+        Released(held.address, container_id, held.pod_name, held.pod_namespace)
+        for container_id, held in released
+    ]
 
 
 def live_answer(failed: str) -> Answer:

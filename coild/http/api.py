@@ -13,19 +13,23 @@ from msgspec.structs import asdict
 from sanic import Request, Sanic
 from sanic.config import Config as SanicConfig
 
+from coild.allocation.committer import WriteGate
 from coild.allocation.deadline import HEADER as DEADLINE
 from coild.allocation.deadline import Deadline, read_deadline
-from coild.allocation.service import Service
-from coild.allocation.write_gate import WriteGate
+from coild.allocation.service import Service, Wanted
 from coild.http.about import about
 from coild.http.answers import (
     Answer,
     SharedAnswer,
     address_answer,
     answer_error,
+    check_room,
+    collection_body,
+    container_answer,
     json_answer,
     live_answer,
     ready_answer,
+    releases_answer,
 )
 from coild.http.bodies import (
     AllocateRequest,
@@ -37,12 +41,6 @@ from coild.http.bodies import (
     unusable_of,
 )
 from coild.http.budget import Budget, Shared
-from coild.http.container_answers import (
-    check_room,
-    collection_body,
-    container_answer,
-    releases_answer,
-)
 from coild.http.errors import AnotherJournalError, UnassignedError, UnknownContainerError
 from coild.http.guard import Guard, GuardError
 from coild.http.messages import (
@@ -145,16 +143,16 @@ class _Handlers:
         until = self._check_command(request)
         wanted = decode_body(AllocateRequest, request.body)
         version = _VERSIONS[wanted.address_type]
-        address = await self._service.allocate(
+        asked = Wanted(
             wanted.pod_namespace,
             wanted.pod_name,
             wanted.container_id,
             version,
             wanted.network,
-            unusable=unusable_of(wanted, version) if wanted.unusable else (),
-            in_subnet=wanted.details,
-            until=until,
+            unusable_of(wanted, version) if wanted.unusable else (),
+            wanted.details,
         )
+        address = await self._service.allocate(asked, until)
         return self._placed(address) if wanted.details else address_answer(address)
 
     async def get_address(

@@ -58,17 +58,9 @@ from coild.upkeep.compactor import TooSoonError
 from coild.upkeep.prune_orders import OrderError
 from journal import CompactionRunsError, JournalError, JournalFullError
 
-STATUS = "/status"
-ADDRESSES = "/ip"
-ADDRESS = "/ip/<namespace>/<pod>/<container>"
-CONTAINER = "/containers/<container>"
-RELEASE = "/release"
+#: Paths that are treated in a way of their own.
 COMPACT = "/compact"
 COLLECT = "/gc"
-HEALTH = "/health"
-LIVE = "/livez"
-READY = "/readyz"
-DOCUMENT = "/openapi.json"
 
 IDS = {"pod-namespace": "default", "pod-name": "web-0", "container-id": "c1"}
 
@@ -125,7 +117,7 @@ class Operation(NamedTuple):
 OPERATIONS = (
     Operation(
         "GET",
-        STATUS,
+        "/status",
         "getStatus",
         "The address blocks of this node and the addresses that are held.",
         StatusAnswer,
@@ -134,7 +126,7 @@ OPERATIONS = (
     ),
     Operation(
         "POST",
-        ADDRESSES,
+        "/ip",
         "allocateAddress",
         "Give a container an address, from the pool named like its namespace or from `default`; "
         "with `details`, the answer says where it lies, too.",
@@ -154,7 +146,7 @@ OPERATIONS = (
     ),
     Operation(
         "GET",
-        ADDRESS,
+        "/ip/<namespace>/<pod>/<container>",
         "getAddress",
         "The address of a container; with the query `details=true`, where it lies, too.",
         PlacedAnswer,
@@ -163,7 +155,7 @@ OPERATIONS = (
     ),
     Operation(
         "DELETE",
-        ADDRESS,
+        "/ip/<namespace>/<pod>/<container>",
         "releaseAddress",
         "Release the address of a container; 200 as well if there is none.",
         ReleaseAnswer,
@@ -172,7 +164,7 @@ OPERATIONS = (
     ),
     Operation(
         "GET",
-        CONTAINER,
+        "/containers/<container>",
         "getContainer",
         "The address of a container, whichever pod it is of, and whose it is.",
         ContainerAnswer,
@@ -181,7 +173,7 @@ OPERATIONS = (
     ),
     Operation(
         "POST",
-        RELEASE,
+        "/release",
         "releaseContainers",
         "Release what containers hold, whichever pods they are of; the answer says what that was.",
         ReleasesAnswer,
@@ -232,7 +224,7 @@ OPERATIONS = (
     ),
     Operation(
         "GET",
-        HEALTH,
+        "/health",
         "getHealth",
         "Whether addresses can be allocated and the routes of blocks are exported to the kernel.",
         HealthAnswer,
@@ -241,7 +233,7 @@ OPERATIONS = (
     ),
     Operation(
         "GET",
-        LIVE,
+        "/livez",
         "getLiveness",
         "Whether the daemon turns and does not end by a failure: if not, it is to be restarted.",
         LiveAnswer,
@@ -250,7 +242,7 @@ OPERATIONS = (
     ),
     Operation(
         "GET",
-        READY,
+        "/readyz",
         "getReadiness",
         "Whether addresses can be had, and what else is to be told: an exhausted pool, for one.",
         ReadyAnswer,
@@ -266,7 +258,7 @@ OPERATIONS = (
     ),
     Operation(
         "GET",
-        DOCUMENT,
+        "/openapi.json",
         "getDocument",
         "This document.",
         dict[str, Any],

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from coild.config.layers import StartError
+from coild.process.threads import WorkerThread
 from coild.process.unix_socket import PassedSocket, UnixSocket
-from coild.process.worker_thread import WorkerThread
 
 logger = logging.getLogger(__name__)
 

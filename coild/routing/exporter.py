@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
-from coild.process.worker_thread import WorkerThread
+from coild.process.threads import WorkerThread
 from coild.routing.announcer import RouteError, RouteHealth
 from coild.routing.others import Others
 from coild.routing.route_watch import RouteWatch

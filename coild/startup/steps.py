@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Callable
 
 from coild import __version__
+from coild.allocation.committer import WriteGate
 from coild.allocation.node_addresses import NodeAddresses
 from coild.allocation.service import Service
-from coild.allocation.write_gate import WriteGate
 from coild.config.config import Config
 from coild.process.boot import read_boot
 from coild.process.clock import Clock

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from coild.process.worker_thread import WorkerThread
+from coild.process.threads import WorkerThread
 
 logger = logging.getLogger(__name__)
 

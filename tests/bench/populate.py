@@ -6,7 +6,7 @@ import asyncio
 import time
 from pathlib import Path
 
-from coild.allocation.service import Service
+from coild.allocation.service import Service, Wanted
 from coild.blocks.static import StaticBlocks
 from coild.rules.addresses import Pool, Subnet
 from coild.rules.events import SCHEMA, Event
@@ -42,7 +42,9 @@ async def _populate(directory: Path, held: int) -> None:
     for start in range(0, held, _AT_ONCE):
         await asyncio.gather(
             *(
-                service.allocate(f"team-{i % 50}", f"deployment-{i % 997}-{i:08x}", f"{i:064x}", 4)
+                service.allocate(
+                    Wanted(f"team-{i % 50}", f"deployment-{i % 997}-{i:08x}", f"{i:064x}", 4)
+                )
                 for i in range(start, min(held, start + _AT_ONCE))
             )
         )

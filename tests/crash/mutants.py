@@ -146,7 +146,7 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     ),
     "segments go that are in no archive": (
         Edit(retiring.retire, "if not is_archived(fs, directory, file):", "if False:"),
-        Edit(compaction.prepare, "sealed = _sealed(fs, directory, through)", "sealed = []"),
+        Edit(compaction.prepare, "sealed = sealed_segments(fs, directory, through)", "sealed = []"),
     ),
     "pruning removes segments before snapshots": (
         Edit(pruning.prune, "fs.sync_directory(directory)", "pass"),

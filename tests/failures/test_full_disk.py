@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from coild.allocation.write_gate import WriteGate
+from coild.allocation.committer import WriteGate
 from coild.rules.events import AddressReleased, DaemonStarted, JournalRepaired, PoolsChanged
 from coild.spool import releases as spool
 from coild.startup import steps

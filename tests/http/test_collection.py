@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coild.allocation.recent_allocations import RecentAllocations, StaleListError
+from coild.allocation.service import Wanted
+from coild.http.answers import check_room, collection_body
 from coild.http.budget import Budget, BusyError
-from coild.http.container_answers import check_room, collection_body
 from coild.http.messages import CollectionAnswer, Released
 from coild.rules.events import COLLECTED, AddressReleased
 from coild.rules.limits import BODY_BYTES_MAX, COLLECT_BYTES_MAX
@@ -57,7 +58,7 @@ def test_a_list_from_before_a_restart_is_refused() -> None:
 
 async def allocate(bench: Bench, container_id: str, network: str = "pods") -> int:
     """Allocate for a network; the sequence after it."""
-    await bench.service.allocate("default", "web-0", container_id, 4, network)
+    await bench.service.allocate(Wanted("default", "web-0", container_id, 4, network))
     return bench.service.durable.sequence
 
 

@@ -29,7 +29,7 @@ FAULTS: dict[str, tuple[Edit, ...]] = {
         Edit(DurableState.holding, "self._holdings.durable(container_id, ", "(None or "),
     ),
     "a conflict does not wait for what it shows": (
-        Edit(_Service.allocate, "await self._settled(container_id)", "pass"),
+        Edit(_Service.allocate, "await self._settled(wanted.container_id)", "pass"),
     ),
     "DELETE of nothing does not wait for what it shows": (
         Edit(

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from coild.allocation.service import Service
+from coild.allocation.service import Service, Wanted
 from coild.blocks import BlockSource
 from coild.blocks.static import StaticBlocks
 from coild.process.clock import Clock
@@ -211,7 +211,7 @@ class Bench:
         self, container_id: str, namespace: str = "default", version: int = 4
     ) -> str:
         """Allocate for the pod `web-0`."""
-        return await self.service.allocate(namespace, "web-0", container_id, version)
+        return await self.service.allocate(Wanted(namespace, "web-0", container_id, version))
 
     async def release(self, container_id: str, namespace: str = "default") -> str:
         """Release what the pod `web-0` has."""

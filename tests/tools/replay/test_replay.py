@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +24,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coild.audit.diff import Change, View, difference, effect, patch, undone, view
+from coild.audit.diff import (
+    AddressChange,
+    BlockChange,
+    BootChange,
+    Change,
+    PoolChange,
+    View,
+    difference,
+    effect,
+    undone,
+    view,
+)
 from coild.audit.times import format_utc
 from coild.process.clock import Clock
 from coild.rules.addresses import Subnet
@@ -50,6 +61,33 @@ COMMAND = [sys.executable, "-W", "error", "-m", "tools.replay"]
 EVENTS = history(7, 200)
 EVENTS.insert(40, SnapshotTaken(EVENTS[39].time, 40, bytes.fromhex(fold(EVENTS[:40]).digest()), 1))
 END = len(EVENTS)
+
+
+def patch(before: View, changes: Iterable[Change]) -> View:
+    """The view that `changes` lead to. Raises KeyError, ValueError if they are of another one."""
+    pools = dict(before.pools)
+    blocks = {pool: list(names) for pool, names in before.address_blocks.items()}
+    pods = dict(before.pods)
+    boot_id = before.boot_id
+    for change in changes:
+        match change:
+            case PoolChange():
+                if change.after is None:
+                    del pools[change.pool]
+                else:
+                    pools[change.pool] = change.after
+            case BlockChange(change="gained"):
+                blocks.setdefault(change.pool, []).append(change.block)
+            case BlockChange():
+                blocks[change.pool].remove(change.block)
+            case AddressChange(change="lost"):
+                del pods[change.container_id]
+            case AddressChange():
+                pods[change.container_id] = change.held
+            case BootChange():
+                boot_id = change.after
+    blocks = {pool: names for pool, names in blocks.items() if names}
+    return View(pools, blocks, pods, boot_id)
 
 
 def silent(_text: str) -> None:
