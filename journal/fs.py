@@ -29,14 +29,30 @@ class Identity(NamedTuple):
     inode: int
 
 
-class FileSystem(Protocol):
+class ReadOnlyFileSystem(Protocol):
+    """What a reader asks of a disk. Every call may raise OSError."""
+
+    def list_directory(self, path: Path) -> list[str]:
+        """The names in `path`, in any order."""
+
+    def open(self, path: Path) -> int:
+        """A descriptor of the regular file `path`, to read from; a link is followed."""
+
+    def close(self, fd: int) -> None:
+        """Close `fd`. Says nothing about durability."""
+
+    def size(self, fd: int) -> int:
+        """The file's length in bytes."""
+
+    def read(self, fd: int, size: int, offset: int) -> bytes:
+        """`size` bytes from `offset`; fewer only at the end of the file."""
+
+
+class FileSystem(ReadOnlyFileSystem, Protocol):
     """What the journal asks of a disk. Every call may raise OSError."""
 
     def make_directory(self, path: Path) -> None:
         """Create `path` (mode 0700) unless it is there. Parents must exist."""
-
-    def list_directory(self, path: Path) -> list[str]:
-        """The names in `path`, in any order."""
 
     def sync_directory(self, path: Path) -> None:
         """Not return until every name in `path` is durable: renames, creations, removals."""
@@ -63,17 +79,8 @@ class FileSystem(Protocol):
     def look_up(self, path: Path) -> tuple[Identity, int]:
         """Which file or directory `path` leads to, and a file's length in bytes."""
 
-    def close(self, fd: int) -> None:
-        """Close `fd`. Says nothing about durability."""
-
-    def size(self, fd: int) -> int:
-        """The file's length in bytes."""
-
     def names(self, fd: int) -> int:
         """How many names the file has."""
-
-    def read(self, fd: int, size: int, offset: int) -> bytes:
-        """`size` bytes from `offset`; fewer only at the end of the file."""
 
     def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
         """Write all of `data` at `offset`. Nothing of it is durable yet."""

@@ -11,8 +11,14 @@ from journal.format.codec import MalformedError, SegmentHeader, UnsupportedError
 from journal.format.index import Index, Keys, OldIndexError
 from journal.format.scan import Scan
 from journal.format.segments import SegmentFile, archive_path, list_archive, segment_path
-from journal.format.snapshot import Snapshot, SnapshotFile, list_snapshots, read_snapshot
-from journal.fs import FileSystem
+from journal.format.snapshot import (
+    Snapshot,
+    SnapshotFile,
+    list_snapshots,
+    read_snapshot,
+    snapshot_path,
+)
+from journal.fs import ReadOnlyFileSystem
 
 #: What says that no file is under a name, but something else: the bytes are gone for good.
 _NO_FILE = {errno.EISDIR, errno.ELOOP, errno.ENOENT, errno.ENOTDIR, errno.ENXIO}
@@ -34,7 +40,7 @@ def why_unreadable(error: OSError) -> str:
     return f"it cannot be read: {error.strerror}"
 
 
-def missing(fs: FileSystem, directory: Path, gap: Gap, last_sequence: int) -> Fault:
+def missing(fs: ReadOnlyFileSystem, directory: Path, gap: Gap, last_sequence: int) -> Fault:
     """The fault of a gap, by the segment that should begin it. Raises OSError."""
     # A segment is archived before the first one behind it is, and when a snapshot covers it.
     archived = any(file.first_sequence > gap.first for file in list_archive(fs, directory)) or any(
@@ -51,7 +57,7 @@ def missing(fs: FileSystem, directory: Path, gap: Gap, last_sequence: int) -> Fa
 
 
 def check_index(
-    fs: FileSystem,
+    fs: ReadOnlyFileSystem,
     file: SegmentFile,
     header: SegmentHeader,
     found: Scan,
@@ -97,13 +103,13 @@ def check_index(
     return None
 
 
-def read_snapshots(fs: FileSystem, directory: Path, schema: int) -> list[Snapshot | Fault]:
+def read_snapshots(fs: ReadOnlyFileSystem, directory: Path, schema: int) -> list[Snapshot | Fault]:
     """All snapshots, oldest first, or what is wrong with one of them. Raises OSError."""
     files = reversed(list_snapshots(fs, directory))
     return [_read_snapshot(fs, file, schema) for file in files]
 
 
-def _read_snapshot(fs: FileSystem, file: SnapshotFile, schema: int) -> Snapshot | Fault:
+def _read_snapshot(fs: ReadOnlyFileSystem, file: SnapshotFile, schema: int) -> Snapshot | Fault:
     try:
         return read_snapshot(fs, file.path, schema)
     except MalformedError as error:
@@ -111,23 +117,17 @@ def _read_snapshot(fs: FileSystem, file: SnapshotFile, schema: int) -> Snapshot 
     except UnsupportedError as error:
         return Fault(Kind.UNSUPPORTED, file.path, 0, file.sequence, str(error))
     except OSError as error:
-        # A compaction keeps the newest ones only: what its name is gone with is no fault.
         return unreadable(Kind.SNAPSHOT, file.path, file.sequence, error)
 
 
 def check_snapshots(
-    fs: FileSystem, directory: Path, candidates: list[Snapshot | Fault], result: Verified
+    fs: ReadOnlyFileSystem, directory: Path, candidates: list[Snapshot | Fault], result: Verified
 ) -> None:
-    """Sort the snapshots that are still there into the good and the bad ones. Raises OSError."""
-    paths = {file.sequence: file.path for file in list_snapshots(fs, directory)}
+    """Sort the snapshots into the good and the bad ones. Raises OSError."""
     whole = all(fault.kind is Kind.TORN for fault in result.faults)
     for candidate in candidates:
         if isinstance(candidate, Fault):
-            if candidate.file in paths.values():
-                result.faults.append(candidate)
-            continue
-        path = paths.get(candidate.sequence)
-        if path is None:
+            result.faults.append(candidate)
             continue
         head = result.head
         digest = result.boundaries.get(candidate.sequence)
@@ -151,4 +151,5 @@ def check_snapshots(
                 reason = "the events that follow it are nowhere"
             else:
                 reason = "no segment ends with its sequence"
+            path = snapshot_path(directory, candidate.sequence)
             result.faults.append(Fault(Kind.SNAPSHOT, path, 0, candidate.sequence, reason))

@@ -1,48 +1,46 @@
 """Checking all of a journal: what is wrong, where, and which head the rest has.
 
 Lock-free and read-only, beside a writer and a compaction. Damage stays where it is, so what was
-found to be wrong is looked at again before it is told; files that moved are listed anew.
+found to be wrong in the last segment is looked at again before it is told.
 """
 
 from __future__ import annotations
 
 from functools import cache, partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from journal.check.copies import Copy, choose
 from journal.check.files import check_index, check_snapshots, missing, read_snapshots, unreadable
 from journal.check.findings import Anchor, Fault, Gap, Kind, Verified
-from journal.errors import JournalCorruptError
-from journal.format.archive import read_segment
-from journal.format.chain import Position, Progress, check_end, check_succession, claimed_position
+from journal.errors import JournalUnsupportedError
+from journal.format.chain import (
+    DamagedSegmentError,
+    Position,
+    Progress,
+    Walked,
+    claimed_position,
+    read_one,
+    read_stable,
+)
 from journal.format.codec import (
     GENESIS_DIGEST,
     SEGMENT_HEADER_BYTES,
     MalformedError,
     SegmentHeader,
-    UnsupportedError,
     decode_frame,
-    decode_header,
 )
 from journal.format.copies import beginnings
 from journal.format.index import Keys, build_index
-from journal.format.scan import End, list_decoder, scan
+from journal.format.scan import End, list_decoder
 from journal.format.segments import SegmentFile, list_archive, list_segments
 from journal.fs import FileSystem
 from journal.read.indexed import Found
-
-#: Whoever finds files moved away again and again looks at no journal.
-_LOOKS = 20
-
-
-class _MovedError(Exception):
-    """The files are not those that were listed."""
+from journal.read.view import View
 
 
 def verify(
-    fs: FileSystem,
+    fs: FileSystem | View,
     directory: Path,
     *,
     schema: int,
@@ -57,13 +55,8 @@ def verify(
     Events of the types `wanted` are kept. Raises JournalCorruptError for a file that claims to be
     a segment and is none, OSError.
     """
-    for _ in range(_LOOKS):
-        pass_ = _Pass(fs, directory, schema, event_type, keys, wanted, anchor)
-        try:
-            return pass_.run(progress)
-        except _MovedError:
-            continue
-    raise FileNotFoundError(2, "its files are moved away all the time", str(directory))
+    with View.of(fs, directory) as view:
+        return _Pass(view, directory, schema, event_type, keys, wanted, anchor).run(progress)
 
 
 class _Pass:
@@ -71,7 +64,7 @@ class _Pass:
 
     def __init__(
         self,
-        fs: FileSystem,
+        fs: View,
         directory: Path,
         schema: int,
         event_type: Any,
@@ -93,8 +86,7 @@ class _Pass:
         self._counts: dict[int, int] = {}
 
     def run(self, progress: Progress | None) -> Verified:
-        """Look. Raises as `verify`, and _MovedError."""
-        # Before the segments are listed: those that a snapshot covers are there by then.
+        """Look. Raises as `verify`."""
         candidates = read_snapshots(self._fs, self._directory, self._schema)
         self._ends = {Position.behind(at) for at in candidates if not isinstance(at, Fault)}
         files = self._list()
@@ -104,7 +96,9 @@ class _Pass:
         position: Position | None = None
         for done, first in enumerate(order, start=1):
             if position is not None and first > position.sequence + 1:
-                self._miss(position.sequence, order[done - 2], first)
+                gap = Gap(position.sequence + 1, first - 1)
+                fault = missing(self._fs, self._directory, gap, position.sequence)
+                self._result.faults.append(fault)
                 position = None
             behind = files[order[done]] if done < len(order) else []
             position = self._check(files[first], position, behind)
@@ -121,14 +115,6 @@ class _Pass:
             self._result.faults.append(fault)
         check_snapshots(self._fs, self._directory, candidates, self._result)
         return self._result
-
-    def _miss(self, last: int, before: int, behind: int) -> None:
-        """Tell of a gap between two segments. Raises _MovedError if they are not neighbours now."""
-        now = sorted(self._list())
-        if (before, behind) not in pairwise(now):
-            raise _MovedError
-        gap = Gap(last + 1, behind - 1)
-        self._result.faults.append(missing(self._fs, self._directory, gap, last))
 
     def _list(self) -> dict[int, list[SegmentFile]]:
         """The copies of each segment by its first sequence, the live one first."""
@@ -150,21 +136,17 @@ class _Pass:
         good: list[Copy] = []
         bad: list[Fault] = []
         for file in copies:
-            outcome: Copy | Fault | None
-            try:
-                outcome = self._check_copy(file, before, sealed=sealed)
-            except FileNotFoundError:
-                outcome = self._moved(file, before, sealed=sealed)
+            outcome = self._check_copy(file, before, sealed=sealed)
             if isinstance(outcome, Fault):
                 bad.append(outcome)
-            elif outcome is not None:
+            else:
                 good.append(outcome)
         if not good:
             self._result.faults += bad
             return None
         copy, faults = choose(good, bad, self._ends_of(copies, behind))
         self._result.faults += faults
-        return self._accept(copy, sealed=sealed)
+        return self._accept(copy, copies, sealed=sealed)
 
     def _ends_of(self, copies: list[SegmentFile], behind: list[SegmentFile]) -> set[Position]:
         """What the segment behind it and the snapshots say of the end of one with two copies."""
@@ -174,46 +156,36 @@ class _Pass:
         ends = beginnings(self._fs, behind, self._schema) | self._ends
         return {end for end in ends if end.sequence in between}
 
-    def _moved(
-        self, file: SegmentFile, before: Position | None, *, sealed: bool
-    ) -> Copy | Fault | None:
-        """The segment at its new place, or None if it is checked there anyway."""
-        now = self._list().get(file.first_sequence)
-        if not now:
-            # Pruned: then nothing that was listed is to be relied on.
-            raise _MovedError
-        try:
-            return self._check_copy(file if file in now else now[0], before, sealed=sealed)
-        except FileNotFoundError as error:
-            if file not in now:
-                raise _MovedError from None
-            # Who moves a segment takes its name away for good.
-            return unreadable(Kind.SEGMENT, file.path, _last_before(file, before), error)
-
     def _check_copy(
         self, file: SegmentFile, before: Position | None, *, sealed: bool
     ) -> Copy | Fault:
-        """Read one file until what is found twice at the same place must be so."""
-        seen: Fault | None = None
-        while True:
-            outcome = self._read(file, before, sealed=sealed)
-            if isinstance(outcome, Fault):
-                fault = outcome
-            elif outcome.found.end is End.TORN:
-                found = outcome.found
-                fault = Fault(
-                    Kind.TORN, file.path, found.offset, found.next_sequence - 1, found.reason
-                )
-            else:
-                return outcome
-            if file.archived or sealed or (seen and seen[:3] == fault[:3]):
-                if fault.kind is Kind.TORN:
-                    self._result.faults.append(fault)
-                return outcome
-            seen = fault
-
-    def _read(self, file: SegmentFile, before: Position | None, *, sealed: bool) -> Copy | Fault:
+        """Read one file; a torn tail is noted."""
         last = _last_before(file, before)
+        read = partial(self._read, file, before, sealed=sealed)
+        try:
+            walked, (data, events) = read() if sealed or file.archived else read_stable(read)
+        except DamagedSegmentError as error:
+            if error.walked is not None and error.data is not None:
+                # What is good before the damage counts as far as it goes.
+                header, end = error.walked.header, error.walked.end
+                self._find_anchor(error.data, header, end)
+                self._result.head = self._result.vouched = end
+                self._count(header, end)
+            return Fault(Kind.SEGMENT, file.path, error.offset, error.last_sequence, error.reason)
+        except JournalUnsupportedError as error:
+            return Fault(Kind.UNSUPPORTED, file.path, 0, last, error.reason)
+        except OSError as error:
+            return unreadable(Kind.SEGMENT, file.path, last, error)
+        found = walked.found
+        if found.end is End.TORN:
+            torn = Fault(Kind.TORN, file.path, found.offset, found.next_sequence - 1, found.reason)
+            self._result.faults.append(torn)
+        return Copy(file, walked.header, found, data, events)
+
+    def _read(
+        self, file: SegmentFile, before: Position | None, *, sealed: bool
+    ) -> tuple[Walked, tuple[bytes, list[Found]]]:
+        """Read one file, its bytes and the events that are wanted. Raises as `read_one`."""
         events: list[Found] = []
         sequence = file.first_sequence
 
@@ -224,31 +196,19 @@ class _Pass:
                     events.append(Found(number, event))
             sequence += len(batch)
 
-        try:
-            data = read_segment(self._fs, file)
-            header = decode_header(data, self._schema)
-            check_succession(file, header, before or claimed_position(header))
-            found = scan(data, header, self._decoder, keep, verify_chain=True)
-            check_end(file, found, sealed=sealed)
-        except MalformedError as error:
-            return Fault(Kind.SEGMENT, file.path, 0, last, str(error))
-        except UnsupportedError as error:
-            return Fault(Kind.UNSUPPORTED, file.path, 0, last, str(error))
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            return unreadable(Kind.SEGMENT, file.path, last, error)
-        except JournalCorruptError as error:
-            if error.offset:
-                # What is good before the damage counts as far as it goes.
-                end = Position(found.next_sequence - 1, found.digest, header.journal_id)
-                self._find_anchor(data, header, end)
-                self._result.head = self._result.vouched = end
-                self._count(header, end)
-            return Fault(Kind.SEGMENT, file.path, error.offset, error.last_sequence, error.reason)
-        return Copy(file, header, found, data, events)
+        walked, data = read_one(
+            self._fs,
+            file,
+            self._schema,
+            before,
+            self._decoder,
+            keep,
+            sealed=sealed,
+            verify_chain=True,
+        )
+        return walked, (data, events)
 
-    def _accept(self, copy: Copy, *, sealed: bool) -> Position:
+    def _accept(self, copy: Copy, copies: list[SegmentFile], *, sealed: bool) -> Position:
         """Take note of a good segment; where its successor begins."""
         result, header, found, end = self._result, copy.header, copy.found, copy.end
         if not result.segments and not result.faults:
@@ -266,7 +226,7 @@ class _Pass:
         self._find_anchor(copy.data, header, end)
         if sealed:
             expected = cache(partial(build_index, copy.data, header, self._decoder, self._keys))
-            for file in {copy.file, *self._list().get(copy.file.first_sequence, [])}:
+            for file in copies:
                 bad = check_index(self._fs, file, header, found, self._keys, expected)
                 if isinstance(bad, Fault):
                     result.altered_indexes.append(bad)

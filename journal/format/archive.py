@@ -39,7 +39,7 @@ from journal.format.codec import (
     decode_header,
 )
 from journal.format.segments import SegmentFile, check_size, read_file
-from journal.fs import FileSystem
+from journal.fs import ReadOnlyFileSystem
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -208,7 +208,7 @@ class SegmentReader(Protocol):
 
 
 class _Plain:
-    def __init__(self, fs: FileSystem, fd: int) -> None:
+    def __init__(self, fs: ReadOnlyFileSystem, fd: int) -> None:
         self._fs = fs
         self._fd = fd
         self.size = fs.size(fd)
@@ -221,7 +221,7 @@ class _Plain:
 
 
 class _Archived:
-    def __init__(self, fs: FileSystem, fd: int) -> None:
+    def __init__(self, fs: ReadOnlyFileSystem, fd: int) -> None:
         self._fs = fs
         self._fd = fd
         file_bytes = fs.size(fd)
@@ -248,7 +248,7 @@ class _Archived:
         self._fs.close(self._fd)
 
 
-def open_segment(fs: FileSystem, file: SegmentFile) -> SegmentReader:
+def open_segment(fs: ReadOnlyFileSystem, file: SegmentFile) -> SegmentReader:
     """A segment to read from, archived or not. Raises OSError, MalformedError, UnsupportedError."""
     fd = fs.open(file.path)
     try:
@@ -258,7 +258,7 @@ def open_segment(fs: FileSystem, file: SegmentFile) -> SegmentReader:
         raise
 
 
-def read_segment(fs: FileSystem, file: SegmentFile) -> bytes:
+def read_segment(fs: ReadOnlyFileSystem, file: SegmentFile) -> bytes:
     """All bytes of a segment, of an archived one all of the file checked.
 
     Raises OSError, MalformedError, UnsupportedError.
@@ -292,7 +292,7 @@ def _check_decoded_size(segment: SegmentReader) -> None:
             )
 
 
-def read_header(fs: FileSystem, file: SegmentFile, schema: int) -> SegmentHeader:
+def read_header(fs: ReadOnlyFileSystem, file: SegmentFile, schema: int) -> SegmentHeader:
     """The header of a segment, archived or not, and nothing else of it.
 
     Raises OSError, MalformedError, UnsupportedError.

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from journal.errors import JournalCorruptError, JournalUnsupportedError
-from journal.format.archive import read_segment
-from journal.format.codec import (
-    GENESIS_DIGEST,
-    MalformedError,
-    SegmentHeader,
-    UnsupportedError,
-    decode_header,
-)
+from journal.errors import JournalCorruptError
+from journal.format.archive import errors_of, read_segment
+from journal.format.codec import GENESIS_DIGEST, SegmentHeader, decode_header
 from journal.format.scan import Deliver, End, Scan, scan
 from journal.format.segments import SegmentFile
 from journal.format.snapshot import Snapshot
-from journal.fs import FileSystem
+from journal.fs import ReadOnlyFileSystem
+
+_T = TypeVar("_T")
 
 #: Called with the bytes read so far and the bytes there are.
 Progress = Callable[[int, int], None]
@@ -63,7 +59,7 @@ class Walked(NamedTuple):
 
 
 def walk(
-    fs: FileSystem,
+    fs: ReadOnlyFileSystem,
     files: Sequence[SegmentFile],
     schema: int,
     decoder: msgspec.msgpack.Decoder[list[Any]] | None = None,
@@ -82,23 +78,83 @@ def walk(
     done = 0
     position = start
     for index, file in enumerate(files):
-        try:
-            data = read_segment(fs, file)
-            header = decode_header(data, schema)
-            check_succession(file, header, position)
-            found = scan(data, header, decoder, deliver, verify_chain=verify_chain)
-        except MalformedError as error:
-            raise JournalCorruptError(file.path, 0, position.sequence, str(error)) from None
-        except UnsupportedError as error:
-            raise JournalUnsupportedError(file.path, str(error)) from None
-        check_end(file, found, sealed=index < len(files) - 1)
-        walked.append(Walked(file, header, found))
-        position = walked[-1].end
+        sealed = index < len(files) - 1
+        read, data = read_one(
+            fs, file, schema, position, decoder, deliver, sealed=sealed, verify_chain=verify_chain
+        )
+        walked.append(read)
+        position = read.end
         done += len(data)
         if progress is not None:
             # Segments have one size, so the rest can be told without opening it.
             progress(done, len(data) * len(files))
     return walked
+
+
+class DamagedSegmentError(JournalCorruptError):
+    """A segment is not what it was. Its bytes, and what is good before the damage.
+
+    `data` is None if they could not be had, `walked` if none of it is good.
+    """
+
+    def __init__(
+        self, error: JournalCorruptError, data: bytes | None, walked: Walked | None
+    ) -> None:
+        super().__init__(error.file, error.offset, error.last_sequence, error.reason)
+        self.data = data
+        self.walked = walked
+
+
+def read_one(
+    fs: ReadOnlyFileSystem,
+    file: SegmentFile,
+    schema: int,
+    before: Position | None,
+    decoder: msgspec.msgpack.Decoder[list[Any]] | None = None,
+    deliver: Deliver | None = None,
+    *,
+    sealed: bool,
+    data: bytes | None = None,
+    verify_chain: bool = False,
+) -> tuple[Walked, bytes]:
+    """Read a segment, which continues `before` (None: whatever it says); and its bytes.
+
+    Without `data` they are read. One with a successor is `sealed`; another may end torn. Raises
+    DamagedSegmentError, when what is good was delivered; JournalUnsupportedError, OSError.
+    """
+    walked: Walked | None = None
+    try:
+        with errors_of(file, before.sequence if before else max(0, file.first_sequence - 1)):
+            data = read_segment(fs, file) if data is None else data
+            header = decode_header(data, schema)
+            check_succession(file, header, before or claimed_position(header))
+            found = scan(data, header, decoder, deliver, verify_chain=verify_chain)
+        walked = Walked(file, header, found)
+        check_end(file, found, sealed=sealed)
+    except JournalCorruptError as error:
+        raise DamagedSegmentError(error, data, walked) from None
+    return walked, data
+
+
+def read_stable(read: Callable[[], tuple[Walked, _T]]) -> tuple[Walked, _T]:
+    """What `read` finds in the segment that is being written; it calls `read_one`.
+
+    What a writer adds while the file is being read can look like damage: a page from before a
+    frame, the page behind it from after the next one. But whoever reads again gets further then.
+    Damage stays where it is, and so does a torn tail: they count when found twice at one place.
+    """
+    seen: int | None = None
+    while True:
+        try:
+            walked, rest = read()
+        except JournalCorruptError as error:
+            if error.offset == seen:
+                raise
+            seen = error.offset
+        else:
+            if walked.found.end is End.CLEAN or walked.found.offset == seen:
+                return walked, rest
+            seen = walked.found.offset
 
 
 def check_end(file: SegmentFile, found: Scan, *, sealed: bool) -> None:

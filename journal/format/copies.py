@@ -11,14 +11,15 @@ from pathlib import Path
 
 from journal.errors import JournalCorruptError
 from journal.format.archive import CHUNK_BYTES, errors_of, open_segment, read_header, read_segment
-from journal.format.chain import Position, Walked, check_end, check_succession, claimed_position
-from journal.format.codec import MalformedError, UnsupportedError, decode_header
-from journal.format.scan import scan
+from journal.format.chain import Position, Walked, check_succession, claimed_position, read_one
+from journal.format.codec import MalformedError, UnsupportedError
 from journal.format.segments import SegmentFile, archive_path
-from journal.fs import FileSystem
+from journal.fs import ReadOnlyFileSystem
 
 
-def check_continued(fs: FileSystem, walked: Walked, successor: SegmentFile, schema: int) -> None:
+def check_continued(
+    fs: ReadOnlyFileSystem, walked: Walked, successor: SegmentFile, schema: int
+) -> None:
     """Raise JournalCorruptError, naming it, if a segment does not end where its successor begins.
 
     Raises JournalCorruptError and JournalUnsupportedError for the successor's header, too, OSError.
@@ -37,21 +38,17 @@ def check_continued(fs: FileSystem, walked: Walked, successor: SegmentFile, sche
 
 
 def check_sealed(
-    fs: FileSystem, file: SegmentFile, data: bytes, successor: SegmentFile, schema: int
+    fs: ReadOnlyFileSystem, file: SegmentFile, data: bytes, successor: SegmentFile, schema: int
 ) -> None:
     """Check all of the segment `file`, which has the bytes `data`, and its end by its successor.
 
     Raises JournalCorruptError, JournalUnsupportedError, OSError.
     """
-    with errors_of(file):
-        header = decode_header(data, schema)
-        check_succession(file, header, claimed_position(header))
-        found = scan(data, header, verify_chain=True)
-    check_end(file, found, sealed=True)
-    check_continued(fs, Walked(file, header, found), successor, schema)
+    walked, _ = read_one(fs, file, schema, None, data=data, sealed=True, verify_chain=True)
+    check_continued(fs, walked, successor, schema)
 
 
-def beginnings(fs: FileSystem, copies: Iterable[SegmentFile], schema: int) -> set[Position]:
+def beginnings(fs: ReadOnlyFileSystem, copies: Iterable[SegmentFile], schema: int) -> set[Position]:
     """Where the copies of a segment say that it begins; those that cannot be read say nothing."""
     found = set()
     for copy in copies:
@@ -62,7 +59,7 @@ def beginnings(fs: FileSystem, copies: Iterable[SegmentFile], schema: int) -> se
     return found
 
 
-def has_copy(fs: FileSystem, directory: Path, file: SegmentFile, data: bytes) -> bool:
+def has_copy(fs: ReadOnlyFileSystem, directory: Path, file: SegmentFile, data: bytes) -> bool:
     """Whether the archive has just these bytes, and all of its file is whole. Raises OSError."""
     try:
         copy = SegmentFile(file.first_sequence, archive_path(directory, file.first_sequence))
@@ -71,7 +68,7 @@ def has_copy(fs: FileSystem, directory: Path, file: SegmentFile, data: bytes) ->
         return False
 
 
-def is_archived(fs: FileSystem, directory: Path, file: SegmentFile) -> bool:
+def is_archived(fs: ReadOnlyFileSystem, directory: Path, file: SegmentFile) -> bool:
     """Whether the archive has just the bytes of the segment `file`.
 
     In pieces, for the process that answers requests.

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from journal.errors import JournalCorruptError
 from journal.format.codec import SEGMENT_BYTES_MAX, MalformedError, SegmentHeader, encode_header
-from journal.fs import FileSystem
+from journal.fs import FileSystem, ReadOnlyFileSystem
 
 LOCK_NAME = "LOCK"
 SPARE_NAME = "spare.tmp"
@@ -71,7 +71,7 @@ def archive_path(directory: Path, first_sequence: int) -> Path:
     return directory / ARCHIVE_NAME / f"{first_sequence:020d}{_ARCHIVED_SUFFIX}"
 
 
-def list_history(fs: FileSystem, directory: Path) -> list[SegmentFile]:
+def list_history(fs: ReadOnlyFileSystem, directory: Path) -> list[SegmentFile]:
     """All segments there are, oldest first, archived ones included.
 
     One that is in both places counts where it is not compressed. Raises as `list_segments` does.
@@ -82,7 +82,7 @@ def list_history(fs: FileSystem, directory: Path) -> list[SegmentFile]:
     return [found[first] for first in sorted(found)]
 
 
-def list_archive(fs: FileSystem, directory: Path) -> list[SegmentFile]:
+def list_archive(fs: ReadOnlyFileSystem, directory: Path) -> list[SegmentFile]:
     """The compressed segments, oldest first."""
     archive = directory / ARCHIVE_NAME
     try:
@@ -96,7 +96,7 @@ def list_archive(fs: FileSystem, directory: Path) -> list[SegmentFile]:
     ]
 
 
-def list_segments(fs: FileSystem, directory: Path) -> list[SegmentFile]:
+def list_segments(fs: ReadOnlyFileSystem, directory: Path) -> list[SegmentFile]:
     """The segments of `directory` itself, oldest first.
 
     Raises JournalCorruptError for a name that claims to be a segment and is none.
@@ -116,7 +116,7 @@ class TooLargeError(MalformedError):
     """A file has more bytes than its format allows; none of them was read."""
 
 
-def read_file(fs: FileSystem, path: Path, bytes_max: int = SEGMENT_BYTES_MAX) -> bytes:
+def read_file(fs: ReadOnlyFileSystem, path: Path, bytes_max: int = SEGMENT_BYTES_MAX) -> bytes:
     """All bytes of `path`, which may be `bytes_max`; a segment's limit if nothing else is said.
 
     The limit is what the format allows: a length that anybody can give a file is no reason to take
@@ -137,7 +137,7 @@ def check_size(size: int, bytes_max: int) -> None:
         raise TooLargeError(f"the file has {size} bytes; one of its kind has {bytes_max} at most")
 
 
-def read_part(fs: FileSystem, path: Path, offset: int, size: int) -> bytes:
+def read_part(fs: ReadOnlyFileSystem, path: Path, offset: int, size: int) -> bytes:
     """Up to `size` bytes from `offset`; none if it is a directory, or a link to nowhere.
 
     Raises OSError.
@@ -152,12 +152,12 @@ def read_part(fs: FileSystem, path: Path, offset: int, size: int) -> bytes:
         fs.close(fd)
 
 
-def read_if_file(fs: FileSystem, path: Path) -> bytes:
+def read_if_file(fs: ReadOnlyFileSystem, path: Path) -> bytes:
     """The bytes of `path`, as many as a segment may have; see `read_part`. Raises OSError."""
     return read_part(fs, path, 0, SEGMENT_BYTES_MAX)
 
 
-def file_bytes(fs: FileSystem, path: Path) -> int:
+def file_bytes(fs: ReadOnlyFileSystem, path: Path) -> int:
     """The length of `path`; 0 if it is a directory, or a link to nowhere. Raises OSError."""
     try:
         fd = fs.open(path)

@@ -28,7 +28,7 @@ from typing import NamedTuple
 import msgspec
 
 from journal.format.codec import DIGEST_BYTES, MalformedError, UnsupportedError
-from journal.fs import FileSystem
+from journal.fs import ReadOnlyFileSystem
 
 _MAGIC = b"\x89JSNP\r\n\x1a"
 _VERSION = 1
@@ -72,7 +72,7 @@ def state_digest(state: bytes) -> bytes:
     return hashlib.blake2b(state, digest_size=DIGEST_BYTES).digest()
 
 
-def list_snapshots(fs: FileSystem, directory: Path) -> list[SnapshotFile]:
+def list_snapshots(fs: ReadOnlyFileSystem, directory: Path) -> list[SnapshotFile]:
     """The snapshots of `directory`, newest first."""
     return [
         SnapshotFile(int(name.removesuffix(_SUFFIX)), directory / name)
@@ -81,7 +81,7 @@ def list_snapshots(fs: FileSystem, directory: Path) -> list[SnapshotFile]:
     ]
 
 
-def read_snapshot(fs: FileSystem, path: Path, schema: int) -> Snapshot:
+def read_snapshot(fs: ReadOnlyFileSystem, path: Path, schema: int) -> Snapshot:
     """Read and check a snapshot; `schema` is the newest vocabulary that the caller knows.
 
     Raises MalformedError with the reason, UnsupportedError for what a newer version wrote, OSError.
@@ -93,7 +93,7 @@ def read_snapshot(fs: FileSystem, path: Path, schema: int) -> Snapshot:
         fs.close(fd)
 
 
-def _read(fs: FileSystem, fd: int, path: Path, schema: int) -> Snapshot:
+def _read(fs: ReadOnlyFileSystem, fd: int, path: Path, schema: int) -> Snapshot:
     """What the file `path`, open as `fd`, has; nothing but the header before that is checked."""
     data = fs.read(fd, _HEADER.size, 0)
     if len(data) < _HEADER.size:
@@ -146,7 +146,7 @@ def _read(fs: FileSystem, fd: int, path: Path, schema: int) -> Snapshot:
     )
 
 
-def _read_state(fs: FileSystem, fd: int, size: int, digest: bytes) -> bytes:
+def _read_state(fs: ReadOnlyFileSystem, fd: int, size: int, digest: bytes) -> bytes:
     """The state of a snapshot file whose header says that it has `size` bytes, and this digest."""
     file_bytes = fs.size(fd)
     if file_bytes != _HEADER.size + size:
@@ -162,7 +162,7 @@ def _read_state(fs: FileSystem, fd: int, size: int, digest: bytes) -> bytes:
     return state
 
 
-def _digest_of(fs: FileSystem, fd: int, size: int) -> bytes:
+def _digest_of(fs: ReadOnlyFileSystem, fd: int, size: int) -> bytes:
     """The digest of the state of a snapshot file, read in pieces."""
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     end = _HEADER.size + size

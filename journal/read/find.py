@@ -7,11 +7,10 @@ reads the segment, makes an index, and keeps it if the directory can be written 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from journal.errors import JournalCorruptError, JournalError
+from journal.errors import JournalError
 from journal.format.archive import errors_of, read_header
 from journal.format.chain import check_succession
 from journal.format.codec import SegmentHeader
@@ -19,8 +18,6 @@ from journal.format.index import Keys
 from journal.format.segments import SegmentFile
 from journal.read.indexed import Found, Indexes
 from journal.read.reader import Reader, SegmentProgress
-
-_T = TypeVar("_T")
 
 
 class _Part(NamedTuple):
@@ -44,27 +41,14 @@ def find(
     None begins with the oldest event there is: not the first one ever, if history was pruned.
     Raises JournalCorruptError, also if `start` is nowhere, JournalUnsupportedError, OSError.
     """
-    files = reader.files()
-    if start is None:
-        start = files[0].first_sequence if files else 1
-    if files and files[0].first_sequence > start:
-        raise JournalCorruptError(
-            files[0].path,
-            0,
-            start - 1,
-            f"a segment is missing before it: the events {start} to "
-            f"{files[0].first_sequence - 1} are nowhere",
-        )
-    skipped = max((i for i, file in enumerate(files) if file.first_sequence <= start), default=0)
-    del files[:skipped]
-    if not files:
-        return
     some = {wanted} if isinstance(wanted, bytes) else set(wanted)
-    for part in _search(reader, keys, some, files, max(start, files[0].first_sequence), progress):
-        # What is good before a gap was worth telling.
-        yield from (found for found in part.events if found.sequence >= start)
-        if part.error is not None:
-            raise part.error
+    with reader.held(start) as held:
+        files = held.files_from(start)
+        for part in _search(held, keys, some, files, start or 0, progress):
+            # What is good before a gap was worth telling.
+            yield from (found for found in part.events if found.sequence >= (start or 0))
+            if part.error is not None:
+                raise part.error
 
 
 def _search(
@@ -76,6 +60,8 @@ def _search(
     progress: SegmentProgress | None,
 ) -> list[_Part]:
     """What is found in each of the segments `files`, in their order."""
+    if not files:
+        return []
     matches = _matching(keys, wanted)
     indexes = Indexes(reader.fs, reader.decoder, keys)
     parts = [_search_tail(reader, indexes, matches, max(start, files[-1].first_sequence))]
@@ -89,8 +75,7 @@ def _search(
         try:
             header = _header_of(reader, file)
             following = following or _header_of(reader, successor)
-            look = partial(indexes.look, header=header, following=following, wanted=tuple(wanted))
-            looked = _retry_moved(reader, file, look)
+            looked = indexes.look(file, header, following, tuple(wanted))
             events = [found for found in looked.events if matches(found.event)]
             check_succession(successor, following, looked.end)
         except (JournalError, OSError) as raised:
@@ -128,19 +113,5 @@ def _search_tail(
 
 
 def _header_of(reader: Reader, file: SegmentFile) -> SegmentHeader:
-    def look(file: SegmentFile) -> SegmentHeader:
-        with errors_of(file):
-            return read_header(reader.fs, file, reader.schema)
-
-    return _retry_moved(reader, file, look)
-
-
-def _retry_moved(reader: Reader, file: SegmentFile, look: Callable[[SegmentFile], _T]) -> _T:
-    """What `look` finds in a segment, wherever it is; a compaction may move it meanwhile."""
-    try:
-        return look(file)
-    except FileNotFoundError:
-        for moved in reader.files():
-            if moved.first_sequence == file.first_sequence:
-                return look(moved)
-        raise
+    with errors_of(file):
+        return read_header(reader.fs, file, reader.schema)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from pathlib import Path
 
-from journal.errors import JournalCorruptError, JournalUnsupportedError
-from journal.format.chain import check_end
-from journal.format.codec import MalformedError, UnsupportedError, decode_header
-from journal.format.scan import End, Scan, scan
-from journal.format.segments import SegmentFile, list_segments, read_file
+from journal.errors import JournalCorruptError
+from journal.format.chain import read_one, read_stable
+from journal.format.scan import Scan
+from journal.format.segments import SegmentFile, list_segments
 from journal.fs import FileSystem
+from journal.read.view import View
 
 
 def read_head(fs: FileSystem, directory: Path, schema: int) -> tuple[SegmentFile, Scan]:
@@ -17,31 +19,10 @@ def read_head(fs: FileSystem, directory: Path, schema: int) -> tuple[SegmentFile
 
     Raises JournalCorruptError, JournalUnsupportedError, OSError.
     """
-    seen: tuple[Path, int] | None = None
-    while True:
-        files = list_segments(fs, directory)
+    with View.of(fs, directory, sys.maxsize) as view:
+        files = list_segments(view, directory)
         if not files:
             raise JournalCorruptError(directory, 0, 0, "its newest segments are missing")
-        file = files[-1]
-        found = None
-        last = file.first_sequence - 1
-        try:
-            data = read_file(fs, file.path)
-            header = decode_header(data, schema)
-            found = scan(data, header)
-            check_end(file, found, sealed=False)
-        except FileNotFoundError:
-            # It was sealed, archived and removed meanwhile.
-            if list_segments(fs, directory) == files:
-                raise
-            continue
-        except UnsupportedError as error:
-            raise JournalUnsupportedError(file.path, str(error)) from None
-        except (MalformedError, JournalCorruptError) as error:
-            if seen == (file.path, found.offset if found else 0):
-                if isinstance(error, JournalCorruptError):
-                    raise
-                raise JournalCorruptError(file.path, 0, last, str(error)) from None
-        if found is not None and (found.end is End.CLEAN or seen == (file.path, found.offset)):
-            return file, found
-        seen = file.path, found.offset if found else 0
+        read = partial(read_one, view, files[-1], schema, None, sealed=False)
+        walked, _ = read_stable(read)
+    return walked.file, walked.found

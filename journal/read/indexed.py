@@ -34,7 +34,8 @@ from journal.format.codec import (
 from journal.format.index import Index, Keys, Record, build_index, records_in
 from journal.format.scan import End, scan
 from journal.format.segments import SegmentFile
-from journal.fs import FileSystem
+from journal.fs import FileSystem, ReadOnlyFileSystem
+from journal.read.view import View
 
 _Decoder = msgspec.msgpack.Decoder[list[Any]]
 
@@ -60,7 +61,7 @@ class Indexes:
     """
 
     def __init__(
-        self, fs: FileSystem, decoder: _Decoder, keys: Keys, *, make: bool = False
+        self, fs: FileSystem | View, decoder: _Decoder, keys: Keys, *, make: bool = False
     ) -> None:
         """`keys.digests_of` says what vouches; without it, every index that is whole counts.
 
@@ -68,6 +69,7 @@ class Indexes:
         on record: from segments whose every digest is checked, as an event is to vouch for them.
         """
         self._fs = fs
+        self._disk = fs.disk if isinstance(fs, View) else fs
         self._decoder = decoder
         self._keys = keys
         self._make = make
@@ -139,7 +141,7 @@ class Indexes:
         index = Index(lambda size, offset: built[offset : offset + size], header, self._keys)
         if index.digest != there:
             with contextlib.suppress(OSError):
-                write_index(self._fs, file.index_path, built)
+                write_index(self._disk, file.index_path, built)
         if index.digest not in recorded:
             self.unrecorded[header.first_sequence] = index.digest
         self._note(index.records)
@@ -196,7 +198,7 @@ def _numbered(events: list[Any], first_sequence: int) -> list[Found]:
 
 @contextlib.contextmanager
 def _opened(
-    fs: FileSystem, file: SegmentFile, header: SegmentHeader, keys: Keys
+    fs: ReadOnlyFileSystem, file: SegmentFile, header: SegmentHeader, keys: Keys
 ) -> Iterator[Index | None]:
     """The index of a sealed segment, or None if there is none to be used."""
     try:

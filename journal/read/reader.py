@@ -1,29 +1,30 @@
 """Reading a journal without its lock and without changing it: for tools, copies and tests.
 
-A writer may be at work meanwhile, and a compaction move segments into the archive: a file that is
-gone is looked for again under its other name.
+A writer may be at work meanwhile, and a compaction move or remove files: see `view`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from journal.errors import JournalCorruptError, JournalUnsupportedError
-from journal.format.archive import read_segment
-from journal.format.chain import Position, Walked, check_end, check_succession, claimed_position
-from journal.format.codec import MalformedError, SegmentHeader, UnsupportedError, decode_header
-from journal.format.scan import End, Scan, list_decoder, scan
+from journal.errors import JournalCorruptError
+from journal.format.chain import (
+    DamagedSegmentError,
+    Position,
+    Walked,
+    read_one,
+    read_stable,
+)
+from journal.format.scan import list_decoder
 from journal.format.segments import SegmentFile, list_history
-from journal.format.snapshot import list_snapshots
 from journal.fs import FileSystem, OsFileSystem
 from journal.read.replay_start import RejectedSnapshot, Restore, find_replay_start
+from journal.read.view import View
 from journal.read.vouching import RecordOf, Records
-
-#: A file can vanish between two looks only when a compaction moves it, which it does once.
-_LOOKS = 5
 
 #: Called with how many segments were read, and how many there are.
 SegmentProgress = Callable[[int, int], None]
@@ -47,22 +48,39 @@ class Reader:
         schema: int,
         record_of: RecordOf | None = None,
         vouched_only: bool = False,
-        fs: FileSystem | None = None,
+        fs: FileSystem | View | None = None,
     ) -> None:
         """With `record_of`, a snapshot is used only if the journal has its record.
 
         `vouched_only` leaves out what is written, but not known to be durable: see `Scan.vouched`.
+        With a `View` as `fs`, all that it reads is of one moment.
         """
         self.directory = directory
         self.schema = schema
-        self.fs = fs or OsFileSystem()
+        self.fs: FileSystem | View = fs or OsFileSystem()
         self.decoder = list_decoder(event_type)
         self._vouched_only = vouched_only
         self._records = Records.of(self.decoder, record_of)
 
     def files(self) -> list[SegmentFile]:
-        """The segments there are now, oldest first, archived ones included. Raises OSError."""
+        """The segments there are, oldest first, archived ones included. Raises OSError."""
         return list_history(self.fs, self.directory)
+
+    @contextmanager
+    def held(self, start: int | None = None) -> Iterator[Self]:
+        """The same reader, of the journal as it is now: see `View`. Raises as that does.
+
+        One that is of a `View` already stays as it is.
+        """
+        other = copy(self)
+        with View.of(self.fs, self.directory, start) as other.fs:
+            yield other
+
+    def decoding(self, event_type: Any) -> Self:
+        """The same reader, of events of another type."""
+        other = copy(self)
+        other.decoder = list_decoder(event_type)
+        return other
 
     def to_the_end(self) -> Self:
         """The same reader, that leaves nothing out."""
@@ -77,24 +95,11 @@ class Reader:
 
         Returns its sequence, 0 if there is none, and what could not be used. Raises as `batches`.
         """
-        for _ in range(_LOOKS - 1):
-            try:
-                found, rejected = self._restore(restore, until)
-            except FileNotFoundError:
-                continue
-            there = {file.path for file in list_snapshots(self.fs, self.directory)}
-            # One that is gone now was removed for a newer one.
-            if all(snapshot.path in there for snapshot in rejected):
-                return found, rejected
-        return self._restore(restore, until)
-
-    def _restore(
-        self, restore: Restore, until: int | None
-    ) -> tuple[int, tuple[RejectedSnapshot, ...]]:
-        replay_start = find_replay_start(
-            self.fs, self.directory, self.schema, restore, records=self._records, until=until
-        )
-        return replay_start.position.sequence, replay_start.rejected
+        with self.held() as held:
+            found = find_replay_start(
+                held.fs, self.directory, self.schema, restore, records=self._records, until=until
+            )
+        return found.position.sequence, found.rejected
 
     def batches(
         self, start: int | None = None, *, progress: SegmentProgress | None = None
@@ -106,97 +111,63 @@ class Reader:
         JournalCorruptError, also if `start` is nowhere, JournalUnsupportedError, OSError; a
         torn tail is where a journal ends.
         """
-        files = self.files()
-        if start is None:
-            start = files[0].first_sequence if files else 1
-        position: Position | None = None
-        done = 0
-        while True:
-            wanted = start if position is None else position.sequence + 1
-            walked, events, left = self._next_segment(files, wanted, position)
-            if walked is None:
-                return
-            first = walked.header.first_sequence
-            if self._vouched_only and not left and not walked.file.archived:
-                del events[walked.found.vouched[0] - first + 1 :]
-            if first < start:
-                del events[: start - first]
-                first = start
-            if events:
-                yield Batch(first, events)
-            # What is good before damage was worth telling.
-            check_end(walked.file, walked.found, sealed=bool(left))
-            done += 1
-            if progress is not None:
-                progress(done, done + left)
-            if not left:
-                return
-            position = walked.end
-            # Those that were there at first are enough: what a writer adds meanwhile may not end.
-            files = [file for file in files if file.first_sequence > walked.file.first_sequence]
+        with self.held(start) as held:
+            position: Position | None = None
+            files = held.files_from(start)
+            for number, file in enumerate(files, start=1):
+                left = len(files) - number
+                events: list[Any] = []
+                damage: DamagedSegmentError | None = None
+                try:
+                    walked = held._read(file, position, events, sealed=bool(left))  # noqa: SLF001
+                except DamagedSegmentError as error:
+                    if error.walked is None:
+                        raise
+                    # What is good before damage is worth telling.
+                    walked, damage = error.walked, error
+                first = file.first_sequence
+                if self._vouched_only and not left and not file.archived:
+                    del events[walked.found.vouched[0] - first + 1 :]
+                if start is not None and first < start:
+                    del events[: start - first]
+                    first = start
+                if events:
+                    yield Batch(first, events)
+                if damage is not None:
+                    raise damage
+                if progress is not None:
+                    progress(number, len(files))
+                position = walked.end
 
-    def _next_segment(
-        self, files: list[SegmentFile], wanted: int, before: Position | None
-    ) -> tuple[Walked | None, list[Any], int]:
-        """The segment with the sequence `wanted`, its events, and how many files come after it."""
-        for look in range(_LOOKS):
-            if not files:
-                return None, [], 0
-            index = max(
-                (i for i, file in enumerate(files) if file.first_sequence <= wanted), default=0
-            )
-            file = files[index]
-            if before is None and file.first_sequence > wanted:
-                raise JournalCorruptError(
-                    file.path,
-                    0,
-                    wanted - 1,
-                    f"a segment is missing before it: the events {wanted} to "
-                    f"{file.first_sequence - 1} are nowhere",
-                )
-            left = len(files) - index - 1
-            try:
-                walked, events = self.read(file, before, sealed=bool(left))
-            except FileNotFoundError:
-                if look == _LOOKS - 1:
-                    raise
-                last = files[-1].first_sequence
-                files[:] = [file for file in self.files() if file.first_sequence <= last]
-                continue
-            return walked, events, left
-        raise AssertionError("the last look returns or raises")
+    def files_from(self, start: int | None) -> list[SegmentFile]:
+        """The segment with the sequence `start`, and those behind it; None: all.
 
-    def read(
-        self, file: SegmentFile, before: Position | None, *, sealed: bool
-    ) -> tuple[Walked, list[Any]]:
-        """Read one segment, which continues `before` (None: whatever it says); and its events.
-
-        How it ends is the caller's to judge, with `check_end`. Raises as `batches`.
+        Raises JournalCorruptError if there is none with it, OSError.
         """
-        last = before.sequence if before else max(0, file.first_sequence - 1)
-        events: list[Any] = []
-        try:
-            header, found = self._scan(file, events)
-            # What a live writer adds while the file is being read can look like damage: a page from
-            # before a frame, the page behind it from after the next one. But whoever looks again
-            # gets further then. Damage stays where it is.
-            while found.end is End.CORRUPT and not sealed:
-                offset = found.offset
-                header, found = self._scan(file, events)
-                if found.offset == offset:
-                    break
-            check_succession(file, header, before or claimed_position(header))
-        except MalformedError as error:
-            raise JournalCorruptError(file.path, 0, last, str(error)) from None
-        except UnsupportedError as error:
-            raise JournalUnsupportedError(file.path, str(error)) from None
-        return Walked(file, header, found), events
+        files = self.files()
+        if start is None or not files:
+            return files
+        if (first := files[0].first_sequence) > start:
+            raise JournalCorruptError(
+                files[0].path,
+                0,
+                start - 1,
+                f"a segment is missing before it: the events {start} to {first - 1} are nowhere",
+            )
+        return files[max(i for i, file in enumerate(files) if file.first_sequence <= start) :]
 
-    def _scan(self, file: SegmentFile, events: list[Any]) -> tuple[SegmentHeader, Scan]:
-        events.clear()
-        data = read_segment(self.fs, file)
-        header = decode_header(data, self.schema)
-        return header, scan(data, header, self.decoder, events.extend)
+    def _read(
+        self, file: SegmentFile, before: Position | None, events: list[Any], *, sealed: bool
+    ) -> Walked:
+        """Read one segment, which continues `before` (None: whatever it says), into `events`."""
+
+        def read() -> tuple[Walked, bytes]:
+            events.clear()
+            return read_one(
+                self.fs, file, self.schema, before, self.decoder, events.extend, sealed=sealed
+            )
+
+        return (read() if sealed else read_stable(read))[0]
 
 
 def read_events(

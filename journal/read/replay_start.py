@@ -12,7 +12,7 @@ from journal.format.chain import GENESIS, Position
 from journal.format.codec import UnsupportedError
 from journal.format.segments import SegmentFile, list_history
 from journal.format.snapshot import Snapshot, SnapshotFile, list_snapshots, read_snapshot
-from journal.fs import FileSystem
+from journal.fs import ReadOnlyFileSystem
 from journal.read.vouching import Records, Word, word_on
 
 #: Makes the caller's state that of a snapshot, or the empty one. Raises ValueError for a snapshot
@@ -44,7 +44,7 @@ class ReplayStart(NamedTuple):
 
 
 def find_replay_start(
-    fs: FileSystem,
+    fs: ReadOnlyFileSystem,
     directory: Path,
     schema: int,
     restore: Restore | None,
@@ -103,7 +103,7 @@ class UnrecordedError(ValueError):
 
 
 def check_vouched(
-    fs: FileSystem,
+    fs: ReadOnlyFileSystem,
     snapshot: Snapshot,
     following: list[SegmentFile],
     schema: int,
@@ -134,14 +134,16 @@ class _UnreadableError(Exception):
     """A snapshot is no file, or the disk does not give it."""
 
 
-def _read(fs: FileSystem, file: SnapshotFile, schema: int) -> Snapshot:
+def _read(fs: ReadOnlyFileSystem, file: SnapshotFile, schema: int) -> Snapshot:
     try:
         return read_snapshot(fs, file.path, schema)
     except OSError as error:
         raise _UnreadableError(f"it cannot be read: {error.strerror}") from None
 
 
-def _check_fit(fs: FileSystem, snapshot: Snapshot, following: SegmentFile, schema: int) -> None:
+def _check_fit(
+    fs: ReadOnlyFileSystem, snapshot: Snapshot, following: SegmentFile, schema: int
+) -> None:
     """Raise ValueError if a whole segment behind the snapshot says that it continues another."""
     header = read_header(fs, following, schema)
     expected = (snapshot.journal_id, snapshot.sequence, snapshot.chain_digest)

@@ -20,7 +20,7 @@ from journal.format.codec import MalformedError, UnsupportedError, decode_header
 from journal.format.scan import Scan, advance
 from journal.format.segments import SegmentFile
 from journal.format.snapshot import Snapshot, state_digest
-from journal.fs import FileSystem
+from journal.fs import ReadOnlyFileSystem
 
 
 class SnapshotRecord(NamedTuple):
@@ -88,7 +88,7 @@ class _FoundError(Exception):
 
 
 def word_on(
-    fs: FileSystem,
+    fs: ReadOnlyFileSystem,
     snapshot: Snapshot,
     following: Sequence[SegmentFile],
     schema: int,
@@ -124,7 +124,7 @@ def _compare(snapshot: Snapshot, record: SnapshotRecord) -> Word:
 
 
 def _read(
-    fs: FileSystem,
+    fs: ReadOnlyFileSystem,
     files: Sequence[SegmentFile],
     schema: int,
     records: Records,

@@ -15,7 +15,14 @@ import msgspec
 
 from journal.errors import JournalCorruptError, JournalUnsupportedError
 from journal.format.archive import read_segment
-from journal.format.chain import GENESIS, Position, Walked, check_end, check_succession
+from journal.format.chain import (
+    GENESIS,
+    DamagedSegmentError,
+    Position,
+    Walked,
+    check_succession,
+    read_one,
+)
 from journal.format.codec import (
     ALIGNMENT,
     ID_BYTES,
@@ -28,17 +35,16 @@ from journal.format.codec import (
     encode_header,
     frame_bytes_max,
 )
-from journal.format.scan import Deliver, Scan, list_decoder, scan
+from journal.format.scan import Deliver, list_decoder
 from journal.format.segments import (
     SegmentFile,
-    TooLargeError,
     list_archive,
     list_history,
     read_if_file,
     segment_path,
 )
 from journal.format.snapshot import Snapshot, list_snapshots, read_snapshot
-from journal.fs import FileSystem
+from journal.fs import ReadOnlyFileSystem
 from journal.read.replay_start import Restore
 from journal.read.vouching import RecordOf, Records, Word, word_on
 from journal.repair.losses import Lost, lost_from
@@ -76,7 +82,7 @@ class _Start(NamedTuple):
 
 
 def plan_truncation(
-    fs: FileSystem,
+    fs: ReadOnlyFileSystem,
     directory: Path,
     schema: int,
     event_type: object,
@@ -104,21 +110,21 @@ def plan_truncation(
         looked = _look(fs, file, position, schema, decoder, deliver, sealed=sealed)
         if looked.reason:
             if file.archived:
-                at = looked.found.offset if looked.found else 0
+                at = looked.walked.found.offset if looked.walked else 0
                 raise JournalCorruptError(file.path, at, position.sequence, looked.reason)
             _check_not_stray(fs, start.files[number:], position, schema)
             _check_no_copy(fs, directory, file, position, looked.reason)
             damage = _Damage(looked.reason, start.files[number:], looked)
             break
-        if looked.found is not None and looked.header is not None:
+        if looked.walked is not None:
             # Only behind a live segment can the journal go on as it is.
-            before, time = (None if file.archived else looked.header), looked.found.time
-            position = Walked(file, looked.header, looked.found).end
+            before = None if file.archived else looked.walked.header
+            time, position = looked.walked.found.time, looked.walked.end
     else:
         if position.journal_id is None or (start.files and not start.files[-1].archived):
             return None
         reason = "the segment that follows the last one is missing"
-        damage = _Damage(reason, [], _ReadResult(b"", None, None, reason))
+        damage = _Damage(reason, [], _ReadResult(b"", None, reason))
     cut = _cut(directory, damage, position, before, schema, max(now, time))
     return Truncation(
         reason=damage.reason,
@@ -147,8 +153,7 @@ class _ReadResult(NamedTuple):
     """A segment as far as it could be read, and what is wrong with it; empty if nothing is."""
 
     data: bytes
-    header: SegmentHeader | None
-    found: Scan | None
+    walked: Walked | None
     reason: str
 
 
@@ -161,7 +166,7 @@ class _Damage(NamedTuple):
 
 
 def _look(
-    fs: FileSystem,
+    fs: ReadOnlyFileSystem,
     file: SegmentFile,
     position: Position,
     schema: int,
@@ -171,28 +176,20 @@ def _look(
     sealed: bool,
 ) -> _ReadResult:
     """Read a segment that continues `position`. Raises JournalUnsupportedError, OSError."""
-    data = b""
-    header: SegmentHeader | None = None
-    found: Scan | None = None
     try:
-        data = read_segment(fs, file)
-        header = decode_header(data, schema)
-        check_succession(file, header, position)
-        found = scan(data, header, decoder, deliver, verify_chain=True)
-        check_end(file, found, sealed=sealed)
-    except UnsupportedError as error:
-        raise JournalUnsupportedError(file.path, str(error)) from None
-    except TooLargeError as error:
-        # What is good in it was not read, so none of it may be cut off as lost.
-        reason = f"{error}, so no repair reads it: cut a copy of it back to the length it had"
-        raise JournalCorruptError(file.path, 0, position.sequence, reason) from None
-    except MalformedError as error:
-        return _ReadResult(data, header, found, str(error))
-    except JournalCorruptError as error:
-        return _ReadResult(data, header, found, error.reason)
+        walked, data = read_one(
+            fs, file, schema, position, decoder, deliver, sealed=sealed, verify_chain=True
+        )
+    except DamagedSegmentError as error:
+        if error.data is None and not file.archived:
+            # What is good in it was not read, so none of it may be cut off as lost.
+            remedy = "so no repair reads it: cut a copy of it back to the length it had"
+            reason = f"{error.reason}, {remedy}"
+            raise JournalCorruptError(file.path, 0, position.sequence, reason) from None
+        return _ReadResult(error.data or b"", error.walked, error.reason)
     except (FileNotFoundError, IsADirectoryError) as error:
-        return _ReadResult(data, header, found, f"it is no file: {error.strerror}")
-    return _ReadResult(data, header, found, found.reason)
+        return _ReadResult(b"", None, f"it is no file: {error.strerror}")
+    return _ReadResult(data, walked, walked.found.reason)
 
 
 class _Cut(NamedTuple):
@@ -217,12 +214,12 @@ def _cut(
     looked = damage.looked
     last = position.sequence
     following = segment_path(directory, last + 1)
-    if looked.found is not None and looked.header is not None:
+    if looked.walked is not None:
         # Its own header and its good frames stay.
-        end = looked.found.offset
-        last = looked.found.next_sequence - 1
+        _, header, found = looked.walked
+        data = looked.data[: found.offset]
         path = damage.files[0].path
-        return _Cut(end, last, looked.data[:end], path, looked.header.segment_bytes)
+        return _Cut(found.offset, found.next_sequence - 1, data, path, header.segment_bytes)
     size = before.segment_bytes if before else _size_for(len(looked.data))
     if before is not None and damage.files[0].path != following:
         return _Cut(0, last, None, damage.files[0].path, size)
@@ -235,7 +232,7 @@ def _cut(
 
 
 def _find_start(
-    fs: FileSystem, directory: Path, schema: int, restore: Restore, records: Records | None
+    fs: ReadOnlyFileSystem, directory: Path, schema: int, restore: Restore, records: Records | None
 ) -> _Start:
     """The newest good snapshot, restored, and the segments behind it."""
     files = list_history(fs, directory)
@@ -262,7 +259,7 @@ def _find_start(
     return _Start(GENESIS, 0, files)
 
 
-def _may_follow(fs: FileSystem, file: SegmentFile, position: Position, schema: int) -> bool:
+def _may_follow(fs: ReadOnlyFileSystem, file: SegmentFile, position: Position, schema: int) -> bool:
     """Whether a segment continues a snapshot, or another that is missing in between."""
     try:
         header = decode_header(read_segment(fs, file), schema)
@@ -278,7 +275,7 @@ def _may_follow(fs: FileSystem, file: SegmentFile, position: Position, schema: i
 
 
 def _check_not_stray(
-    fs: FileSystem, files: Sequence[SegmentFile], position: Position, schema: int
+    fs: ReadOnlyFileSystem, files: Sequence[SegmentFile], position: Position, schema: int
 ) -> None:
     """Raise StraySegmentError if the journal goes on behind the first file as if it were not."""
     if len(files) > 1:
@@ -294,7 +291,7 @@ def _check_not_stray(
 
 
 def _check_no_copy(
-    fs: FileSystem, directory: Path, file: SegmentFile, position: Position, reason: str
+    fs: ReadOnlyFileSystem, directory: Path, file: SegmentFile, position: Position, reason: str
 ) -> None:
     """Raise JournalCorruptError if the archive has what would be lost."""
     for copy in list_archive(fs, directory):

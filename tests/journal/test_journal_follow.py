@@ -181,18 +181,24 @@ def test_starting_before_what_there_is(directory: Path) -> None:
 
 
 def test_pruned_while_it_is_followed(directory: Path) -> None:
-    """Who is behind when history is pruned is told so; who has read it goes on."""
-    through = write_sealed(directory, puts(900))
-    slow, quick = following(directory), following(directory)
-    assert next(slow)
-    assert numbered(puts(900)) == shown(quick)
-    compact(directory, through)
-    build(directory, [puts(5, start=901), []])
-    prune(FS, directory, through)
+    """What was there when it began to read is shown; who waited meanwhile is told what is gone."""
+    with opened(directory) as journal:
+        journal.append(puts(1))
+        journal.log.mark()
+        busy, waiting = following(directory), following(directory)
+        assert numbered(puts(1)) == next(busy) == next(waiting)
+        assert [] == next(waiting)
+        for number in range(2, 301):
+            journal.append(puts(1, start=number))
+        through = journal.log.seal()
+        compact(directory, through)
+        prune(FS, directory, through)
+        journal.append(puts(5, start=301))
+        journal.log.mark()
 
-    with pytest.raises(JournalCorruptError, match="to 900 are nowhere"):
-        shown(slow)
-    assert numbered(puts(5, start=901), 901) == shown(quick)
+        assert numbered(puts(304)[1:], 2)[:-1] != next(busy)
+        with pytest.raises(JournalCorruptError, match="to 300 are nowhere"):
+            shown(waiting)
 
 
 def test_pruned_right_behind_it(directory: Path) -> None:

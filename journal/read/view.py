@@ -1,0 +1,157 @@
+"""A journal that stands still to be read, whatever others do to its files meanwhile.
+
+A compaction moves segments into the archive, an order to prune removes them from there, a repair
+puts another file in the place of one. But a file that is open can be read whatever became of its
+name. So a view opens all that it lists, and everything is read through it: what is missing from a
+view was missing when it was made. Whether that was ordered, the journal says.
+
+Names are read one after the other, so one list may have a name that is newer than another that it
+misses. Two lists of which the second has nothing new have all that there was when the first ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+from journal.format.segments import ARCHIVE_NAME, list_archive, list_segments
+from journal.format.snapshot import list_snapshots
+from journal.fs import FileSystem, ReadOnlyFileSystem
+
+#: Files held open at a time: a process may mostly open twice as many.
+HELD_MAX = 512
+#: Looks until one finds nothing new; a journal's files change a few times a minute at most.
+_LOOKS_MAX = 20
+
+
+class View(ReadOnlyFileSystem):
+    """A file system on which the journal in `directory` stands still: see `of`.
+
+    Once it is made, its snapshots and segments are open, those in the archive too, and none is
+    missing that was there at one moment. What was added since is not in it, but for the events in
+    its last segment. Of more than HELD_MAX files, the newest of the archive are opened only when
+    they are read: a prune takes the oldest first. Other files than these, as indexes, are read as
+    they are. Nothing is locked, and nothing changed.
+
+    Raises OSError, JournalCorruptError for a name that claims to be a segment and is none.
+    """
+
+    def __init__(self, directory: Path, disk: FileSystem, start: int | None = None) -> None:
+        """With `start`, of the segments only those from that sequence on are held."""
+        self.directory = directory
+        #: For what is written beside the view.
+        self.disk = disk
+        self._start = start
+        self._held: dict[Path, int] = {}
+        self._descriptors: set[int] = set()
+        self._names = self._list()
+        try:
+            self._look()
+        except BaseException:
+            self.release()
+            raise
+
+    @classmethod
+    @contextlib.contextmanager
+    def of(cls, fs: FileSystem | View, directory: Path, start: int | None = None) -> Iterator[View]:
+        """`fs` if it is a view already, else one of now."""
+        if isinstance(fs, View):
+            yield fs
+            return
+        view = cls(directory, fs, start)
+        try:
+            yield view
+        finally:
+            view.release()
+
+    def release(self) -> None:
+        """Close what is held."""
+        self._held.clear()
+        while self._descriptors:
+            self.disk.close(self._descriptors.pop())
+
+    def list_directory(self, path: Path) -> list[str]:
+        """See ReadOnlyFileSystem."""
+        return self._names[path] if path in self._names else self.disk.list_directory(path)
+
+    def open(self, path: Path) -> int:
+        """See ReadOnlyFileSystem."""
+        return self._held[path] if path in self._held else self.disk.open(path)
+
+    def close(self, fd: int) -> None:
+        """See ReadOnlyFileSystem."""
+        if fd not in self._descriptors:
+            self.disk.close(fd)
+
+    def size(self, fd: int) -> int:
+        """See ReadOnlyFileSystem."""
+        return self.disk.size(fd)
+
+    def read(self, fd: int, size: int, offset: int) -> bytes:
+        """See ReadOnlyFileSystem."""
+        return self.disk.read(fd, size, offset)
+
+    def _look(self) -> None:
+        """Open what is listed, until nothing came and none but pruned files went meanwhile."""
+        for _ in range(_LOOKS_MAX):
+            self.release()
+            listed = self._files()
+            lost = {path for path in self._wanted() if not self._hold(path)}
+            names, self._names = self._names, self._list()
+            now = self._files()
+            # A name that is there and leads nowhere is for those to tell who read it.
+            lost -= now
+            archive = self.directory / ARCHIVE_NAME
+            if now <= listed and all(path.parent == archive for path in lost):
+                # The order to prune was given before: so it is in what is listed.
+                last = max((path.name for path in lost), default="")
+                self._names = names | {archive: [name for name in names[archive] if name > last]}
+                return
+        raise FileNotFoundError(
+            errno.ENOENT, "its files are moved away all the time", str(self.directory)
+        )
+
+    def _list(self) -> dict[Path, list[str]]:
+        archive = self.directory / ARCHIVE_NAME
+        names = {self.directory: self.disk.list_directory(self.directory), archive: []}
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            names[archive] = self.disk.list_directory(archive)
+        return names
+
+    def _files(self) -> set[Path]:
+        """What is listed of the journal."""
+        lists = list_snapshots, list_segments, list_archive
+        return {file.path for list_ in lists for file in list_(self, self.directory)}
+
+    def _wanted(self) -> list[Path]:
+        """What is to be held. The oldest segments, which go first, are opened last.
+
+        So if one of them is gone, those before it are as well: a prune takes them in order.
+        """
+        live = list_segments(self, self.directory)
+        archived = list_archive(self, self.directory)
+        if self._start is not None:
+            firsts = [file.first_sequence for file in (*archived, *live)]
+            first = max((first for first in firsts if first <= self._start), default=0)
+            live = [file for file in live if file.first_sequence >= first]
+            archived = [file for file in archived if file.first_sequence >= first]
+        wanted = [file.path for file in list_snapshots(self, self.directory)]
+        wanted += (file.path for file in reversed(live))
+        room = min(HELD_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+        oldest = archived[: max(0, room - len(wanted))]
+        return [*wanted[:room], *(file.path for file in reversed(oldest))]
+
+    def _hold(self, path: Path) -> bool:
+        """Open a file; False if it is gone."""
+        if path not in self._held:
+            try:
+                self._held[path] = self.disk.open(path)
+                self._descriptors.add(self._held[path])
+            except FileNotFoundError:
+                return False
+            except OSError:
+                pass  # the same for those who read it: they tell of it
+        return True
