@@ -172,6 +172,6 @@ def _hooked(method: str) -> Callable[..., Any]:
     return called
 
 
-for _method in vars(FileSystem):
+for _method in dir(FileSystem):
     if not _method.startswith("_"):
         setattr(HookedFileSystem, _method, _hooked(_method))
