@@ -160,7 +160,7 @@ class Daemon:
         await announce_blocks(self._config, self._state, self._exporter)
         stack.push_async_callback(self._service.close)
         await self._startup.complete()
-        self._run(self._log_blocked())
+        self._run(self._free_pools())
         await self._server.start(self._listeners.sockets)
         stack.push_async_callback(asyncio.to_thread, self._address_file.remove)
         address = address_of(self._listeners.sockets[0])
@@ -246,9 +246,10 @@ class Daemon:
         add("socket", lambda: self._socket_watch.unreachable, fails=only_socket)
         add("socket-lock", lambda: self._socket_watch.unlocked)
 
-    async def _log_blocked(self) -> None:
-        """Say which pools blocks of old keep from being used, once the pools are journalled."""
+    async def _free_pools(self) -> None:
+        """Give blocks of old back once the pools are journalled; say which pools others block."""
         await self._startup.done()
+        await self._give_back(None)
         for line in blocked(self._service, self._blocks, self._state):
             logger.warning("%s", line)
 
@@ -269,11 +270,13 @@ class Daemon:
             await asyncio.sleep(interval / 1e9)
             await asyncio.to_thread(self._address_file.retry)
             await self._startup.done()
-            try:
-                for block in await self._service.release_idle_blocks(interval):
-                    logger.info("gave block %s back, it was empty for a while", block)
-            except JournalError as error:
-                logger.warning("could not give idle blocks back: %s", error)
+            await self._give_back(interval)
+
+    async def _give_back(self, idle_for: int | None) -> None:
+        try:
+            await self._service.release_idle_blocks(idle_for)
+        except JournalError as error:
+            logger.warning("could not give idle blocks back: %s", error)
 
     def _log_end(self) -> int:
         """Say how it ended; the exit status."""

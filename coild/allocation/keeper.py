@@ -18,7 +18,7 @@ from coild.routing.announcer import Announcer
 from coild.rules.allocator import Allocator
 from coild.rules.events import BlockAcquired, BlockReleased
 from coild.rules.holding import Block
-from journal import Journal, JournalError
+from journal import Journal, JournalBusyError, JournalError
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ class BlockKeeper:
         self._announcer = announcer
         self._clock = clock
         self._ago = ago
+        self._releasing = asyncio.Lock()
         self._requests: dict[tuple[str, int], asyncio.Task[None]] = {}
         #: The blocks that came or went by events that may not be durable yet.
         self.pending: Pending[bytes, Block] = Pending(lambda: journal.durable_sequence)
@@ -69,11 +70,17 @@ class BlockKeeper:
             task.add_done_callback(lambda done: self._acquired(pool, version, done))
         await asyncio.shield(task)
 
-    async def release_idle(self, idle_for: int) -> list[str]:
+    async def release_idle(self, idle_for: int | None) -> list[str]:
         """Give back the blocks that have been empty for `idle_for`; returns which.
 
+        With None only those of a former configuration, which hand out nothing any more.
         Raises the journal's errors; what was not given back then is still held.
         """
+        # One at a time: each waits for the routes of what it is about to give back.
+        async with self._releasing:
+            return await self._release_idle(idle_for)
+
+    async def _release_idle(self, idle_for: int | None) -> list[str]:
         released = []
         refusal: JournalError | None = None
         idle = self._allocator.idle_blocks(self._ago, idle_for)
@@ -97,6 +104,8 @@ class BlockKeeper:
                 break
             self.pending.note(sequence, block.key, block)
             released.append(block)
+            why = "it was empty for a while" if block.configured else "it is in no subnet any more"
+            logger.info("gave block %s back to pool %s, %s", block.subnet, block.pool, why)
         # Only a block that is surely not ours any more may become another's.
         await self._journal.durable(self._journal.last_sequence)
         for block in released:
@@ -119,7 +128,13 @@ class BlockKeeper:
             task.exception()
 
     async def _acquire(self, pool: str, version: int) -> None:
-        subnet = await self._source.acquire(pool, version)
+        try:
+            subnet = await self._source.acquire(pool, version)
+        except NoBlockError:
+            # Blocks of a former configuration may stand in its subnets, and nobody needs them.
+            if not await self._release_of_old():
+                raise
+            subnet = await self._source.acquire(pool, version)
         try:
             sequence = await self._committer.when_room(
                 lambda: self._committer.commit(BlockAcquired(self._clock(), subnet.key, pool))
@@ -130,6 +145,17 @@ class BlockKeeper:
         self.pending.note(sequence, subnet.key, None)
         logger.info("took block %s from pool %s", subnet, pool)
         self._announcer.announce(subnet)
+
+    async def _release_of_old(self) -> bool:
+        """Give empty blocks of a former configuration back; whether there were any."""
+        # A pool that is full is asked often, and mostly there are none.
+        if not self._allocator.idle_blocks(self._ago, None):
+            return False
+        try:
+            return bool(await self.release_idle(None))
+        except JournalBusyError:
+            # The one who asks is told that there is no block, and asks again.
+            return False
 
 
 class BlockWait:

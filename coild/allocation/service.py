@@ -317,7 +317,7 @@ class Service:
         """Journal a fact that is not about one container; durable on return."""
         await self._committer.record(event)
 
-    async def release_idle_blocks(self, idle_for: int) -> list[str]:
+    async def release_idle_blocks(self, idle_for: int | None) -> list[str]:
         """As BlockKeeper.release_idle."""
         return await self._keeper.release_idle(idle_for)
 

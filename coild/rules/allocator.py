@@ -64,6 +64,8 @@ class Allocator:
         self._state = state
         self._reuse_after = reuse_after
         self._lists: dict[tuple[str, int], FreeList] = {}
+        # Empty blocks out of force: nothing is handed out of them any more.
+        self._spent: dict[bytes, Block] = {}
         self._restore()
 
     def pool_for(self, namespace: str) -> str:
@@ -133,14 +135,18 @@ class Allocator:
         """How many addresses are free, rested or not, in the blocks that are the node's."""
         return self._list(pool, version).free
 
-    def idle_blocks(self, ago: Callable[[int], int], idle_for: int) -> list[Block]:
+    def idle_blocks(self, ago: Callable[[int], int], idle_for: int | None) -> list[Block]:
         """Blocks to give back: empty for `idle_for`, and for as long as the cool-down lasts.
 
         `ago` gives the time of an event so long ago.
 
-        A block that is out of force and empty has nothing to wait for but the cool-down.
+        A block that is out of force and empty has nothing to wait for but the cool-down. With
+        None as `idle_for` it is only those.
         """
-        rested, idle = ago(self._reuse_after), ago(max(idle_for, self._reuse_after))
+        rested = ago(self._reuse_after)
+        if idle_for is None:
+            return [block for block in self._spent.values() if block.idle_since <= rested]
+        idle = ago(max(idle_for, self._reuse_after))
         return [
             block
             for block in self._state.blocks.values()
@@ -154,12 +160,15 @@ class Allocator:
                 self._list_of(event.block).allocated()
             case AddressReleased():
                 block = self._state.blocks[event.block]
+                if not block.configured and not block.held:
+                    self._spent[event.block] = block
                 if block.configured and event.offset not in block.apart:
                     self._list(block.pool, block.version).released(block, event.time)
             case BlockAcquired():
                 block = self._state.blocks[event.block]
                 self._list(block.pool, block.version).add_block(block)
             case BlockReleased():
+                self._spent.pop(event.block, None)
                 # Of the projection it is gone already.
                 version = Subnet.from_key(event.block).version
                 self._list(event.pool, version).remove_block(event.block)
@@ -169,6 +178,11 @@ class Allocator:
 
     def _restore(self) -> None:
         self._lists.clear()
+        self._spent = {
+            key: block
+            for key, block in self._state.blocks.items()
+            if not block.configured and not block.held
+        }
         by_list: dict[tuple[str, int], list[Block]] = {}
         for block in self._state.blocks.values():
             if block.configured:

@@ -14,6 +14,7 @@ import pytest
 from coild.audit.times import format_utc
 from coild.process.clock import Clock
 from coild.process.clock_watch import ClockWatch
+from coild.rules.events import BlockAcquired, BlockReleased
 from tests.http.test_readiness import told
 from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, command, environment, wait_for
 from tests.kits.journal import replay as replay_kit
@@ -187,6 +188,31 @@ def test_a_start_names_blocks_that_keep_a_pool_from_being_used(tmp_path: Path) -
     assert log.count(line) == 1
     assert "10.4.0.0/30 of pool 'web'" in log[log.index(line) :]
     assert log.index(line) < log.index("listening on")
+
+
+def test_empty_blocks_of_old_keep_no_pool_from_being_used(tmp_path: Path) -> None:
+    """What a former configuration left empty is given back: at a start, or when it has rested."""
+    data = tmp_path / "data"
+    with Daemon(data, "--pool", "web=10.4.0.0/30", "--block-size", "2") as daemon:
+        daemon.allocate("c1", namespace="web")
+        daemon.release("c1", namespace="web")
+    with Daemon(data, "--pool=db=10.4.0.0/30", "--block-size=1", "--reuse-after=0s") as daemon:
+        wait_for(lambda: "gave block" in daemon.log, "the block to be given back")
+        log = daemon.log
+        first = daemon.allocate("c2", namespace="db")
+        daemon.release("c2", namespace="db")
+    with Daemon(data, "--pool=default=10.4.0.0/30", "--block-size=2", "--reuse-after=5s") as daemon:
+        early = daemon.allocate("c3")
+        wait_for(lambda: daemon.allocate("c4").is_success, "the rest of an address to be over")
+        blocks = daemon.status()["address-blocks"]
+        events = [type(event) for _, event in daemon.events()]
+
+    assert "gave block 10.4.0.0/30 back to pool web, it is in no subnet any more" in log
+    assert "has no free" not in log
+    assert first.is_success
+    assert early.status_code in {200, 503}
+    assert {"default": ["10.4.0.0/30"]} == blocks
+    assert (3, 2) == (events.count(BlockAcquired), events.count(BlockReleased))
 
 
 def test_a_pool_that_is_only_full_is_no_matter_at_a_start(tmp_path: Path) -> None:

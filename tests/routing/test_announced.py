@@ -112,6 +112,19 @@ def test_a_block_that_cannot_be_withdrawn_stays() -> None:
     run(scenario)
 
 
+def test_two_who_give_back_at_once_give_each_block_back_once() -> None:
+    """One waits for the other, whose blocks are gone then."""
+
+    async def scenario(bench: Bench, routers: Routers) -> None:
+        routers.gate.clear()
+        both = await settled(*(bench.service.release_idle_blocks(IDLE_FOR) for _ in range(2)))
+        routers.gate.set()
+
+        assert [[str(FIRST), str(SECOND)], []] == await asyncio.gather(*both)
+
+    run(scenario)
+
+
 def test_a_block_that_is_used_meanwhile_stays() -> None:
     """An address given out of it while it is withdrawn makes it announced again."""
 

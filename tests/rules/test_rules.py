@@ -303,6 +303,16 @@ class Rules(RuleBasedStateMachine):
         )
         self.model.blocks = [block for block in self.model.blocks if block not in gone]
 
+    @rule()
+    def give_spent_blocks_back(self) -> None:
+        """Blocks of a former configuration go when they are empty and have rested."""
+        gone = [block for block in self.model.blocks if self._is_spent(block)]
+
+        assert sorted(str(block.network) for block in gone) == sorted(
+            self.runner.run(self.bench.service.release_idle_blocks(None))
+        )
+        self.model.blocks = [block for block in self.model.blocks if block not in gone]
+
     @rule(pools=st.none() | configurations())
     def restart(self, pools: dict[str, Pool] | None) -> None:
         """The daemon ends, its configuration may change, and a new one replays the journal."""
@@ -351,6 +361,10 @@ class Rules(RuleBasedStateMachine):
         """The statistics are the numbers of what was answered since the start."""
         assert Statistics(**self.counted) == self.bench.service.statistics
 
+    def _is_spent(self, block: ModelBlock) -> bool:
+        rested = self.bench.now - block.idle_since >= REUSE_AFTER
+        return rested and not block.held and not self.model.configured(block)
+
     def _draw_held(self, data: st.DataObject) -> str:
         return data.draw(st.sampled_from(sorted(self.model.holdings)), label="container")
 
@@ -377,7 +391,12 @@ class Rules(RuleBasedStateMachine):
         # The cool-down may cost a spare block: with up to a block's worth of addresses that are
         # all too fresh, the node takes one more block. With more than that, it has its spare.
         spare = len(released) > 1 << self.model.pools[name].block_size
-        grows = not unused and not rested and not spare and bool(obtainable)
+        wants_block = not unused and not rested and not spare
+        if wants_block and not obtainable:
+            # What a former configuration left empty stands in nobody's way, once it has rested.
+            self.model.blocks = [b for b in self.model.blocks if not self._is_spent(b)]
+            obtainable = self.model.obtainable(name, version)
+        grows = wants_block and bool(obtainable)
         early = not unused and not rested and not grows
         if early and not released:
             assert not self._addresses_left(name, version)
