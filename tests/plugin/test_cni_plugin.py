@@ -625,15 +625,34 @@ def test_a_namespace_that_is_gone(plugin: Plugin, shared_daemon: Daemon) -> None
     assert container not in held(shared_daemon)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("version", ["0.1.0", "0.2.0", "0.3.0", "1.2.0", "", None])
-def test_versions_that_are_not_supported(alone: Plugin, command: str, version: str | None) -> None:
-    """They are error 1, in the newest version; none at all is 0.1.0."""
-    config = alone.config()
-    config["cniVersion"] = version
+#: Versions that nothing can be answered in; None: the configuration has none.
+OTHER_VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "1.2.0", "", None)
+
+
+def in_version(plugin: Plugin, version: object) -> bytes:
+    """A configuration with that version, or without any."""
+    config = plugin.config() | {"cniVersion": version}
     if version is None:
         del config["cniVersion"]
-    outcome = alone.execute(json.dumps(config).encode(), alone.variables(command, new_id()))
+    return json.dumps(config).encode()
+
+
+@pytest.mark.parametrize("version", [*OTHER_VERSIONS, 7])
+def test_del_goes_by_no_version(plugin: Plugin, shared_daemon: Daemon, version: object) -> None:
+    """DEL releases what ADD gave, whatever version the configuration has by then."""
+    container = new_id()
+    plugin.run("ADD", container)
+    outcome = plugin.execute(in_version(plugin, version), plugin.variables("DEL", container))
+
+    assert (0, b"", "") == (outcome.status, outcome.stdout, outcome.stderr)
+    assert container not in held(shared_daemon)
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "DEL"])
+@pytest.mark.parametrize("version", OTHER_VERSIONS)
+def test_versions_that_are_not_supported(alone: Plugin, command: str, version: str | None) -> None:
+    """They are error 1, in the newest version; none at all is 0.1.0."""
+    outcome = alone.execute(in_version(alone, version), alone.variables(command, new_id()))
 
     assert outcome.code == 1
     assert outcome.answer["cniVersion"] == "1.1.0"

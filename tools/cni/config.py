@@ -174,6 +174,11 @@ def _shown(document: dict[str, Any], key: str) -> str:
 
 
 def _version(document: dict[str, Any], command: str) -> str:
+    """The version to answer in. Raises CniError if it cannot be, or does not have the command."""
+    if command == "DEL":
+        # No result depends on it, and what it is about is in the environment in all versions: the
+        # address goes by whatever configuration the runtime has kept.
+        return answer_version(document)
     # Without one, it is a configuration of before 0.2.0 (CNI spec 0.2.0, section "Versioning").
     version = document.get("cniVersion", "0.1.0")
     if not isinstance(version, str):

@@ -35,7 +35,8 @@ keys of "ipam" in the network configuration, all optional:
   timeout       seconds that a run may take at most (default: 10; 0.1 to 300)
   spool         where releases are kept while coild is down (default: /var/lib/coild/spool)
 ADD refuses other keys, and what it does not honour: IP= in CNI_ARGS, "ips", "ipRanges" and "dns" of
-runtimeConfig, "ips" of args.cni. coild chooses the address.
+runtimeConfig, "ips" of args.cni. coild chooses the address. DEL releases it in whatever version of
+CNI the configuration is by then.
 
 examples:
   coild-ipam --install                      into /opt/cni/bin; prints a configuration to start from
