@@ -17,4 +17,7 @@ while (_descriptor := _open_harmless()) <= 2:
     _posix.set_inheritable(_descriptor, True)
 _posix.close(_descriptor)
 
+#: What tools may import; so it is in each room: names, or modules as a whole, which cost nothing
+#: until they are asked for.
+__all__ = ["__version__", "vocabulary"]
 __version__ = "0.1.0"

@@ -24,13 +24,14 @@ from journal.errors import (
 )
 from journal.format.index import Keys
 from journal.format.snapshot import Snapshot
-from journal.fs import OsFileSystem
+from journal.fs import FileSystem, OsFileSystem
 from journal.read.find import find
 from journal.read.follow import follow
 from journal.read.indexed import Found
 from journal.read.reader import Batch, Reader, read_events
 from journal.read.replay_start import RejectedSnapshot, UnrecordedSnapshot
 from journal.read.vouching import SnapshotRecord
+from journal.write.custody import Custody
 from journal.write.journal import DEFAULT_SEGMENT_BYTES, Journal
 from journal.write.recovery import Recovered
 from journal.write.repair_note import SetAside
@@ -39,8 +40,10 @@ __all__ = [
     "DEFAULT_SEGMENT_BYTES",
     "Batch",
     "CompactionRunsError",
+    "Custody",
     "Estimate",
     "EventTooLargeError",
+    "FileSystem",
     "Found",
     "Journal",
     "JournalBusyError",

@@ -166,6 +166,41 @@ def test_the_journal_is_entered_by_its_front_door(module: str) -> None:
     assert not {name for name in imports(module) if name.startswith("journal.")}
 
 
+def exported(package: str) -> set[str]:
+    """What the `__all__` of a package or room names: its front door."""
+    for node in ast.parse(SOURCES[package].read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
+def taken(module: str) -> set[tuple[str, str]]:
+    """Of the daemon and the journal, what a module imports: from where, and by which name."""
+    found: set[tuple[str, str]] = set()
+    for node in ast.walk(ast.parse(SOURCES[module].read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name.rpartition(".")[::2] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            found.update((node.module or "", alias.name) for alias in node.names)
+    return {(source, name) for source, name in found if source.partition(".")[0] in FLOORS}
+
+
+def is_through_a_door(source: str, name: str) -> bool:
+    """Whether a room exports the name, or the whole module `source` that has it."""
+    if SOURCES[source].name == "__init__.py":
+        return name in exported(source)
+    room, _, module = source.rpartition(".")
+    return module in exported(room)
+
+
+@pytest.mark.parametrize("module", of("tools"))
+def test_the_tools_come_in_by_the_front_doors(module: str) -> None:
+    """They take from the daemon and the journal what their rooms export, nothing behind it."""
+    assert not {
+        (source, name) for source, name in taken(module) if not is_through_a_door(source, name)
+    }
+
+
 @pytest.mark.parametrize("module", SOURCES)
 def test_files_stay_short(module: str) -> None:
     """No source file is longer than what is read in one go."""

@@ -23,7 +23,7 @@ from coild.config.config import default_data_dir
 from coild.config.layers import ConfigError
 from coild.rules.printable import printable, printable_json
 from journal import JournalCorruptError, JournalError, JournalUnsupportedError
-from journal.format.segments import ARCHIVE_NAME
+from journal.format import journal_of
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -179,7 +179,7 @@ def run(prog: str, main: Callable[[], int], *, exit_unreadable: int = EXIT_FAILU
         return fail(
             prog,
             exit_unreadable,
-            f"{error}; run: coild-verify {journal_option(_journal_of(error.file))}",
+            f"{error}; run: coild-verify {journal_option(journal_of(error.file))}",
         )
     except (JournalError, ToolError) as error:
         return fail(prog, exit_unreadable, str(error))
@@ -211,11 +211,6 @@ def _give_up_stdout() -> None:
     """Let what cannot be written go: Python would complain of it when it exits."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _journal_of(file: Path) -> Path:
-    """The journal that a file is of, archived or not."""
-    return file.parent.parent if file.parent.name == ARCHIVE_NAME else file.parent
 
 
 def _open_streams() -> None:

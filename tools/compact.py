@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from coild.audit.times import parse_span
-from coild.config.files import read_limited
+from coild.process.address_file import read_address
 from coild.process.open_files import shortage
 from coild.rules.events import SCHEMA, Event
 from coild.rules.projection import Projection
@@ -32,18 +32,15 @@ from journal import (
     OsFileSystem,
     Policy,
     Prepared,
+    Reader,
     index_sealed,
     prepare,
-    read_events,
 )
-from journal.format.segments import list_segments
-from journal.read.head import read_head
+from journal.read import read_head
 from tools import common
 from tools.offline_writer import writing
 
 PROG = "coild-compact"
-#: The longest is a path of a unix socket, with escapes.
-_ADDRESS_BYTES_MAX = 4096
 _ANSWER_BYTES_MAX = 1 << 20
 
 _EPILOG = """\
@@ -258,7 +255,7 @@ def _ask_daemon(directory: Path, policy: Policy | None, locked: JournalLockedErr
 def _address_in(file: Path, locked: JournalLockedError) -> str:
     """Where the daemon that has the lock listens, as its file says. Raises ToolError."""
     try:
-        return read_limited(file, _ADDRESS_BYTES_MAX).decode().strip()
+        return read_address(file)
     except OSError as error:
         reason = f"{error.strerror}; is it starting or stopping? try again"
     except ValueError as error:
@@ -296,12 +293,14 @@ def _dry_run(directory: Path, policy: Policy | None) -> CompactionPlan:
     """What a compaction would do now, with the daemon or without."""
     fs = OsFileSystem()
     last = newest = 0
-    if list_segments(fs, directory):
+    reader = Reader(directory, Event, schema=SCHEMA)
+    files = reader.files()
+    if files and not files[-1].archived:
         file, found = read_head(fs, directory, SCHEMA)
         last, newest = found.next_sequence - 1, found.time
         if file.first_sequence <= last:
-            for _, event in read_events(directory, Event, schema=SCHEMA, start=last):
-                newest = max(newest, event.time)
+            for batch in reader.batches(last):
+                newest = max(newest, batch.events[-1].time)
     now = 0 if policy is None else age_now(policy, time.time_ns(), newest)
     return plan_compaction(fs, directory, last, policy, now)
 

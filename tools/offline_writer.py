@@ -10,10 +10,8 @@ from coild.process.clock import Clock
 from coild.rules.events import SCHEMA, Event
 from coild.rules.projection import Projection
 from coild.vocabulary import record_of, records_of
-from journal import DEFAULT_SEGMENT_BYTES, Journal, JournalBusyError, OsFileSystem
-from journal.format.archive import read_header
-from journal.format.segments import list_segments
-from journal.write.custody import Custody
+from journal import DEFAULT_SEGMENT_BYTES, Custody, Journal, JournalBusyError
+from journal.read import newest_segment_bytes
 
 
 class Writer:
@@ -55,7 +53,7 @@ async def writing(directory: Path, custody: Custody | None = None) -> AsyncItera
         replay=state.apply_all,
         restore=state.restore,
         record_of=record_of,
-        segment_bytes=_segment_bytes(directory),
+        segment_bytes=newest_segment_bytes(directory, SCHEMA, DEFAULT_SEGMENT_BYTES),
         custody=custody,
     )
     journal.start()
@@ -67,13 +65,3 @@ async def writing(directory: Path, custody: Custody | None = None) -> AsyncItera
         yield writer
     finally:
         await journal.close()
-
-
-def _segment_bytes(directory: Path) -> int:
-    """The size of the newest segment: that of the next ones."""
-    fs = OsFileSystem()
-    files = list_segments(fs, directory)
-    try:
-        return read_header(fs, files[-1], SCHEMA).segment_bytes
-    except (IndexError, ValueError):
-        return DEFAULT_SEGMENT_BYTES  # opening the journal will say what is the matter

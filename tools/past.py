@@ -16,8 +16,13 @@ from coild.rules.holding import InconsistentEventError
 from coild.rules.projection import Projection
 from coild.vocabulary import VOCABULARY
 from journal import Batch, JournalError, Reader, RejectedSnapshot, UnrecordedSnapshot
-from journal.format.codec import MalformedError, UnsupportedError
-from journal.format.snapshot import SnapshotFile, list_snapshots, read_snapshot
+from journal.format import (
+    MalformedError,
+    SnapshotFile,
+    UnsupportedError,
+    list_snapshots,
+    read_snapshot,
+)
 from tools.common import ToolError, journal_option, progress
 from tools.remaining import GONE, order_of
 

@@ -15,14 +15,16 @@ from coild.rules.events import Event, HistoryPruned, SnapshotTaken
 from coild.rules.holding import InconsistentEventError
 from coild.rules.projection import Projection
 from coild.vocabulary import VOCABULARY
-from journal import JournalCorruptError, JournalUnsupportedError, OsFileSystem
-from journal.format.scan import list_decoder
-from journal.format.snapshot import snapshot_bytes
-from journal.repair.losses import lost_events
-from journal.repair.plan import StraySegmentError, Truncation, plan_truncation
-from journal.repair.truncate import truncate
-from journal.write.custody import Custody, acquire_lock
-from journal.write.repair_note import unrecorded
+from journal import Custody, JournalCorruptError, JournalUnsupportedError, OsFileSystem
+from journal.repair import (
+    StraySegmentError,
+    Truncation,
+    acquire_lock,
+    lost_events,
+    plan_truncation,
+    truncate,
+    unrecorded,
+)
 from tools import common
 from tools.offline_writer import writing
 
@@ -132,19 +134,17 @@ def _still_true(fs: OsFileSystem, truncation: Truncation, now: int) -> list[byte
 
     Without the one, the snapshot would not be used; without the other, history would seem lost.
     """
-    decoder = list_decoder(Event)
     orders = [
         event
-        for events in lost_events(fs, truncation.lost, VOCABULARY.schema, decoder)
-        for event in events
+        for event in lost_events(fs, truncation.lost, VOCABULARY.schema, Event)
         if isinstance(event, HistoryPruned)
     ]
     newest = max(orders, key=lambda order: order.through, default=None)
     still: list[Event] = [] if newest is None else [newest]
     if truncation.unvouched is not None:
         kept = truncation.unvouched
-        size = snapshot_bytes(kept.state)
-        still.insert(0, SnapshotTaken(now, kept.sequence, bytes.fromhex(kept.digest), size))
+        digest = bytes.fromhex(kept.digest)
+        still.insert(0, SnapshotTaken(now, kept.sequence, digest, kept.file_bytes))
     return [msgspec.msgpack.encode(event) for event in still]
 
 

@@ -1,1 +1,3 @@
 """What the daemon runs by: flags, environment and file, checked."""
+
+__all__ = ["config", "layers"]

@@ -8,7 +8,12 @@ import os
 import threading
 from pathlib import Path
 
+from coild.config.files import read_limited
+
 logger = logging.getLogger(__name__)
+
+#: The longest is a path of a unix socket, with escapes.
+_ADDRESS_BYTES_MAX = 4096
 
 
 class AddressFile:
@@ -73,3 +78,8 @@ class AddressFile:
             self._path.unlink(missing_ok=True)
         except OSError as error:
             logger.error("cannot remove %s: %s", self._path, error.strerror)
+
+
+def read_address(path: Path) -> str:
+    """Where the daemon listens, as the file at `path` says. Raises OSError, ValueError."""
+    return read_limited(path, _ADDRESS_BYTES_MAX).decode().strip()

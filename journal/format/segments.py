@@ -71,6 +71,11 @@ def archive_path(directory: Path, first_sequence: int) -> Path:
     return directory / ARCHIVE_NAME / f"{first_sequence:020d}{_ARCHIVED_SUFFIX}"
 
 
+def journal_of(path: Path) -> Path:
+    """The journal that a segment's file is of, archived or not."""
+    return path.parent.parent if path.parent.name == ARCHIVE_NAME else path.parent
+
+
 def list_history(fs: ReadOnlyFileSystem, directory: Path) -> list[SegmentFile]:
     """All segments there are, oldest first, archived ones included.
 

@@ -66,6 +66,11 @@ class Snapshot(msgspec.Struct, frozen=True):
         """Names the state."""
         return state_digest(self.state).hex()
 
+    @property
+    def file_bytes(self) -> int:
+        """The size of its file."""
+        return snapshot_bytes(self.state)
+
 
 def state_digest(state: bytes) -> bytes:
     """The name of a state: BLAKE2b-128 of its bytes."""

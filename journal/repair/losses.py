@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
-
 from journal.format.codec import (
     EVENTS,
     FRAME_HEADER_BYTES,
@@ -18,7 +16,7 @@ from journal.format.codec import (
     decode_frame,
     decode_header,
 )
-from journal.format.scan import find_frame
+from journal.format.scan import find_frame, list_decoder
 from journal.format.segments import read_if_file
 from journal.fs import FileSystem
 
@@ -73,15 +71,16 @@ def _intact(data: bytes, offset: int, schema: int) -> Iterator[Frame]:
 
 
 def lost_events(
-    fs: FileSystem, lost: Sequence[Lost], schema: int, decoder: msgspec.msgpack.Decoder[list[Any]]
-) -> Iterator[list[Any]]:
-    """The events that can be read in what goes, a frame at a time. Raises OSError."""
+    fs: FileSystem, lost: Sequence[Lost], schema: int, event_type: Any
+) -> Iterator[Any]:
+    """The events that can be read in what goes. Raises OSError."""
+    decoder = list_decoder(event_type)
     for file in lost:
         data = read_if_file(fs, file.path)
         for frame in _intact(data, file.offset, schema):
             if frame.kind == EVENTS:
                 start = frame.offset + FRAME_HEADER_BYTES
                 try:
-                    yield decoder.decode(data[start : start + frame.body_bytes])
+                    yield from decoder.decode(data[start : start + frame.body_bytes])
                 except ValueError:
                     continue  # of a vocabulary that is not ours

@@ -14,11 +14,11 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 from coild import daemon
+from journal import repair
 from journal.compact import prepare as compaction
 from journal.compact import prune as pruning
 from journal.compact import retire as retiring
 from journal.format import codec, scan, segments
-from journal.repair import truncate as repair
 from journal.write import custody, recovery
 from journal.write import group_commit as commit
 from journal.write import repair_note as set_aside

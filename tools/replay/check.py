@@ -12,7 +12,6 @@ from coild.rules.events import SnapshotTaken
 from coild.rules.projection import Projection
 from coild.vocabulary import VOCABULARY
 from journal import JournalError
-from journal.format.snapshot import state_digest
 from tools.common import progress
 from tools.past import CONTRADICTIONS, Notice, lost, oldest_state, open_reader, whatever_goes
 
@@ -45,7 +44,7 @@ def _check(directory: Path, notice: Notice) -> Checked:
     checker = Checker()
     checker.begin(state)
     if state.sequence in snapshots:
-        checker.digests[state.sequence] = state_digest(state.dump())
+        checker.digests[state.sequence] = bytes.fromhex(state.digest())
     reader = open_reader(directory, VOCABULARY.event_type)
     with progress("checking") as update:
         for batch in reader.batches(first, progress=update):
@@ -56,7 +55,7 @@ def _check(directory: Path, notice: Notice) -> Checked:
                 checker.check(event)
                 _apply(state, event)
                 if sequence in snapshots:
-                    checker.digests[sequence] = state_digest(state.dump())
+                    checker.digests[sequence] = bytes.fromhex(state.digest())
     checker.compare(state)
     return Checked(first, state)
 

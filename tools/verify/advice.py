@@ -6,8 +6,8 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
-from journal.check.findings import Fault, Kind, Verified
-from journal.format.snapshot import snapshot_path
+from journal.check import Fault, Kind, Verified
+from journal.format import snapshot_path
 from tools import common
 from tools.verify.check import pruned_through
 

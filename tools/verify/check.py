@@ -10,17 +10,9 @@ from coild.rules.events import HistoryPruned, SnapshotTaken
 from coild.rules.holding import InconsistentEventError
 from coild.rules.projection import Projection
 from coild.vocabulary import VOCABULARY
-from journal import JournalCorruptError, JournalError
-from journal.check.files import missing
-from journal.check.findings import Anchor, Fault, Gap, Kind, Verified
-from journal.check.verify import verify
-from journal.format.chain import walk
-from journal.format.scan import list_decoder
-from journal.format.segments import list_history
-from journal.format.snapshot import list_snapshots, snapshot_path
-from journal.fs import FileSystem
-from journal.read.replay_start import find_replay_start
-from journal.read.vouching import Records
+from journal import FileSystem, JournalCorruptError, JournalError
+from journal.check import Anchor, Fault, Gap, Kind, Verified, missing, opens, verify
+from journal.format import list_history, list_snapshots, snapshot_path
 from tools import common
 from tools.verify.deep import replay
 
@@ -158,22 +150,9 @@ def starts(fs: FileSystem, directory: Path) -> bool:
     """Whether coild starts with the journal as it is: what it would read, without its changes."""
     state = Projection()
     try:
-        decoder = list_decoder(VOCABULARY.event_type)
-        records = Records.of(decoder, VOCABULARY.record_of)
-        replay_start = find_replay_start(
-            fs, directory, VOCABULARY.schema, state.restore, records=records
-        )
-        walked = walk(
-            fs,
-            replay_start.files,
-            VOCABULARY.schema,
-            decoder,
-            state.apply_all,
-            start=replay_start.position,
-        )
+        return opens(fs, directory, VOCABULARY, state.restore, state.apply_all)
     except (JournalError, InconsistentEventError, ValueError, OSError):
         return False
-    return not (walked and walked[-1].file.archived)
 
 
 def pruned_through(verified: Verified) -> int:

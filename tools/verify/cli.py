@@ -10,11 +10,10 @@ from pathlib import Path
 
 from coild.vocabulary import VOCABULARY
 from journal import JournalCorruptError, OsFileSystem
-from journal.check.findings import Anchor, Fault, Kind, Verified
-from journal.format.scan import End
-from journal.read.head import read_head
+from journal.check import Anchor, Fault, Kind, Verified
+from journal.read import read_head, wait_vouched
 from tools import common
-from tools.tail import say_unvouched, tell_unvouched, wait_vouched
+from tools.tail import say_unvouched, tell_unvouched
 from tools.verify.advice import (
     EXIT_CORRUPT,
     EXIT_GOOD,
@@ -82,7 +81,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.head:
         tell_unvouched(_PROG, directory)
         return _head(directory, as_json=as_json)
-    wait_vouched(directory)
+    wait_vouched(directory, VOCABULARY.schema)
     fs = OsFileSystem()
     verified, faults = check(fs, directory, anchor=anchor, deep=arguments.deep)
     found = Found(directory, verified, faults, starts=not faults or starts(fs, directory))
@@ -124,7 +123,7 @@ def _head(directory: Path, *, as_json: bool) -> int:
     else:
         # Bare, so that --anchor takes it as it is.
         sys.stdout.write(f"{head}\n")
-    if found.end is End.TORN:
+    if found.reason:
         return common.fail(
             _PROG, EXIT_TORN, f"torn tail: {file.path} at offset {found.offset}: {found.reason}"
         )

@@ -10,10 +10,9 @@ from coild.audit.invariants import BrokenInvariantError, Checker
 from coild.rules.holding import InconsistentEventError
 from coild.rules.projection import Projection
 from coild.vocabulary import VOCABULARY
-from journal import JournalCorruptError, Reader
-from journal.check.findings import Fault, Kind, Verified
-from journal.format.snapshot import snapshot_path
-from journal.fs import FileSystem
+from journal import FileSystem, JournalCorruptError, Reader
+from journal.check import Fault, Kind, Verified
+from journal.format import snapshot_path
 from tools import common
 
 
