@@ -10,7 +10,7 @@ import logging
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,10 @@ from journal import (
     prepare,
 )
 from journal.read import read_head
-from tools import common
+from tools.arguments import add_value, build_parser, journal_directory
 from tools.offline_writer import writing
+from tools.output import ToolError, UsageError, emit, progress
+from tools.run import run
 
 PROG = "coild-compact"
 _ANSWER_BYTES_MAX = 1 << 20
@@ -65,32 +67,31 @@ exit status: 0 done; 1 it failed, nothing is lost, and the next run finishes; 2 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `coild-compact`; the exit status."""
-    parser = common.build_parser(
+    parser = build_parser(
         PROG, "Snapshot the state of a journal, and archive the events that it covers.", _EPILOG
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, do nothing")
     keep = parser.add_argument_group("losing history")
-    keep.add_argument("--keep-archive", metavar="DURATION", help="of the archive, keep so much")
-    keep.add_argument("--keep-size", metavar="SIZE", help="keep the newest, up to this size")
+    add_value(keep, "--keep-archive", "DURATION", parse_span, "of the archive, keep so much")
+    add_value(keep, "--keep-size", "SIZE", parse_size, "keep the newest, up to this size")
     keep.add_argument("--delete", action="store_true", help="keep nothing of the archive")
     keep.add_argument(
         "--trust-clock", action="store_true", help="measure ages though the clocks differ"
     )
-    common.add_output(parser)
-    return common.run(PROG, lambda: _compact(common.parse(parser, argv)))
+    return run(parser, _compact, argv)
 
 
 def _compact(arguments: argparse.Namespace) -> int:
     # What the compactor says, wherever it runs.
     logging.basicConfig(format=f"{PROG}: %(message)s")
     policy = _policy(arguments)
-    directory = common.journal_directory(arguments)
+    directory = journal_directory(arguments)
     as_json = arguments.output == "json"
     if arguments.dry_run:
         _show(msgspec.to_builtins(_dry_run(directory, policy)), as_json=as_json)
         return 0
     if reason := shortage():
-        raise common.ToolError(reason)
+        raise ToolError(reason)
     try:
         done = asyncio.run(_compact_here(directory, policy, as_json=as_json))
     except JournalLockedError as error:
@@ -101,29 +102,22 @@ def _compact(arguments: argparse.Namespace) -> int:
 
 def _policy(arguments: argparse.Namespace) -> Policy | None:
     """What is to be kept; None: everything."""
-    if arguments.delete and (arguments.keep_archive or arguments.keep_size):
-        raise common.UsageError(
+    if arguments.delete and (arguments.keep_archive, arguments.keep_size) != (None, None):
+        raise UsageError(
             "--delete keeps nothing of the archive: give it, or --keep-archive and --keep-size"
         )
-    try:
-        policy = Policy(
-            keep_age=_parsed(arguments.keep_archive, parse_span),
-            keep_bytes=_parsed(arguments.keep_size, parse_size),
-            delete=arguments.delete,
-            trust_clock=arguments.trust_clock,
-        )
-    except ValueError as error:
-        raise common.UsageError(str(error)) from None
+    policy = Policy(
+        keep_age=arguments.keep_archive,
+        keep_bytes=arguments.keep_size,
+        delete=arguments.delete,
+        trust_clock=arguments.trust_clock,
+    )
     return policy if policy.prunes else None
-
-
-def _parsed(text: str | None, parse: Callable[[str], int]) -> int | None:
-    return None if text is None else parse(text)
 
 
 def _show(done: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        common.emit(done)
+        emit(done)
         return
     for line in _lines(done):
         sys.stdout.write(f"{line}\n")
@@ -180,12 +174,12 @@ class _Here:
 
     async def prepare(self, through: int) -> Prepared:
         """`journal.prepare`, with its progress on the terminal or as JSON lines."""
-        with common.progress("compacting") as bar:
+        with progress("compacting") as bar:
 
-            def progress(step: str, done: int, total: int) -> None:
+            def tell(step: str, done: int, total: int) -> None:
                 bar(done, total)
                 if self._as_json:
-                    common.emit({"step": step, "done": done, "total": total})
+                    emit({"step": step, "done": done, "total": total})
 
             return await asyncio.to_thread(
                 lambda: prepare(
@@ -195,7 +189,7 @@ class _Here:
                     VOCABULARY,
                     Projection(),
                     now=time.time_ns(),
-                    progress=progress,
+                    progress=tell,
                 )
             )
 
@@ -239,10 +233,10 @@ def _ask_daemon(directory: Path, policy: Policy | None, locked: JournalLockedErr
             raise ValueError("its answer is longer than coild's are")
         if answer.status != http.client.OK:
             refusal = msgspec.json.decode(body, type=_Refusal)
-            raise common.ToolError(f"the daemon at {address} refused: {refusal.error}")
+            raise ToolError(f"the daemon at {address} refused: {refusal.error}")
         return msgspec.json.decode(body, type=Compaction)
     except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
-        raise common.ToolError(
+        raise ToolError(
             f"{locked}, but the daemon at {address} did not answer: {error}; "
             "what it began, the next run finishes"
         ) from None
@@ -260,7 +254,7 @@ def _address_in(file: Path, locked: JournalLockedError) -> str:
         reason = f"{error.strerror}; is it starting or stopping? try again"
     except ValueError as error:
         reason = f"{error}; coild writes it anew when it is restarted"
-    raise common.ToolError(f"{locked}, and where it listens cannot be read from {file}: {reason}")
+    raise ToolError(f"{locked}, and where it listens cannot be read from {file}: {reason}")
 
 
 class _Refusal(msgspec.Struct):

@@ -23,10 +23,10 @@ from journal.format import (
     list_snapshots,
     read_snapshot,
 )
-from tools.common import ToolError, journal_option, progress
+from journal.read import wait_vouched
+from tools.output import ToolError, journal_option, notice, progress
 from tools.remaining import GONE, order_of
 
-Notice = Callable[[str], None]
 _T = TypeVar("_T")
 
 #: Who prunes again and again while this looks, keeps no history to rebuild a state from.
@@ -104,9 +104,7 @@ def _places(reader: Reader) -> tuple[int, list[SnapshotFile]]:
     return files[0].first_sequence if files else 1, list_snapshots(reader.fs, reader.directory)
 
 
-def rebuild(
-    directory: Path, point: Point, notice: Notice, *, from_genesis: bool = False
-) -> Projection:
+def rebuild(directory: Path, point: Point, *, from_genesis: bool = False) -> Projection:
     """The state at a moment. Raises ToolError if there is none, JournalError, OSError.
 
     It begins at the nearest snapshot, or with the first event. Files may be pruned meanwhile.
@@ -114,12 +112,12 @@ def rebuild(
     if point.sequence == 0:
         return Projection()
     reader = open_reader(directory)
-    return whatever_goes(reader, lambda: _rebuild(reader, point, notice, from_genesis=from_genesis))
+    return whatever_goes(reader, lambda: _rebuild(reader, point, from_genesis=from_genesis))
 
 
-def _rebuild(reader: Reader, point: Point, notice: Notice, *, from_genesis: bool) -> Projection:
+def _rebuild(reader: Reader, point: Point, *, from_genesis: bool) -> Projection:
     state = Projection()
-    _begin(reader, state, point, notice, from_genesis=from_genesis)
+    _begin(reader, state, point, from_genesis=from_genesis)
     if state.sequence != point.sequence:
         with progress("replaying") as update:
             for batch in reader.batches(state.sequence + 1, progress=update):
@@ -145,16 +143,16 @@ def apply(state: Projection, events: Sequence[Any]) -> None:
         ) from None
 
 
-def oldest_state(directory: Path, notice: Notice) -> Projection:
+def oldest_state(directory: Path) -> Projection:
     """The oldest state that there is: the empty one, or that of a snapshot if history was pruned.
 
     Raises as `rebuild`.
     """
     reader = open_reader(directory)
-    return whatever_goes(reader, lambda: _oldest_state(reader, notice))
+    return whatever_goes(reader, lambda: _oldest_state(reader))
 
 
-def _oldest_state(reader: Reader, notice: Notice) -> Projection:
+def _oldest_state(reader: Reader) -> Projection:
     state = Projection()
     files = reader.files()
     if not files or files[0].first_sequence == 1:
@@ -162,20 +160,18 @@ def _oldest_state(reader: Reader, notice: Notice) -> Projection:
     for file in reversed(list_snapshots(reader.fs, reader.directory)):
         if file.sequence >= files[0].first_sequence - 1:
             _, rejected = reader.restore(state.restore, file.sequence)
-            tell_rejected(rejected, notice)
+            tell_rejected(rejected)
             if state.sequence:
                 return state
     raise gone(reader, usable=False)
 
 
-def _begin(
-    reader: Reader, state: Projection, point: Point, notice: Notice, *, from_genesis: bool
-) -> None:
+def _begin(reader: Reader, state: Projection, point: Point, *, from_genesis: bool) -> None:
     """Make `state` one from which the moment can be reached."""
     if not from_genesis:
         until = point.sequence if point.time is None else _snapshot_at(reader, point.time)
         _, rejected = reader.restore(state.restore, until)
-        tell_rejected(rejected, notice)
+        tell_rejected(rejected)
     files = reader.files()
     first = files[0].first_sequence if files else 1
     if state.sequence + 1 < first:
@@ -194,7 +190,7 @@ def _snapshot_at(reader: Reader, time: int) -> int:
     return 0
 
 
-def tell_ahead(reader: Reader, notice: Notice) -> None:
+def tell_ahead(reader: Reader) -> None:
     """Say if the newest event is ahead of the clock, by which `now` and `-2h` are understood.
 
     What is wrong with the journal is for others to tell.
@@ -213,7 +209,23 @@ def tell_ahead(reader: Reader, notice: Notice) -> None:
         )
 
 
-def tell_rejected(rejected: Sequence[RejectedSnapshot], notice: Notice) -> None:
+def tell_unvouched(directory: Path, *, through: int | None = None) -> None:
+    """Wait as `wait_vouched`, and say on stderr what is still left out then."""
+    if left := wait_vouched(directory, VOCABULARY.schema, through=through):
+        say_unvouched(directory, left)
+
+
+def say_unvouched(directory: Path, left: int) -> None:
+    """Say on stderr that so many events are left out, and why."""
+    events, them = ("1 event", "it") if left == 1 else (f"{left} events", "them")
+    notice(
+        f"{events} at the end of {directory} left out: written, but not known to be on disk yet; "
+        "coild was killed, or is waiting for the disk: its next start, or the end of the wait, "
+        f"shows {them}",
+    )
+
+
+def tell_rejected(rejected: Sequence[RejectedSnapshot]) -> None:
     """Say which snapshots could not be used, but for those of an interrupted compaction."""
     for snapshot in rejected:
         if not isinstance(snapshot, UnrecordedSnapshot):

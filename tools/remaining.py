@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from coild.rules.events import HistoryPruned
 from journal import JournalCorruptError, JournalError, Reader
-from tools import common
+from tools.output import notice
 
 _T = TypeVar("_T")
 
@@ -50,11 +50,10 @@ def _newest_order(reader: Reader) -> int:
 class Remaining:
     """The history of a journal from the sequence `first` on."""
 
-    def __init__(self, reader: Reader, prog: str) -> None:
+    def __init__(self, reader: Reader) -> None:
         """Begin with the oldest event there is. Raises OSError, JournalCorruptError."""
         files = reader.files()
         self.reader = reader
-        self.prog = prog
         #: More than 1 if history was pruned, or its files are missing.
         self.first = files[0].first_sequence if files else 1
         self._meanwhile = False
@@ -84,7 +83,7 @@ class Remaining:
 
     def _say(self, what: str) -> None:
         if self._said < self.first:
-            common.notice(self.prog, f"history before sequence {self.first} {what}")
+            notice(f"history before sequence {self.first} {what}")
             self._said = self.first
 
     def pruned(self, sequence: int) -> bool:

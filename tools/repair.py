@@ -25,14 +25,16 @@ from journal.repair import (
     truncate,
     unrecorded,
 )
-from tools import common
+from tools.arguments import build_parser, journal_directory
 from tools.offline_writer import writing
+from tools.output import ToolError, UsageError, fail, journal_option
+from tools.parser import EXIT_FAILURE
+from tools.run import run
 
 EXIT_GOOD = 0
 
 _DANGER = "what they allocated could be given to someone else"
 
-_PROG = "coild-repair"
 _EPILOG = """\
 examples:
   coild-repair --truncate-tail                  show what would go, and ask
@@ -50,8 +52,11 @@ second run goes on; 2 a wrong option.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `coild-repair`; the exit status."""
-    parser = common.build_parser(
-        _PROG, "Repair a journal that coild refuses to start with, or whose tail is torn.", _EPILOG
+    parser = build_parser(
+        "coild-repair",
+        "Repair a journal that coild refuses to start with, or whose tail is torn.",
+        _EPILOG,
+        output=False,
     )
     parser.add_argument(
         "--truncate-tail",
@@ -59,13 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="cut the journal off where the damage begins; all events behind it are lost to it",
     )
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    return common.run(_PROG, lambda: _run(common.parse(parser, argv)))
+    return run(parser, _run, argv)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     if not arguments.truncate_tail:
-        raise common.UsageError("say what to repair: there is only --truncate-tail")
-    directory = common.journal_directory(arguments)
+        raise UsageError("say what to repair: there is only --truncate-tail")
+    directory = journal_directory(arguments)
     fs = OsFileSystem()
     custody = acquire_lock(fs, directory)
     given_away = False
@@ -75,7 +80,7 @@ def _run(arguments: argparse.Namespace) -> int:
         if truncation is not None:
             _show(truncation, now)
             if not arguments.yes and not _confirmed():
-                return common.fail(_PROG, common.EXIT_FAILURE, "nothing was changed")
+                return fail(EXIT_FAILURE, "nothing was changed")
             truncate(fs, directory, truncation, now, _still_true(fs, truncation, now))
         elif any(unrecorded(fs, directory)):
             sys.stdout.write("an earlier repair was cut short: what is left of it is its record\n")
@@ -107,25 +112,25 @@ def _plan(directory: Path, now: int) -> Truncation | None:
             VOCABULARY.record_of,
         )
     except StraySegmentError as error:
-        raise common.ToolError(
+        raise ToolError(
             f"nothing is to be cut off: {error.file}: {error.reason}; move it to another "
-            f"directory, then run: coild-verify {common.journal_option(directory)}; nothing was "
+            f"directory, then run: coild-verify {journal_option(directory)}; nothing was "
             "changed"
         ) from None
     except JournalCorruptError as error:
-        raise common.ToolError(
+        raise ToolError(
             f"this cannot be repaired by cutting off the tail: {error.file} at offset "
             f"{error.offset}: {error.reason}; restore {error.file} from a backup, then run: "
-            f"coild-verify {common.journal_option(directory)}; nothing was changed"
+            f"coild-verify {journal_option(directory)}; nothing was changed"
         ) from None
     except JournalUnsupportedError as error:
-        raise common.ToolError(
+        raise ToolError(
             f"{error}; it is not damaged: use the version of coild that wrote it"
         ) from None
     except (InconsistentEventError, ValueError) as error:
-        raise common.ToolError(
+        raise ToolError(
             f"the journal in {directory} is whole, but contradicts itself: {error}; nothing was "
-            f"changed; run: coild-replay --check {common.journal_option(directory)}"
+            f"changed; run: coild-replay --check {journal_option(directory)}"
         ) from None
 
 
@@ -181,7 +186,7 @@ def _show(truncation: Truncation, now: int) -> None:
 def _confirmed() -> bool:
     """Ask at a terminal. Raises UsageError if there is none to ask at."""
     if not sys.stdin.isatty():
-        raise common.UsageError("there is no terminal to ask at: give --yes; nothing was changed")
+        raise UsageError("there is no terminal to ask at: give --yes; nothing was changed")
     sys.stderr.write("Cut the journal off there? [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in {"y", "yes"}

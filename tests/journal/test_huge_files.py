@@ -30,7 +30,9 @@ from tests.kits.journal.verify import (
     Made,
 )
 from tests.kits.plugin.cni import raw_server
-from tools import common, compact
+from tools import compact
+from tools.parser import Parser
+from tools.run import NO_MEMORY, run
 from tools.verify import cli as verify
 
 HUGE = 60 << 30
@@ -294,11 +296,11 @@ def test_an_answer_that_is_not_coild_s(
 def test_a_tool_without_memory_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     """A line and the status of a journal that cannot be read, whatever took the memory."""
 
-    def fail() -> int:
+    def fail(_arguments: object) -> int:
         raise MemoryError
 
-    assert 3 == common.run("coild-verify", fail, exit_unreadable=3)
-    assert f"coild-verify: {common.NO_MEMORY}\n" == capsys.readouterr().err
+    assert 3 == run(Parser("coild-verify", "", ""), fail, [], exit_unreadable=3)
+    assert f"coild-verify: {NO_MEMORY}\n" == capsys.readouterr().err
 
 
 def test_a_start_without_memory_says_so(

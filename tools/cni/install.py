@@ -37,6 +37,7 @@ _MODULES = (
     "coild/spool/entries.py",
     "coild/spool/files.py",
     "tools/__init__.py",
+    "tools/parser.py",
 )
 _ROOT = Path(__file__).parent.parent.parent
 #: A plugin runs for 300 s at most; then nobody uses a library that was superseded so long ago.

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import json
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
 
-from coild import __version__
 from tools.cni.install import DIRECTORY, NAME, InstallError, default_python, install
-
-EXIT_FAILURE = 1
-EXIT_USAGE = 2
+from tools.cni.spooling import notice
+from tools.parser import EXIT_FAILURE, EXIT_USAGE, Parser
 
 _EPILOG = """\
 A container runtime starts this program with CNI_COMMAND (ADD, DEL, CHECK, GC, STATUS or VERSION) in
@@ -54,35 +49,23 @@ _CONFLIST = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    """Errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
 def talk() -> int:
     """Do what the arguments say; the exit status."""
     parser = _parser()
     try:
         arguments = parser.parse_args()
-        if arguments.print_completion:
-            return _print_completion(parser, arguments.print_completion)
         if arguments.install is None:
             parser.error("nothing to do: a container runtime runs this, or use --install")
         return _install(arguments.install, arguments.python, unchecked=arguments.unchecked)
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else EXIT_FAILURE
+        return int(end.code or 0)
+    except OSError as error:
+        return _fail(f"stdout: {error.strerror}", EXIT_FAILURE)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=NAME,
-        description="Give containers their addresses from coild: a CNI IPAM plugin.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> Parser:
+    description = "Give containers their addresses from coild: a CNI IPAM plugin."
+    parser = Parser(NAME, description, _EPILOG)
     parser.add_argument(
         "--install",
         metavar="DIR",
@@ -102,13 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="with --python: take it without running it, for it is not here but on the node",
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    parser.add_argument(
-        "--print-completion",
-        metavar="SHELL",
-        choices=("bash", "zsh", "tcsh"),
-        help="print the script that completes this command in bash, zsh or tcsh, and exit",
-    )
+    parser.add_common()
     return parser
 
 
@@ -126,16 +103,8 @@ def _install(directory: str, python: str | None, *, unchecked: bool) -> int:
         # Of `abspath`: all others are told as InstallError.
         return _fail("the current directory was removed: name the whole path", EXIT_FAILURE)
     for text in notices:
-        _notice(text)
+        notice(text)
     return _show(json.dumps(_CONFLIST, indent=2) + "\n")
-
-
-def _print_completion(parser: argparse.ArgumentParser, shell: str) -> int:
-    try:
-        import shtab  # noqa: PLC0415 - the installed plugin has none
-    except ImportError:
-        return _fail("the installed plugin has no completion: use coild's own coild-ipam", 1)
-    return _show(shtab.complete(parser, shell=shell))
 
 
 def _show(text: str) -> int:
@@ -150,11 +119,5 @@ def _show(text: str) -> int:
 
 
 def _fail(text: str, status: int) -> int:
-    _notice(text)
+    notice(text)
     return status
-
-
-def _notice(text: str) -> None:
-    # Not by Python's buffer: what it could not write would change the exit status.
-    with contextlib.suppress(OSError):
-        os.write(2, f"{NAME}: {text}\n".encode(errors="backslashreplace"))

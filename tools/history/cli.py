@@ -11,19 +11,19 @@ from functools import partial
 from typing import NamedTuple
 
 from coild.audit.ledger import Filter, HoldingPeriod
-from coild.audit.times import format_local, parse_age, parse_moment
+from coild.audit.times import format_local, parse_age
 from coild.rules.addresses import BITS, Subnet
 from coild.rules.events import Event
 from coild.rules.printable import printable
 from journal import Reader
-from tools import common
+from tools.arguments import add_value, build_parser, journal_directory, parse_number, parse_time
 from tools.history.following import follow_rows, newest
 from tools.history.holdings import Output, Query, read_ledger
-from tools.past import open_reader, tell_ahead
+from tools.output import ToolError, UsageError, notice
+from tools.parser import Parser
+from tools.past import open_reader, tell_ahead, tell_unvouched
 from tools.remaining import Remaining
-from tools.tail import tell_unvouched
-
-PROG = "coild-history"
+from tools.run import run
 
 _EPILOG = """\
 examples:
@@ -70,56 +70,53 @@ class _Order(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `coild-history`; the exit status."""
-    return common.run(PROG, lambda: _main(argv))
+    return run(_parser(), _main, argv)
 
 
-def _main(argv: Sequence[str] | None) -> int:
-    arguments = common.parse(_parser(), argv)
-    order = _understand(arguments, time.time_ns())
-    directory = common.journal_directory(arguments)
+def _main(arguments: argparse.Namespace) -> int:
+    order = _understand(arguments)
+    directory = journal_directory(arguments)
     reader = open_reader(directory, Event)
     if not order.follow:
-        tell_unvouched(PROG, directory)
+        tell_unvouched(directory)
     output = Output(json=order.json)
     if (order.at, order.query.since, order.query.until) != (None, None, None):
-        tell_ahead(reader, partial(common.notice, PROG))
+        tell_ahead(reader)
     if order.follow:
-        follow_rows(reader, PROG, order.query, output, count=order.newest)
+        follow_rows(reader, order.query, output, count=order.newest)
     elif order.at is not None:
         _show_at(reader, order, order.at)
     else:
-        history = Remaining(reader, PROG)
+        history = Remaining(reader)
         rows = newest(read_ledger(history, order.query, count=order.newest).rows(), order.newest)
         if order.query.held:
             _say_unknown(history, rows, order.query.until)
         output.show(rows)
         # Of none that were asked for, nothing is said.
         if not rows and order.newest != 0:
-            common.notice(PROG, "nobody, as far as the journal goes")
+            notice("nobody, as far as the journal goes")
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = common.build_parser(
-        PROG,
+def _parser() -> Parser:
+    parser = build_parser(
+        "coild-history",
         "Who had an address: one row for each time that a container held one.",
         _EPILOG,
     )
-    parser.add_argument("address", nargs="?", metavar="ADDRESS", help="holders of this address")
-    parser.add_argument("--pod", metavar="NAMESPACE/NAME", help="what this pod had")
-    parser.add_argument("--container", metavar="ID", help="what this container had")
-    parser.add_argument("--pool", metavar="NAME", help="holders of addresses of this pool")
-    parser.add_argument("--block", metavar="CIDR", help="holders of addresses in this block")
-    parser.add_argument("--at", metavar="TIME", help="who held it then")
-    parser.add_argument("--since", metavar="TIME", help="whoever held it at this time or later")
-    parser.add_argument("--until", metavar="TIME", help="whoever held it at this time or earlier")
+    add = partial(add_value, parser)
+    add("address", "ADDRESS", _parse_address, "holders of this address", nargs="?")
+    add("--pod", "NAMESPACE/NAME", _parse_pod, "what this pod had")
+    add("--container", "ID", _parse_name, "what this container had")
+    add("--pool", "NAME", _parse_name, "holders of addresses of this pool")
+    add("--block", "CIDR", _parse_block, "holders of addresses in this block")
+    add("--at", "TIME", parse_time, "who held it then")
+    add("--since", "TIME", parse_time, "whoever held it at this time or later")
+    add("--until", "TIME", parse_time, "whoever held it at this time or earlier")
     parser.add_argument("--held", action="store_true", help="who holds one now")
-    parser.add_argument(
-        "--since-before",
-        metavar="TIME",
-        help="with --held: allocated at this time or earlier; 7d is 7 days ago",
-    )
-    parser.add_argument("-n", metavar="N", dest="count", help="the N newest only")
+    before = "with --held: allocated at this time or earlier; 7d is 7 days ago"
+    add("--since-before", "TIME", lambda text: parse_age(text, time.time_ns()), before)
+    add("-n", "N", parse_number, "the N newest only", dest="count")
     parser.add_argument(
         "-f",
         "--follow",
@@ -127,40 +124,25 @@ def _parser() -> argparse.ArgumentParser:
         help=f"go on: a row when an address is allocated, and again when it is released; begins "
         f"with the {_FOLLOW_ROWS} newest unless -n or --since says otherwise",
     )
-    common.add_output(parser)
     return parser
 
 
-def _understand(arguments: argparse.Namespace, now: int) -> _Order:
-    """Check the arguments. Raises UsageError."""
-    try:
-        for name in (arguments.pod, arguments.container, arguments.pool):
-            _check_name(name)
-        at, since, until = (
-            None if text is None else parse_moment(text, now)
-            for text in (arguments.at, arguments.since, arguments.until)
-        )
-        before = arguments.since_before
-        before = None if before is None else parse_age(before, now)
-        filter_ = Filter(
-            address=None if arguments.address is None else _parse_address(arguments.address),
-            block=None if arguments.block is None else _parse_block(arguments.block),
-            pool=arguments.pool,
-            pod=None if arguments.pod is None else _parse_pod(arguments.pod),
-            container_id=arguments.container,
-        )
-        count = None if arguments.count is None else _parse_count(arguments.count)
-    except ValueError as error:
-        raise common.UsageError(str(error)) from None
+def _understand(arguments: argparse.Namespace) -> _Order:
+    """Check how the arguments go together. Raises UsageError."""
     _check_combination(arguments)
+    at, since, until, count = arguments.at, arguments.since, arguments.until, arguments.count
     if since is not None and until is not None and since > until:
-        raise common.UsageError(
-            f"--since {arguments.since} is after --until {arguments.until}: swap them"
+        raise UsageError(
+            f"--since {format_local(since)} is after --until {format_local(until)}: swap them"
         )
+    filter_ = Filter(
+        arguments.address, arguments.block, arguments.pool, arguments.pod, arguments.container
+    )
     if arguments.follow and count is None and since is None:
         count = _FOLLOW_ROWS
     # Whoever was allocated one at a moment or earlier, and holds on, is who held it until then.
-    query = Query(filter_, since, before if arguments.held else until, arguments.held)
+    until = arguments.since_before if arguments.held else until
+    query = Query(filter_, since, until, arguments.held)
     return _Order(query, at, count, arguments.follow, arguments.output == "json")
 
 
@@ -169,13 +151,14 @@ def _check_combination(arguments: argparse.Namespace) -> None:
     for name, asks, others in _ALONE:
         for other in others if _is_given(arguments, name) else ():
             if _is_given(arguments, other):
-                raise common.UsageError(f"{asks}: leave {_FLAGS.get(other, f'--{other}')} out")
+                raise UsageError(f"{asks}: leave {_FLAGS.get(other, f'--{other}')} out")
     if arguments.since_before is not None and not arguments.held:
-        raise common.UsageError("--since-before asks since when one is held: add --held")
+        raise UsageError("--since-before asks since when one is held: add --held")
 
 
 def _is_given(arguments: argparse.Namespace, name: str) -> bool:
-    return getattr(arguments, name) not in {None, False}
+    value = getattr(arguments, name)
+    return value is not None and value is not False
 
 
 def _parse_address(text: str) -> Subnet:
@@ -200,23 +183,18 @@ def _unmapped(subnet: Subnet) -> Subnet:
 
 
 def _parse_pod(text: str) -> tuple[str, str]:
-    namespace, slash, name = text.partition("/")
+    namespace, slash, name = _parse_name(text).partition("/")
     if not (namespace and slash and name) or "/" in name:
         raise ValueError(f"{text!r} is no pod: write it like default/web-0")
     return namespace, name
 
 
-def _check_name(text: str | None) -> None:
+def _parse_name(text: str) -> str:
     try:
-        (text or "").encode()
+        text.encode()
     except UnicodeEncodeError:
         raise ValueError(f"{text!r} is no UTF-8, so nothing has this name") from None
-
-
-def _parse_count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()):
-        raise ValueError(f"{text!r} is no number of rows: write -n 50")
-    return int(text)
+    return text
 
 
 def _show_at(reader: Reader, order: _Order, at: int) -> None:
@@ -224,12 +202,12 @@ def _show_at(reader: Reader, order: _Order, at: int) -> None:
     address = order.query.filter_.address
     # Of one address, those before and after it are wanted too.
     query = order.query if address else order.query._replace(since=at, until=at)
-    history = Remaining(reader, PROG)
+    history = Remaining(reader)
     rows = read_ledger(history, query).rows()
     if history.first > 1:
         begin = _beginning(history)
         if begin is not None and at < begin:
-            raise common.ToolError(
+            raise ToolError(
                 f"who held it at {format_local(at)} is not known: history before sequence "
                 f"{history.first}, of {format_local(begin)}, was pruned or is missing"
             )
@@ -239,7 +217,7 @@ def _show_at(reader: Reader, order: _Order, at: int) -> None:
     if not holders:
         said = _nobody(rows, at) if address else f"nobody, at {format_local(at)}"
         if order.json:
-            common.notice(PROG, said)
+            notice(said)
         else:
             sys.stdout.write(f"{printable(said)}\n")
 
@@ -255,9 +233,7 @@ def _say_unknown(history: Remaining, rows: list[HoldingPeriod], before: int | No
     begin = _beginning(history)
     if begin is None or before < begin:
         left = "no event is left" if begin is None else f"the oldest is of {format_local(begin)}"
-        common.notice(
-            PROG, f"{count} of them may have been allocated after {format_local(before)}: {left}"
-        )
+        notice(f"{count} of them may have been allocated after {format_local(before)}: {left}")
 
 
 def _beginning(history: Remaining) -> int | None:

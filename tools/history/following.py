@@ -21,15 +21,13 @@ def newest(rows: list[HoldingPeriod], count: int | None) -> list[HoldingPeriod]:
     return rows if count is None else rows[max(0, len(rows) - count) :]
 
 
-def follow_rows(
-    reader: Reader, prog: str, asked: Query, output: Output, *, count: int | None
-) -> None:
+def follow_rows(reader: Reader, asked: Query, output: Output, *, count: int | None) -> None:
     """Show the `count` newest rows, then each one that begins or ends, until `asked.until`.
 
     Raises JournalCorruptError, JournalUnsupportedError, OSError.
     """
     pause = _pause()
-    history = Remaining(reader, prog)
+    history = Remaining(reader)
     ledger, wanted, last = _catch_up(history, asked, count)
     past = True
     events = follow(reader, wanted)
@@ -55,7 +53,7 @@ def follow_rows(
             row = ledger.feed(sequence, event)
             # At once: the next event may end what this one began, and changes the row.
             if row is not None and not past:
-                complete(Remaining(reader, prog), row)
+                complete(Remaining(reader), row)
                 output.show([row])
         if past and not found:
             output.show(newest(ledger.rows(), count))

@@ -13,7 +13,7 @@ from coild.rules.printable import printable
 from coild.rules.projection import Projection
 from coild.vocabulary import KEYS, address_key, container_key, pod_key
 from journal import JournalCorruptError, Reader, find
-from tools import common
+from tools.output import emit, notice, progress
 from tools.remaining import Remaining
 
 _HEADER = ("ADDRESS", "POD", "CONTAINER", "POOL", "BLOCK", "ALLOCATED", "RELEASED")
@@ -52,9 +52,7 @@ def read_ledger(
     if read.whole:
         history.say_missing()
     if not read.informed:
-        common.notice(
-            history.prog, "without a snapshot, who has held since before that is not known"
-        )
+        notice("without a snapshot, who has held since before that is not known")
     return read.ledger
 
 
@@ -97,13 +95,13 @@ def _keys(reader: Reader, filter_: Filter) -> list[bytes] | None:
 
 
 def _find(reader: Reader, keys: list[bytes], start: int) -> Iterable[tuple[int, Any]]:
-    with common.progress("searching") as progress:
-        yield from find(reader, KEYS, keys, start=start, progress=progress)
+    with progress("searching") as update:
+        yield from find(reader, KEYS, keys, start=start, progress=update)
 
 
 def _scan(reader: Reader, start: int) -> Iterator[tuple[int, Any]]:
-    with common.progress("reading") as progress:
-        for batch in reader.batches(start, progress=progress):
+    with progress("reading") as update:
+        for batch in reader.batches(start, progress=update):
             yield from enumerate(batch.events, start=batch.first_sequence)
 
 
@@ -150,7 +148,7 @@ class Output:
         """Write rows; before the first ones of a table its header."""
         if self._json:
             for row in rows:
-                common.emit(_record(row))
+                emit(_record(row))
             return
         lines = [*([] if self._widths else [_HEADER]), *map(_cells, rows)]
         widths = self._widths or [0] * len(_HEADER)

@@ -12,8 +12,8 @@ from coild.rules.events import SnapshotTaken
 from coild.rules.projection import Projection
 from coild.vocabulary import VOCABULARY
 from journal import JournalError
-from tools.common import progress
-from tools.past import CONTRADICTIONS, Notice, lost, oldest_state, open_reader, whatever_goes
+from tools.output import notice, progress
+from tools.past import CONTRADICTIONS, lost, oldest_state, open_reader, whatever_goes
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -23,17 +23,17 @@ class Checked(msgspec.Struct, frozen=True):
     state: Projection
 
 
-def check_history(directory: Path, notice: Notice) -> Checked:
+def check_history(directory: Path) -> Checked:
     """Check all events that there are, in order; anew if some are pruned meanwhile.
 
     Raises BrokenInvariantError for the first that breaks an invariant, JournalError, OSError,
     ToolError.
     """
-    return whatever_goes(open_reader(directory), lambda: _check(directory, notice))
+    return whatever_goes(open_reader(directory), lambda: _check(directory))
 
 
-def _check(directory: Path, notice: Notice) -> Checked:
-    state = oldest_state(directory, notice)
+def _check(directory: Path) -> Checked:
+    state = oldest_state(directory)
     first = state.sequence + 1
     if state.sequence:
         notice(

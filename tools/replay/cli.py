@@ -5,27 +5,18 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from coild.audit.diff import difference, view
 from coild.audit.invariants import BrokenInvariantError
-from coild.audit.times import format_local, format_utc, parse_moment
+from coild.audit.times import format_local, format_utc
 from coild.rules.printable import printable
 from coild.rules.projection import Projection
-from tools.common import (
-    EXIT_FAILURE,
-    UsageError,
-    add_output,
-    build_parser,
-    emit,
-    journal_directory,
-    notice,
-    parse,
-    run,
-)
+from tools.arguments import add_value, build_parser, journal_directory, parse_number, parse_time
+from tools.output import UsageError, emit
+from tools.parser import EXIT_FAILURE, Parser
 from tools.past import (
     NoEventError,
     Point,
@@ -33,17 +24,16 @@ from tools.past import (
     open_reader,
     rebuild,
     tell_ahead,
+    tell_unvouched,
     whatever_goes,
 )
 from tools.replay.check import check_history
 from tools.replay.keys import interact
 from tools.replay.step import Timeline, print_steps
 from tools.replay.text import change_text, event_record, event_text, summary, when
-from tools.tail import tell_unvouched
+from tools.run import run
 
-_PROG = "coild-replay"
 _GENESIS = "genesis"
-_SEQUENCE_MAX = (1 << 64) - 1
 
 _EPILOG = """\
 examples:
@@ -69,22 +59,18 @@ read; 2 a wrong flag.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `coild-replay`; the exit status."""
-    return run(_PROG, lambda: _main(argv))
+    return run(_parser(), _main, argv)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = build_parser(
-        _PROG, "Rebuild any past state from the journal. Changes nothing.", _EPILOG
+        "coild-replay", "Rebuild any past state from the journal. Changes nothing.", _EPILOG
     )
     # Without this, argparse takes -2h for an option.
     parser._negative_number_matcher = re.compile(r"-\d")  # noqa: SLF001
     what = parser.add_mutually_exclusive_group()
-    what.add_argument(
-        "--diff",
-        nargs=2,
-        metavar=("A", "B"),
-        help="what changed between two moments; integers are sequences, all else is a time",
-    )
+    text = "what changed between two moments; integers are sequences, all else is a time"
+    add_value(what, "--diff", ("A", "B"), _point, text, nargs=2)
     what.add_argument("--step", action="store_true", help="one event at a time, and its effect")
     what.add_argument(
         "--check", action="store_true", help="check all invariants; 1 if one is broken"
@@ -93,46 +79,38 @@ def _parser() -> argparse.ArgumentParser:
         "--digest", action="store_true", help="one line that ends with the digest of the state"
     )
     until = parser.add_mutually_exclusive_group()
-    until.add_argument("--until-seq", metavar="N", help="the state after the event N; 0 is empty")
-    until.add_argument("--until", metavar="TIME", help="the state at a time")
-    parser.add_argument(
-        "--from",
-        dest="start",
-        metavar="genesis|SEQ",
-        help="genesis: replay from the first event on; with --step, the first event to show",
-    )
-    parser.add_argument(
-        "-n", "--lines", metavar="N", help="with --step, print so many steps, and ask for no keys"
-    )
-    add_output(parser)
+    text = "the state after the event N; 0 is empty"
+    add_value(until, "--until-seq", "N", _point_after, text, dest="until")
+    add_value(until, "--until", "TIME", _point_at, "the state at a time")
+    text = "genesis: replay from the first event on; with --step, the first event to show"
+    add_value(parser, "--from", "genesis|SEQ", _start, text, dest="start")
+    text = "with --step, print so many steps, and ask for no keys"
+    add_value(parser, "-n --lines", "N", parse_number, text)
     return parser
 
 
-def _main(argv: Sequence[str] | None) -> int:
-    arguments = parse(_parser(), argv)
-    now = time.time_ns()
-    until = _until(arguments, now)
+def _main(arguments: argparse.Namespace) -> int:
+    until = arguments.until or Point()
     as_json = arguments.output == "json"
     _check_combination(arguments)
     from_genesis = arguments.start == _GENESIS
-    points = [_moment(text, now) for text in arguments.diff or ()]
-    first = None if arguments.start in {None, _GENESIS} else _sequence("--from", arguments.start)
-    count = None if arguments.lines is None else _sequence("-n", arguments.lines)
+    points = arguments.diff or []
+    first = None if from_genesis else arguments.start
     directory = journal_directory(arguments)
-    tell_unvouched(_PROG, directory, through=_through(points or [until]))
+    tell_unvouched(directory, through=_through(points or [until]))
     if arguments.check:
         return _check(directory, as_json=as_json)
     if any(point.time is not None for point in (until, *points)):
-        tell_ahead(open_reader(directory), _notice)
+        tell_ahead(open_reader(directory))
     if arguments.step:
         if first == 0:
             raise UsageError("--from 0 is no event: the first one has the sequence 1")
         if first is not None and until.sequence is not None and first > until.sequence:
             raise UsageError(f"--from {first} comes after --until-seq {until.sequence}")
-        _step(directory, first, until, count, as_json=as_json, from_genesis=from_genesis)
+        _step(directory, first, until, arguments.lines, as_json=as_json, from_genesis=from_genesis)
     elif points:
         before, after = (
-            view(rebuild(directory, point, _notice, from_genesis=from_genesis)) for point in points
+            view(rebuild(directory, point, from_genesis=from_genesis)) for point in points
         )
         for change in difference(before, after):
             if as_json:
@@ -140,7 +118,7 @@ def _main(argv: Sequence[str] | None) -> int:
             else:
                 sys.stdout.write(change_text(change) + "\n")
     else:
-        state = rebuild(directory, until, _notice, from_genesis=from_genesis)
+        state = rebuild(directory, until, from_genesis=from_genesis)
         _show(state, as_json=as_json, digest_only=arguments.digest)
     return 0
 
@@ -150,45 +128,30 @@ def _check_combination(arguments: argparse.Namespace) -> None:
         raise UsageError("--from takes genesis, or with --step a sequence")
     if arguments.lines is not None and not arguments.step:
         raise UsageError("-n is for --step")
-    if (arguments.diff or arguments.check) and (arguments.until_seq or arguments.until):
+    if (arguments.diff or arguments.check) and arguments.until:
         raise UsageError("--diff and --check take no --until: they say themselves how far they go")
 
 
-def _until(arguments: argparse.Namespace, now: int) -> Point:
-    if arguments.until_seq is not None:
-        return Point(sequence=_sequence("--until-seq", arguments.until_seq))
-    if arguments.until is not None:
-        return Point(time=_time(arguments.until, now))
-    return Point()
+def _point_at(text: str) -> Point:
+    return Point(time=parse_time(text))
 
 
-def _moment(text: str, now: int) -> Point:
-    if text.isdecimal():
-        return Point(sequence=_sequence("--diff", text))
-    return Point(time=_time(text, now))
+def _point_after(text: str) -> Point:
+    return Point(sequence=parse_number(text))
+
+
+def _point(text: str) -> Point:
+    return _point_after(text) if text.isdecimal() else _point_at(text)
+
+
+def _start(text: str) -> int | str:
+    return text if text == _GENESIS else parse_number(text)
 
 
 def _through(points: Sequence[Point]) -> int | None:
     """The last event that is asked for; None if that is the journal's end, or up to a time."""
     known = [point.sequence for point in points if point.sequence is not None]
     return max(known) if len(known) == len(points) else None
-
-
-def _sequence(flag: str, text: str) -> int:
-    if not (text.isascii() and text.isdecimal()) or len(text) > 20 or int(text) > _SEQUENCE_MAX:
-        raise UsageError(f"{flag} takes a number like 1200, not {text!r}")
-    return int(text)
-
-
-def _time(text: str, now: int) -> int:
-    try:
-        return parse_moment(text, now)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-
-
-def _notice(text: str) -> None:
-    notice(_PROG, text)
 
 
 def _record(state: Projection) -> dict[str, Any]:
@@ -228,19 +191,19 @@ def _step(
     from_genesis: bool,
 ) -> None:
     if from_genesis:
-        timeline = Timeline(directory, 0, _notice, until)
+        timeline = Timeline(directory, 0, until)
         # What is gone already was not pruned meanwhile.
         timeline.time(1)
     elif first is None:
         timeline = whatever_goes(
             open_reader(directory),
-            lambda: Timeline(directory, oldest_state(directory, _notice).sequence, _notice, until),
+            lambda: Timeline(directory, oldest_state(directory).sequence, until),
         )
     else:
         timeline = _timeline_from(directory, first, until)
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if at_terminal and count is None and not as_json:
-        interact(timeline, _notice)
+        interact(timeline)
     else:
         print_steps(timeline, count, as_json=as_json)
 
@@ -248,7 +211,7 @@ def _step(
 def _timeline_from(directory: Path, first: int, until: Point) -> Timeline:
     """Begin before the event `first`. Raises ToolError without one, UsageError behind `until`."""
     try:
-        timeline = Timeline(directory, first - 1, _notice, until)
+        timeline = Timeline(directory, first - 1, until)
     except NoEventError as error:
         raise NoEventError(first, error.last) from None
     time_ns = timeline.time(first)
@@ -261,7 +224,7 @@ def _timeline_from(directory: Path, first: int, until: Point) -> Timeline:
 
 def _check(directory: Path, *, as_json: bool) -> int:
     try:
-        checked = check_history(directory, _notice)
+        checked = check_history(directory)
     except BrokenInvariantError as broken:
         if as_json:
             emit(

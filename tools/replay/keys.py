@@ -7,8 +7,7 @@ import sys
 import termios
 import tty
 
-from tools.common import ToolError
-from tools.past import Notice
+from tools.output import ToolError, notice
 from tools.replay.step import Step, Timeline, show
 
 HELP = "n, space or enter: next event; p or b: back; g SEQ: go to an event; q: quit"
@@ -16,7 +15,7 @@ HELP = "n, space or enter: next event; p or b: back; g SEQ: go to an event; q: q
 _ARROWS = {b"[A": "p", b"[D": "p", b"[B": "n", b"[C": "n"}
 
 
-def interact(timeline: Timeline, notice: Notice) -> None:
+def interact(timeline: Timeline) -> None:
     """Step by the keys of the terminal that stdin is."""
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
@@ -24,13 +23,13 @@ def interact(timeline: Timeline, notice: Notice) -> None:
         # What was typed ahead counts.
         tty.setcbreak(descriptor, termios.TCSADRAIN)
         notice(HELP)
-        while _obey(timeline, _key(descriptor), descriptor, notice):
+        while _obey(timeline, _key(descriptor), descriptor):
             sys.stdout.flush()
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
-def _obey(timeline: Timeline, key: str, descriptor: int, notice: Notice) -> bool:
+def _obey(timeline: Timeline, key: str, descriptor: int) -> bool:
     """Do what a key says; whether to go on."""
     step: Step | None
     try:

@@ -14,10 +14,9 @@ from coild.audit.times import format_local, format_utc
 from coild.rules.projection import Projection
 from coild.vocabulary import VOCABULARY
 from journal import Batch
-from tools.common import ToolError, emit
+from tools.output import ToolError, emit, notice
 from tools.past import (
     GoneError,
-    Notice,
     Point,
     apply,
     gone,
@@ -46,20 +45,17 @@ class Step(NamedTuple):
 class Timeline:
     """A state that can be moved along the history, one event at a time or at once."""
 
-    def __init__(
-        self, directory: Path, sequence: int, notice: Notice, until: Point | None = None
-    ) -> None:
+    def __init__(self, directory: Path, sequence: int, until: Point | None = None) -> None:
         """Begin with the state after the event `sequence`; go as far as `until`.
 
         Raises as `rebuild`.
         """
         self._directory = directory
-        self._notice = notice
         self._until = until or Point()
         self._reader = open_reader(directory, VOCABULARY.event_type)
         self._batch = Batch(1, [])
         self._checkpoints: dict[int, tuple[bytes, int]] = {}
-        self.state = rebuild(directory, Point(sequence=sequence), notice)
+        self.state = rebuild(directory, Point(sequence=sequence))
         self._keep()
 
     def forward(self) -> Step | None:
@@ -97,9 +93,9 @@ class Timeline:
         """Be where the history begins now, if the next event was pruned; whether it was."""
         if not order_of(self._reader, self.state.sequence + 1):
             return False
-        self.state = oldest_state(self._directory, self._notice)
+        self.state = oldest_state(self._directory)
         self._keep()
-        self._notice(f"history before sequence {self.state.sequence + 1} was pruned meanwhile")
+        notice(f"history before sequence {self.state.sequence + 1} was pruned meanwhile")
         return True
 
     def end(self) -> str:
@@ -167,7 +163,7 @@ class Timeline:
         """Make the state that after the event `sequence`. On failure it stays what it was."""
         place = max((kept for kept in self._checkpoints if kept <= sequence), default=None)
         if place is None or sequence - place > CHECKPOINT_EVENTS:
-            self.state = rebuild(self._directory, Point(sequence=sequence), self._notice)
+            self.state = rebuild(self._directory, Point(sequence=sequence))
             # Steps further back begin here, or where a snapshot is.
             if sequence > CHECKPOINT_EVENTS:
                 with contextlib.suppress(ToolError):
@@ -175,7 +171,6 @@ class Timeline:
                         rebuild(
                             self._directory,
                             Point(sequence=sequence - CHECKPOINT_EVENTS),
-                            self._notice,
                         )
                     )
             else:

@@ -13,7 +13,7 @@ from coild.rules.addresses import Subnet
 from coild.rules.events import PoolSpec
 from coild.rules.printable import printable
 from coild.rules.projection import Projection
-from tools.common import table
+from tools.output import table
 
 _MARKS = {"gained": "+", "lost": "-", "moved": "~", "changed": "~"}
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from journal.check import Fault, Kind, Verified
 from journal.format import snapshot_path
-from tools import common
+from tools.output import journal_option
 from tools.verify.check import pruned_through
 
 EXIT_GOOD, EXIT_TORN, EXIT_CORRUPT, EXIT_UNREADABLE = range(4)
@@ -50,7 +50,7 @@ class Found(NamedTuple):
 def explain(found: Found, fault: Fault) -> Advice:
     """What a fault means, and what to do next."""
     directory = found.directory
-    journal = common.journal_option(directory)
+    journal = journal_option(directory)
     if fault.kind is Kind.TORN:
         return Advice(
             fault,
@@ -91,7 +91,7 @@ def explain(found: Found, fault: Fault) -> Advice:
 
 def _explain_snapshot(found: Found, fault: Fault) -> Advice:
     directory, verified = found.directory, found.verified
-    journal = common.journal_option(directory)
+    journal = journal_option(directory)
     others = any(
         snapshot.sequence >= verified.beginning.sequence
         and snapshot_path(directory, snapshot.sequence) != fault.file
@@ -111,7 +111,7 @@ def _explain_snapshot(found: Found, fault: Fault) -> Advice:
 
 def _explain_segment(found: Found, fault: Fault) -> Advice:
     directory, verified = found.directory, found.verified
-    journal = common.journal_option(directory)
+    journal = journal_option(directory)
     archived = fault.file.name.endswith(".zst")
     if fault.kind is Kind.COPY:
         return Advice(
@@ -142,7 +142,7 @@ def _explain_segment(found: Found, fault: Fault) -> Advice:
 
 def _explain_missing(found: Found, fault: Fault) -> Advice:
     directory, verified = found.directory, found.verified
-    journal = common.journal_option(directory)
+    journal = journal_option(directory)
     again = f"run: coild-verify {journal}"
     restore = f"restore {fault.file} from a backup of this journal"
     gap = fault.gap

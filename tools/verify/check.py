@@ -13,7 +13,7 @@ from coild.vocabulary import VOCABULARY
 from journal import FileSystem, JournalCorruptError, JournalError
 from journal.check import Anchor, Fault, Gap, Kind, Verified, missing, opens, verify
 from journal.format import list_history, list_snapshots, snapshot_path
-from tools import common
+from tools.output import ToolError, progress
 from tools.verify.deep import replay
 
 #: Who prunes again and again while this looks, keeps no history that could be replayed.
@@ -50,7 +50,7 @@ def check(
         if not found or not _pruned_since(fs, directory, checked.verified):
             checked.faults.extend(found)
             return checked
-    raise common.ToolError(f"{directory} is pruned all the time; run it again when that is over")
+    raise ToolError(f"{directory} is pruned all the time; run it again when that is over")
 
 
 def _pruned_since(fs: FileSystem, directory: Path, verified: Verified) -> bool:
@@ -61,7 +61,7 @@ def _pruned_since(fs: FileSystem, directory: Path, verified: Verified) -> bool:
 
 def _check_files(fs: FileSystem, directory: Path, anchor: Anchor | None) -> Checked:
     try:
-        with common.progress("verifying") as progress:
+        with progress("verifying") as update:
             verified = verify(
                 fs,
                 directory,
@@ -70,7 +70,7 @@ def _check_files(fs: FileSystem, directory: Path, anchor: Anchor | None) -> Chec
                 keys=VOCABULARY.keys,
                 wanted=(HistoryPruned, SnapshotTaken),
                 anchor=anchor,
-                progress=progress,
+                progress=update,
             )
     except JournalCorruptError as error:
         fault = Fault(Kind.SEGMENT, error.file, error.offset, error.last_sequence, error.reason)

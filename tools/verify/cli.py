@@ -12,8 +12,10 @@ from coild.vocabulary import VOCABULARY
 from journal import JournalCorruptError, OsFileSystem
 from journal.check import Anchor, Fault, Kind, Verified
 from journal.read import read_head, wait_vouched
-from tools import common
-from tools.tail import say_unvouched, tell_unvouched
+from tools.arguments import build_parser, journal_directory
+from tools.output import ToolError, emit, fail, journal_option, notice
+from tools.past import say_unvouched, tell_unvouched
+from tools.run import run
 from tools.verify.advice import (
     EXIT_CORRUPT,
     EXIT_GOOD,
@@ -25,7 +27,6 @@ from tools.verify.advice import (
 )
 from tools.verify.check import check, starts
 
-_PROG = "coild-verify"
 _HEAD = re.compile(r"([0-9]{1,20}):([0-9a-fA-F]{32})")
 #: How people are told of what is not simply bad.
 _NAMES = {
@@ -52,8 +53,8 @@ that was pruned. An option that does not exist gives 2 as well, with a usage err
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `coild-verify`; the exit status."""
-    parser = common.build_parser(
-        _PROG,
+    parser = build_parser(
+        "coild-verify",
         "Check every frame, checksum, digest, segment link, snapshot, index and archive file. "
         "Changes nothing.",
         _EPILOG,
@@ -68,18 +69,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="SEQ:DIGEST",
         help="prove that the journal contains this head, unaltered",
     )
-    common.add_output(parser)
-    return common.run(
-        _PROG, lambda: _run(common.parse(parser, argv)), exit_unreadable=EXIT_UNREADABLE
-    )
+    return run(parser, _run, argv, exit_unreadable=EXIT_UNREADABLE)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     anchor = None if arguments.anchor is None else _parse_anchor(arguments.anchor)
-    directory = common.journal_directory(arguments)
+    directory = journal_directory(arguments)
     as_json = arguments.output == "json"
     if arguments.head:
-        tell_unvouched(_PROG, directory)
+        tell_unvouched(directory)
         return _head(directory, as_json=as_json)
     wait_vouched(directory, VOCABULARY.schema)
     fs = OsFileSystem()
@@ -91,7 +89,7 @@ def _run(arguments: argparse.Namespace) -> int:
         # What is known to be damaged is not excused by what cannot be judged.
         status = EXIT_CORRUPT
     if verified.unvouched:
-        say_unvouched(_PROG, directory, verified.unvouched)
+        say_unvouched(directory, verified.unvouched)
     _tell(verified, advices, status, deep=arguments.deep, as_json=as_json)
     if anchor is not None:
         status = _judge_anchor(anchor, verified, status)
@@ -102,7 +100,7 @@ def _parse_anchor(text: str) -> Anchor:
     """Raises ToolError, not UsageError, whose exit status would say that the journal is corrupt."""
     match = _HEAD.fullmatch(text)
     if match is None:
-        raise common.ToolError(
+        raise ToolError(
             f"{text!r} is no head: it is SEQ:DIGEST, as coild-verify --head prints it, "
             "a number and 32 hexadecimal digits"
         )
@@ -113,20 +111,16 @@ def _head(directory: Path, *, as_json: bool) -> int:
     try:
         file, found = read_head(OsFileSystem(), directory, VOCABULARY.schema)
     except JournalCorruptError as error:
-        return common.fail(
-            _PROG, EXIT_CORRUPT, f"{error}; run: coild-verify {common.journal_option(directory)}"
-        )
+        return fail(EXIT_CORRUPT, f"{error}; run: coild-verify {journal_option(directory)}")
     sequence, digest = found.vouched
     head = f"{sequence}:{digest.hex()}"
     if as_json:
-        common.emit({"record": "head", "head": head})
+        emit({"record": "head", "head": head})
     else:
         # Bare, so that --anchor takes it as it is.
         sys.stdout.write(f"{head}\n")
     if found.reason:
-        return common.fail(
-            _PROG, EXIT_TORN, f"torn tail: {file.path} at offset {found.offset}: {found.reason}"
-        )
+        return fail(EXIT_TORN, f"torn tail: {file.path} at offset {found.offset}: {found.reason}")
     return EXIT_GOOD
 
 
@@ -135,16 +129,15 @@ def _tell(
 ) -> None:
     head, count = verified.vouched, verified.count - verified.unvouched
     for path, reason in verified.bad_indexes:
-        common.notice(_PROG, f"{path}: {reason}; remove it, it will be made again")
+        notice(f"{path}: {reason}; remove it, it will be made again")
     for snapshot in verified.unrecorded:
-        common.notice(
-            _PROG,
+        notice(
             f"snapshot {snapshot.sequence}: the journal has no record of it, so nothing uses it; "
             "an interrupted compaction leaves one, and the next one mends it",
         )
     if as_json:
         for fault, meaning, remedy in advices:
-            common.emit(
+            emit(
                 {
                     "record": "fault",
                     "fault": fault.kind.name.lower(),
@@ -157,7 +150,7 @@ def _tell(
                 }
                 | _gap(fault)
             )
-        common.emit(
+        emit(
             {
                 "record": "summary",
                 "result": ("good", "torn", "corrupt", "unsupported")[status],
@@ -176,8 +169,7 @@ def _tell(
         name = fault.kind.name.lower()
         what = _NAMES.get(fault.kind, f"bad {name}")
         at = "" if fault.kind in _WHOLE else f" at offset {fault.offset}"
-        common.notice(
-            _PROG,
+        notice(
             f"{what}: {fault.file}{at}: {fault.reason}; "
             f"the last good sequence is {fault.last_sequence}",
             f"  what it means: {meaning}",
@@ -200,17 +192,15 @@ def _judge_anchor(anchor: Anchor, verified: Verified, status: int) -> int:
     """Say whether the journal contains the anchor; the exit status."""
     name = f"{anchor.sequence}:{anchor.digest.hex()}"
     if verified.anchored:
-        common.notice(_PROG, f"the journal contains the head {name}")
+        notice(f"the journal contains the head {name}")
         return status
     if anchor.sequence <= verified.beginning.sequence:
-        return common.fail(
-            _PROG,
+        return fail(
             max(status, EXIT_UNREADABLE) if status != EXIT_CORRUPT else status,
             f"whether the journal contained the head {name} cannot be told any more: "
             f"its events up to {verified.beginning.sequence} were pruned; use a newer head",
         )
-    return common.fail(
-        _PROG,
+    return fail(
         EXIT_CORRUPT,
         f"the journal does not contain the head {name}: it was altered, put back to an older "
         "copy, or is another journal; compare it with a backup",

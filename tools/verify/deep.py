@@ -13,7 +13,7 @@ from coild.vocabulary import VOCABULARY
 from journal import FileSystem, JournalCorruptError, Reader
 from journal.check import Fault, Kind, Verified
 from journal.format import snapshot_path
-from tools import common
+from tools.output import progress
 
 
 def replay(fs: FileSystem, directory: Path, verified: Verified) -> Iterator[Fault]:
@@ -37,8 +37,8 @@ def replay(fs: FileSystem, directory: Path, verified: Verified) -> Iterator[Faul
         checker.begin(state)
     reader = Reader(directory, VOCABULARY.event_type, schema=VOCABULARY.schema, fs=fs)
     try:
-        with common.progress("replaying") as progress:
-            for batch in reader.batches(state.sequence + 1, progress=progress):
+        with progress("replaying") as update:
+            for batch in reader.batches(state.sequence + 1, progress=update):
                 if broken := _apply(state, checker, batch.events):
                     # It is no damage to the bytes: no file is to blame.
                     yield Fault(Kind.CONTRADICTION, directory, 0, checker.sequence - 1, broken)

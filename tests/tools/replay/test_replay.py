@@ -50,7 +50,7 @@ from coild.rules.projection import Projection
 from tests.kits.daemon.process import ROOT, TIMEOUT_SECONDS, Daemon, environment
 from tests.kits.journal.replay import BEGAN, compact, fold, histories, history, write
 from tests.kits.system.tool import run_here
-from tools.common import ToolError
+from tools.output import ToolError
 from tools.past import Point, rebuild
 from tools.replay import step as replay_step
 from tools.replay.cli import main
@@ -88,10 +88,6 @@ def patch(before: View, changes: Iterable[Change]) -> View:
                 boot_id = change.after
     blocks = {pool: names for pool, names in blocks.items() if names}
     return View(pools, blocks, pods, boot_id)
-
-
-def silent(_text: str) -> None:
-    """Nothing is to be noticed."""
 
 
 def replay(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -157,18 +153,18 @@ def test_compaction_changes_no_answer(events: list[Any], data: st.DataObject) ->
                 assert fold(events[:through]).digest() == compact(directory, through)
             for sequence, expected in states.items():
                 by_sequence = Point(sequence=sequence)
-                found = rebuild(directory, by_sequence, silent)
-                anew = rebuild(directory, by_sequence, silent, from_genesis=True)
+                found = rebuild(directory, by_sequence)
+                anew = rebuild(directory, by_sequence, from_genesis=True)
 
                 assert (expected.dump(), sequence) == (found.dump(), found.sequence)
                 assert (expected.dump(), expected.time) == (anew.dump(), anew.time)
 
-                then = rebuild(directory, Point(time=expected.time), silent)
+                then = rebuild(directory, Point(time=expected.time))
                 count = sum(event.time <= expected.time for event in events)
 
                 assert (count, fold(events[:count]).dump()) == (then.sequence, then.dump())
 
-            assert len(events) == rebuild(directory, Point(), silent).sequence
+            assert len(events) == rebuild(directory, Point()).sequence
 
 
 @given(histories, st.data())
@@ -282,8 +278,8 @@ def test_a_difference_can_be_between_times(journal: Path) -> None:
     ("arguments", "status", "text"),
     [
         (("--until-seq", str(END + 1)), 1, f"the journal ends with the sequence {END}"),
-        (("--until-seq", "x"), 2, "--until-seq takes a number"),
-        (("--until-seq", "9" * 30), 2, "--until-seq takes a number"),
+        (("--until-seq", "x"), 2, "--until-seq: it takes a number"),
+        (("--until-seq", "9" * 30), 2, "--until-seq: it takes a number"),
         (("--until", "soon"), 2, "soon"),
         (("--diff", "1"), 2, "--diff"),
         (("--diff", "1", str(END + 1)), 1, f"there is no event {END + 1}"),
@@ -479,7 +475,7 @@ def test_a_clock_that_jumped_back_breaks_nothing(tmp_path: Path) -> None:
         count = sum(other.time <= event.time for other in events)
         moment = Point(time=event.time)
 
-        assert fold(events[:count]).dump() == rebuild(directory, moment, silent).dump()
+        assert fold(events[:count]).dump() == rebuild(directory, moment).dump()
 
 
 def test_steps_are_printed_when_nobody_can_press_keys(journal: Path) -> None:
@@ -607,7 +603,7 @@ def test_a_bad_event_stops_the_steps_before_it(tmp_path: Path) -> None:
     released = next(event for event in EVENTS if isinstance(event, AddressReleased))
     bad = msgspec.structs.replace(released, time=EVENTS[-1].time, container_id="nobody")
     write(directory, [*EVENTS, bad])
-    timeline = Timeline(directory, END, silent)
+    timeline = Timeline(directory, END)
     for _ in range(2):
         with pytest.raises(ToolError, match="make no state"):
             timeline.forward()
@@ -624,7 +620,7 @@ def test_any_walk_along_the_history_has_its_states(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(replay_step, "CHECKPOINT_EVENTS", spacing)
         patched.setattr(replay_step, "CHECKPOINTS_MAX", 3)
-        timeline = Timeline(journal, 35, silent)
+        timeline = Timeline(journal, 35)
         for move in moves:
             if move < 0:
                 timeline.back()

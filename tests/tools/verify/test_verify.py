@@ -240,7 +240,7 @@ def test_any_altered_byte_is_found(compacted: Made, data: st.DataObject) -> None
     try:
         with pytest.MonkeyPatch.context() as patch:
             said: list[str] = []
-            patch.setattr("tools.common.notice", lambda _prog, *lines: said.extend(lines))
+            patch.setattr("tools.verify.cli.notice", lambda *lines: said.extend(lines))
             status = main(["--journal", str(compacted.directory)])
     finally:
         path.write_bytes(before)

@@ -1,0 +1,125 @@
+"""How data, notices and errors come out: one record a line on stdout, the rest on stderr."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import io
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from coild.rules.printable import printable, printable_json
+
+#: Shown on long work only.
+_PROGRESS_AFTER_SECONDS = 0.5
+
+
+class UsageError(Exception):
+    """What was asked for makes no sense; one line that says what would."""
+
+
+class ToolError(Exception):
+    """The tool cannot do what was asked; one line that says why and what to do."""
+
+
+#: Who speaks: the command of this process.
+_program = ""
+
+
+def begin(program: str) -> None:
+    """Speak as this command from now on, also if whoever started it closed a standard stream.
+
+    Writing to such a one is no error. What the terminal or the locale cannot show, like a file's
+    name that is no UTF-8, is escaped.
+    """
+    global _program  # noqa: PLW0603 - one process is one command
+    _program = program
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - for good
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def notice(text: str, *more: str) -> None:
+    """Say something on stderr, in one line, and in further lines what else there is to say."""
+    with contextlib.suppress(OSError):
+        sys.stderr.writelines(f"{printable(line)}\n" for line in (f"{_program}: {text}", *more))
+        sys.stderr.flush()
+
+
+def fail(status: int, text: str) -> int:
+    """Say on stderr what is wrong; the exit status."""
+    notice(text)
+    return status
+
+
+def journal_option(directory: Path) -> str:
+    """The option that names a journal, as a shell takes it."""
+    name = shlex.quote(str(directory))
+    return f"--journal={name}" if name.startswith("-") else f"--journal {name}"
+
+
+def emit(record: Any) -> None:
+    """One JSON line on stdout, which is UTF-8 unless the locale is not."""
+    try:
+        line = msgspec.json.encode(record).decode()
+    except UnicodeEncodeError:
+        # The name of a file may be any bytes; JSON has none for those.
+        line = msgspec.json.encode(_escaped(msgspec.to_builtins(record))).decode()
+    if not line.isascii() and not _takes_unicode():
+        line = json.dumps(json.loads(line))
+    sys.stdout.write(printable_json(line) + "\n")
+
+
+def _takes_unicode() -> bool:
+    """Whether stdout can write every character as itself."""
+    encoding = getattr(sys.stdout, "encoding", None)
+    return encoding is None or codecs.lookup(encoding).name.startswith("utf")
+
+
+def _escaped(value: Any) -> Any:
+    r"""A value in which bytes that are no UTF-8 stand like \xff."""
+    match value:
+        case str():
+            return os.fsencode(value).decode(errors="backslashreplace")
+        case dict():
+            return {key: _escaped(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_escaped(item) for item in value]
+    return value
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Lines of columns that are as wide as they must be."""
+    everything = [header, *(list(map(printable, row)) for row in rows)]
+    widths = [max(len(row[column]) for row in everything) for column in range(len(header))]
+    for row in everything:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+@contextlib.contextmanager
+def progress(what: str, unit: str = " segments") -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, if that is a terminal and the work is long.
+
+    Gives a function that takes what is done and what there is.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from coild.process.bars import tqdm  # noqa: PLC0415 - only for who watches
+
+    with tqdm(desc=what, unit=unit, leave=False, delay=_PROGRESS_AFTER_SECONDS) as bar:
+
+        def update(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield update

@@ -1,0 +1,53 @@
+"""The parser of a command's arguments, as the installed plugin has it, too: Python 3.9, no more."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, NoReturn
+
+from coild import __version__
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+
+
+class _PrintCompletion(argparse.Action):
+    """Print the script and exits: what else must be given, need not be for this."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *arguments: Any) -> None:
+        _, shell, _ = arguments
+        try:
+            import shtab  # noqa: PLC0415 - 20 ms that no other call should pay
+        except ImportError:
+            text = "the installed plugin has no completion: use coild's own coild-ipam"
+            parser.exit(EXIT_FAILURE, f"{parser.prog}: {text}\n")
+        print(shtab.complete(parser, shell=shell), end="", flush=True)  # noqa: T201 - it is what was asked for
+        parser.exit()
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors are one line; the version and the script for the shell are there."""
+
+    def __init__(self, prog: str, description: str, epilog: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def add_common(self) -> None:
+        """Add what every command has, which comes last in its help."""
+        self.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+        self.add_argument(
+            "--print-completion",
+            action=_PrintCompletion,
+            metavar="SHELL",
+            choices=("bash", "zsh", "tcsh"),
+            help="print the script that completes this command in bash, zsh or tcsh, and exit",
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """End with one line on stderr."""
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
