@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
+import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +28,8 @@ from journal.format.segments import list_archive, list_segments
 from tests.kits.journal.building import SEGMENT_BYTES, flipped
 from tests.kits.journal.damage import (
     KINDS,
+    WAYS,
+    Damage,
     cut_at_a_frame,
     damages,
     emptied,
@@ -37,9 +38,16 @@ from tests.kits.journal.damage import (
     stopped_twice,
 )
 from tests.kits.journal.disks import FS
+from tests.kits.journal.verify import records
+from tests.kits.system.tool import run_here
 from tools import compact, repair
 from tools.verify import cli as verify
 
+#: What becomes of a start, unless it is refused.
+STARTED = {"good", "torn"}
+ONLY_PEOPLE_CAN_REPAIR = re.compile(
+    "this file is no part of it; move it|nothing that is left says how it began"
+)
 #: Makes a journal, or does something to it.
 Act = Callable[[Path], None]
 
@@ -53,17 +61,13 @@ class Said(NamedTuple):
 
 def ask(directory: Path, *options: str) -> Said:
     """Run `coild-verify`."""
-    stdout = io.StringIO()
-    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(io.StringIO()):
-        status = verify.main(["--journal", str(directory), "-o", "json", *options])
-    records = [msgspec.json.decode(line) for line in stdout.getvalue().splitlines()]
-    return Said(status, [record for record in records if record["record"] == "fault"])
+    done = run_here(verify.main, "--journal", str(directory), "-o", "json", *options)
+    return Said(done.returncode, [it for it in records(done.stdout) if it["record"] == "fault"])
 
 
 def compacted(directory: Path, *options: str) -> int:
     """Run `coild-compact`; the exit status."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        return compact.main(["--journal", str(directory), *options])
+    return run_here(compact.main, "--journal", str(directory), *options).returncode
 
 
 def start(directory: Path) -> str:
@@ -97,7 +101,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def damaged(made: Path, kind: Act, all_damages: Sequence[Act]) -> Path:
+def damaged(made: Path, kind: Act, all_damages: Iterable[Act]) -> Path:
     """A damaged copy of a journal of that kind."""
     directory = made / "it's work" / "a journal"
     shutil.rmtree(directory, ignore_errors=True)
@@ -116,6 +120,26 @@ def test_each_kind_is_good(made: Path, kind: Act) -> None:
     assert "good" == start(directory)
 
 
+def check_what_is_said(directory: Path, *options: str) -> None:
+    """Good means that a start is, torn that it sets something aside, and so in words; advice works.
+
+    `directory` may be repaired.
+    """
+    said = ask(directory, *options)
+    became = start(directory)
+
+    told = [fault["meaning"] for fault in said.faults]
+    assert said.status or became == "good"
+    assert said.status != 1 or became == "torn"
+    assert became != "torn" or "torn" in {fault["fault"] for fault in said.faults}
+    assert all("coild starts" not in text for text in told) or became in STARTED
+    assert all("coild refuses to start" not in text for text in told) or became not in STARTED
+    if any("coild-repair" in fault["next"] for fault in said.faults):
+        repaired = run_here(repair.main, "--truncate-tail", "--yes", "--journal", str(directory))
+        assert not repaired.returncode or ONLY_PEOPLE_CAN_REPAIR.search(repaired.stderr)
+        assert repaired.returncode or start(directory) in STARTED
+
+
 @settings(max_examples=250)
 @given(
     kind=st.sampled_from(KINDS),
@@ -125,20 +149,22 @@ def test_each_kind_is_good(made: Path, kind: Act) -> None:
 def test_what_verify_says_of_the_start_is_so(
     made: Path, kind: Act, all_damages: Sequence[Act], *, deep: bool
 ) -> None:
-    """Good means that the daemon starts, torn that it sets something aside, and so in words."""
-    directory = damaged(made, kind, all_damages)
-    said = ask(directory, *(["--deep"] if deep else []))
-    became = start(directory)
+    """Whatever goes wrong with one file or two."""
+    check_what_is_said(damaged(made, kind, all_damages), *(["--deep"] if deep else []))
 
-    told = [fault["meaning"] for fault in said.faults]
-    assert said.status or became == "good"
-    assert said.status != 1 or became == "torn"
-    assert became != "torn" or said.status
-    assert all("coild starts" not in text for text in told) or became in {"good", "torn"}
-    assert all("coild refuses to start" not in text for text in told) or became not in {
-        "good",
-        "torn",
-    }
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_verify_says_of_each_file_is_so(made: Path, kind: Act) -> None:
+    """Each file in turn, damaged in every way: in its header, behind it, or at its end."""
+    tried = 0
+    for number, path in enumerate(files_of(made / kind.__name__)):
+        used = len(path.read_bytes().rstrip(b"\0"))
+        for how in WAYS:
+            for place in (9, min(4096 + 40, used - 2), used - 1)[: 3 if how == "flip" else 1]:
+                damage = Damage(how, number, number + 1, place)
+                check_what_is_said(damaged(made, kind, [damage.__call__]))
+                tried += 1
+    assert tried > 30
 
 
 def contents(directory: Path) -> dict[int, set[bytes]]:
@@ -226,8 +252,8 @@ def obey(directory: Path, fault: dict[str, Any], backup: Path) -> bool:
         done = subprocess.run(argv, capture_output=True, check=False)
         return not done.returncode
     tool = {"coild-compact": compact, "coild-repair": repair, "coild-verify": verify}[argv[0]]
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        return not tool.main(argv[1:] + ["--yes"] * (tool is repair))
+    ran = run_here(tool.main, *argv[1:], *["--yes"] * (tool is repair))
+    return not ran.returncode
 
 
 def remove(path: Path) -> None:

@@ -149,7 +149,7 @@ class Damage(NamedTuple):
         _damage(path, self.how, self.place, alike[self.other % len(alike)])
 
 
-_WAYS = (
+WAYS = (
     *("remove", "flip", "zero", "cut", "shorten", "empty", "swap", "twin", "directory", "link"),
 )
 
@@ -158,7 +158,7 @@ def damages() -> st.SearchStrategy[Damage]:
     """Any damage."""
     return st.builds(
         Damage,
-        st.sampled_from(_WAYS),
+        st.sampled_from(WAYS),
         st.integers(0, 40),
         st.integers(0, 40),
         st.integers(0, 1 << 18),
