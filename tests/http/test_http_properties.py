@@ -184,21 +184,6 @@ def test_any_target(shared_daemon: Daemon, method: str, target: str) -> None:
 
 @bounded
 @given(
-    head=st.binary(max_size=100),
-    headers=st.lists(st.binary(max_size=30), max_size=4),
-)
-def test_any_head(shared_daemon: Daemon, head: bytes, headers: list[bytes]) -> None:
-    """Whatever comes before the empty line is answered with 4xx, or asked nothing."""
-    before = shared_daemon.events()
-    data = b"\r\n".join([head, *headers, b"\r\n"])
-    for answer in shared_daemon.send(data, hang_up=True):
-        assert 400 <= answer.status_code < 500
-        error_of(answer, answer.status_code)
-    assert before == shared_daemon.events()
-
-
-@bounded
-@given(
     name=st.sampled_from(
         ["Host", "Origin", "Content-Length", "Transfer-Encoding", "Expect", "Connection", "Upgrade"]
     )

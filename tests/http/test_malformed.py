@@ -245,22 +245,6 @@ def test_nothing_behind_a_malformed_request_is_read(shared_daemon: Daemon) -> No
     assert before == shared_daemon.events()
 
 
-def test_pipelined_requests_are_answered_in_order(shared_daemon: Daemon) -> None:
-    """Requests that come in one packet are answered one by one, in their order."""
-    target = "/ip/default/web-0/cid"
-    answers = shared_daemon.send(
-        request_bytes("POST", "/ip", BODY)
-        + request_bytes("GET", target)
-        + request_bytes("POST", "/ip", BODY)
-        + request_bytes("DELETE", target)
-        + request_bytes("GET", target),
-        answers=5,
-    )
-
-    assert [answer.status_code for answer in answers] == [200, 200, 409, 200, 404]
-    assert len({answers[n].json()["address"] for n in (0, 1, 3)}) == 1
-
-
 def test_pipelined_requests_in_front_of_malformed_ones_are_answered(shared_daemon: Daemon) -> None:
     """A malformed request takes nothing from those before it; those behind it are not read."""
     good = request_bytes("GET", "/status")
@@ -277,17 +261,6 @@ def test_a_body_where_none_belongs_is_skipped(shared_daemon: Daemon) -> None:
 
     assert [answer.status_code for answer in answers] == [404, 404]
     assert "nowhere" in error_of(answers[1], 404)
-
-
-def test_a_chunked_body_is_read(shared_daemon: Daemon) -> None:
-    """A POST whose body comes in chunks, of whichever size and spelling, is like any other."""
-    chunks = b"1;name=value\r\n%b\r\n%X\r\n%b\r\n0\r\n\r\n" % (BODY[:1], SIZE - 1, BODY[1:])
-    allocated, released = shared_daemon.send(
-        CHUNKED + chunks + request_bytes("DELETE", "/ip/default/web-0/cid"), answers=2
-    )
-
-    assert allocated.status_code == 200
-    assert allocated.json() == released.json()
 
 
 def test_expect_100_continue_is_met(shared_daemon: Daemon) -> None:
@@ -353,14 +326,3 @@ def test_a_field_that_was_good_once_counts_again(shared_daemon: Daemon) -> None:
     (answer,) = shared_daemon.send(GET + b"X-Known: a\r\n" * 64 + b"\r\n")
 
     assert "64 header fields" in error_of(answer, 413)
-
-
-@pytest.mark.parametrize(
-    "data", [request_bytes("POST", "/ip", BODY), CHUNKED + CHUNK + b"0\r\n\r\n"]
-)
-def test_a_request_may_come_a_byte_at_a_time(shared_daemon: Daemon, data: bytes) -> None:
-    """Where the packets of a request end makes no difference to it."""
-    (answer,) = shared_daemon.send(data, piece=1)
-    shared_daemon.release("cid")
-
-    assert answer.status_code == 200
