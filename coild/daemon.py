@@ -231,7 +231,7 @@ class Daemon:
             return f"{self._exporter.reason or 'see the log'}; {_ROUTES_FAIL}" if failing else ""
 
         def pools() -> str:
-            return "; ".join(exhausted(self._service, self._blocks, self._state))
+            return "; ".join(exhausted(self._service.allocator, self._blocks, self._state))
 
         only_socket = len(self._listeners.sockets) == 1
         add = self._readiness.add
@@ -250,7 +250,7 @@ class Daemon:
         """Give blocks of old back once the pools are journalled; say which pools others block."""
         await self._startup.done()
         await self._give_back(None)
-        for line in blocked(self._service, self._blocks, self._state):
+        for line in blocked(self._service.allocator, self._blocks, self._state):
             logger.warning("%s", line)
 
     async def _compact(self) -> None:

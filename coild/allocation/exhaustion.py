@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from coild.allocation.service import Service
 from coild.blocks.static import StaticBlocks
 from coild.rules.addresses import BITS, Pool
+from coild.rules.allocator import Allocator
 from coild.rules.printable import listed
 from coild.rules.projection import Projection
 
@@ -13,21 +13,21 @@ _NAMED_MAX = 3
 _OF_OLD = ": blocks of a former configuration stand in its subnets "
 
 
-def exhausted(service: Service, blocks: StaticBlocks, state: Projection) -> list[str]:
+def exhausted(allocator: Allocator, blocks: StaticBlocks, state: Projection) -> list[str]:
     """For each pool and family without a free address, a line that names them."""
     return [
         f"pool {name!r} has no free IPv{version} address{_of_old(pool, version, state)}"
         for name, pool in state.pools.items()
         for version in BITS
         if pool.of(version)
-        and not service.free(name, version)
+        and not allocator.free(name, version)
         and not blocks.has_block(name, version)
     ]
 
 
-def blocked(service: Service, blocks: StaticBlocks, state: Projection) -> list[str]:
+def blocked(allocator: Allocator, blocks: StaticBlocks, state: Projection) -> list[str]:
     """Those of `exhausted` that have no address because of blocks of a former configuration."""
-    return [line for line in exhausted(service, blocks, state) if _OF_OLD in line]
+    return [line for line in exhausted(allocator, blocks, state) if _OF_OLD in line]
 
 
 def _of_old(pool: Pool, version: int, state: Projection) -> str:

@@ -11,7 +11,6 @@ as of the last durable event. What comes after that was answered to nobody: it m
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
@@ -27,7 +26,7 @@ from coild.allocation.pending import Pending
 from coild.allocation.recent_allocations import RecentAllocations, StaleListError
 from coild.blocks import BlockSource
 from coild.routing.announcer import Announcer
-from coild.rules.allocator import Allocator, Place, TooManyApartError
+from coild.rules.allocator import Allocator, TooManyApartError
 from coild.rules.events import (
     REQUESTED,
     AddressAllocated,
@@ -132,13 +131,14 @@ class Service:
         self._clock = clock
         self._ago = ago or (lambda duration: clock() - duration)
         self._reuse_after = reuse_after
-        self._allocator = Allocator(state, reuse_after)
-        self._committer = Committer(state, journal, self._allocator)
+        #: Answers what is free, and which pool and subnet have an address.
+        self.allocator = Allocator(state, reuse_after)
+        self._committer = Committer(state, journal, self.allocator)
         self._keeper = BlockKeeper(
             source,
             journal,
             self._committer,
-            self._allocator,
+            self.allocator,
             announcer,
             clock=clock,
             ago=self._ago,
@@ -160,14 +160,6 @@ class Service:
     def journal_id(self) -> str:
         """The ID of the journal, which names this daemon's history."""
         return self._journal.id
-
-    def pool_for(self, namespace: str) -> str:
-        """The pool that pods of a namespace have addresses of. Raises NoPoolError."""
-        return self._allocator.pool_for(namespace)
-
-    def free(self, pool: str, version: int) -> int:
-        """How many addresses of a pool's blocks are free, rested or not."""
-        return self._allocator.free(pool, version)
 
     async def allocate(self, wanted: Wanted, until: Deadline | None = None) -> str:
         """Hand an address of IP version 4 or 6 to the container; durable on return.
@@ -210,7 +202,7 @@ class Service:
         held = self._state.holdings.get(container_id)
         if held is not None:
             return _Conflict(held)
-        pool = self._allocator.pool_for(wanted.namespace)
+        pool = self.allocator.pool_for(wanted.namespace)
         placed = wanted.in_subnet or bool(wanted.unusable)
         if placed:
             try:
@@ -220,7 +212,7 @@ class Service:
         now = self._clock()
         # Not the event's time: what was released before the wall was set has not rested more.
         rested = self._ago(self._reuse_after) + self._reuse_after
-        choice = self._allocator.choose(pool, version, rested)
+        choice = self.allocator.choose(pool, version, rested)
         block = choice.block
         if choice.wants_block and wait.may_help(spare=block is not None):
             return _NeedsBlock(pool, spare=block is not None)
@@ -321,14 +313,9 @@ class Service:
         """As BlockKeeper.release_idle."""
         return await self._keeper.release_idle(idle_for)
 
-    def place(self, address: str) -> Place:
-        """Where an address lies, by the pools in force."""
-        parsed = ipaddress.ip_address(address)
-        return self._allocator.place(parsed.version, int(parsed))
-
     def _set_apart(self, pool: str, wanted: Wanted) -> None:
         """Set addresses apart that no pod of the network can use. Raises TooManyApartError."""
-        pools = self._allocator.with_apart(
+        pools = self.allocator.with_apart(
             pool, wanted.version, wanted.unusable, edges_too=wanted.in_subnet
         )
         if pools is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -70,7 +71,6 @@ from journal import JournalFullError
 
 #: So many valid containers that hold nothing are named to a garbage collection.
 _UNKNOWN_MAX = 100
-_Handler = Callable[..., Coroutine[Any, Any, Answer]]
 #: The query that asks for more than the address.
 _DETAILS = "details=true"
 _VERSIONS = {"ipv4": 4, "ipv6": 6}
@@ -113,21 +113,22 @@ class _Handlers:
         guard: Guard,
         health: Callable[[], Health],
         gate: WriteGate,
-        budget: Budget,
         readiness: Readiness,
+        app: Sanic[Any, Any],
     ) -> None:
         self._service = service
         self._compactor = compactor
         self._guard = guard
         self._health = health
         self._gate = gate
-        self._budget = budget
+        self._readiness = readiness
+        self._budget: Budget = app.ctx.budget
+        self._log: LogLimit = app.ctx.log
         # One at a time of what needs much memory for a moment.
         self._turn = asyncio.Lock()
         self._collecting = asyncio.Lock()
-        self._bodies = StatusBodies(service.durable, budget, self._turn)
+        self._bodies = StatusBodies(service.durable, self._budget, self._turn)
         self._described = Shared(msgspec.json.encode(document()))
-        self._readiness = readiness
 
     def _check_command(self, request: Request) -> Deadline | None:
         """Until when the request may be carried out, if it says so.
@@ -168,7 +169,7 @@ class _Handlers:
         )
 
     def _placed(self, address: str) -> Answer:
-        return json_answer(PlacedAnswer(address, **asdict(self._service.place(address))))
+        return json_answer(PlacedAnswer(address, **asdict(self._service.allocator.place(address))))
 
     async def release_address(
         self, request: Request, namespace: str, pod: str, container: str
@@ -271,14 +272,16 @@ class _Handlers:
         self._guard.check(request)
         return SharedAnswer(self._described)
 
-
-def _function(handler: _Handler) -> _Handler:
-    """A handler that Sanic can mark as one that reads its own body: a method takes no attribute."""
-
-    async def handle(request: Request) -> Answer:
-        return await handler(request)
-
-    return handle
+    def answer_error(self, request: Request, error: Exception) -> Answer:
+        """The answer to a request that ended in an error; Sanic calls it."""
+        # An unknown path is answered here, and it must not tell a web page anything either.
+        try:
+            if not isinstance(error, GuardError) and request.method != "NONE":
+                self._guard.check(request)
+        except GuardError as refusal:
+            error = refusal
+        named = about(request, self._service.allocator.pool_for)
+        return answer_error(request, error, named, self._log)
 
 
 def build_app(
@@ -286,53 +289,29 @@ def build_app(
     compactor: Compactor,
     guard: Guard,
     health: Callable[[], Health],
-    gate: WriteGate | None = None,
-    readiness: Readiness | None = None,
+    gate: WriteGate,
+    readiness: Readiness,
 ) -> Sanic[Any, Any]:
     """The HTTP application over `service`; it changes nothing while `gate` is shut."""
     app = Sanic("coild", config=sanic_config(), configure_logging=False)
     # Connections count what they keep by it.
     app.ctx.budget = Budget()
     app.ctx.log = LogLimit()
-    handlers = _Handlers(
-        service,
-        compactor,
-        guard,
-        health,
-        gate or WriteGate(),
-        app.ctx.budget,
-        readiness or Readiness(),
-    )
+    handlers = _Handlers(service, compactor, guard, health, gate, readiness, app)
     for operation in OPERATIONS:
         handler = getattr(handlers, _snake(operation.name))
         for method in operation.methods:
             app.add_route(
-                _function(handler) if operation.streams else handler,
+                # Sanic marks what reads its own body, and a method takes no attribute.
+                partial(handler) if operation.streams else handler,
                 operation.path,
                 name=f"{method}{operation.name}",
                 methods=[method],
                 strict_slashes=True,
                 stream=operation.streams,
             )
-    app.exception(Exception)(_error_handler(guard, service, app.ctx.log))
+    app.exception(Exception)(handlers.answer_error)
     return app
-
-
-def _error_handler(
-    guard: Guard, service: Service, log: LogLimit
-) -> Callable[[Request, Exception], Answer]:
-    """What Sanic calls with whatever a request ended in."""
-
-    def on_error(request: Request, error: Exception) -> Answer:
-        # An unknown path is answered here, and it must not tell a web page anything either.
-        try:
-            if not isinstance(error, GuardError) and request.method != "NONE":
-                guard.check(request)
-        except GuardError as refusal:
-            error = refusal
-        return answer_error(request, error, about(request, service.pool_for), log)
-
-    return on_error
 
 
 def _snake(name: str) -> str:

@@ -79,6 +79,8 @@ ANY: tuple[type[Exception], ...] = (
     ServiceUnavailable,
     TooManyConnectionsError,
 )
+#: What a request to change anything may be answered with, too.
+CHANGE: tuple[type[Exception], ...] = (DeadlineError, JournalFullError, JournalError)
 #: The headers of answers with this status.
 HEADERS: dict[int, dict[str, Any]] = {
     405: {"Allow": {"required": True, "schema": {"type": "string"}}},
@@ -132,15 +134,7 @@ OPERATIONS = (
         "with `details`, the answer says where it lies, too.",
         PlacedAnswer,
         PlacedAnswer("10.64.0.0"),
-        (
-            BadRequestError,
-            ConflictError,
-            NoAddressError,
-            NoPoolError,
-            DeadlineError,
-            JournalFullError,
-            JournalError,
-        ),
+        (BadRequestError, ConflictError, NoAddressError, NoPoolError, *CHANGE),
         AllocateRequest,
         IDS,
     ),
@@ -160,7 +154,7 @@ OPERATIONS = (
         "Release the address of a container; 200 as well if there is none.",
         ReleaseAnswer,
         ReleaseAnswer("10.64.0.0"),
-        (BadRequestError, DeadlineError, JournalFullError, JournalError),
+        (BadRequestError, *CHANGE),
     ),
     Operation(
         "GET",
@@ -178,7 +172,7 @@ OPERATIONS = (
         "Release what containers hold, whichever pods they are of; the answer says what that was.",
         ReleasesAnswer,
         ReleasesAnswer([Released("10.64.0.0", "c1", "web-0", "default")]),
-        (BadRequestError, AnotherJournalError, DeadlineError, JournalFullError, JournalError),
+        (BadRequestError, AnotherJournalError, *CHANGE),
         ReleaseRequest,
         {"container-ids": ["c1", "c1/eth0/ipv6"]},
     ),
@@ -197,9 +191,7 @@ OPERATIONS = (
             AgeUnknownError,
             CompactionRunsError,
             TooSoonError,
-            DeadlineError,
-            JournalFullError,
-            JournalError,
+            *CHANGE,
         ),
         CompactRequest,
         {},
@@ -217,7 +209,7 @@ OPERATIONS = (
         "`dry-run`, say what would be released, and release nothing.",
         CollectionAnswer,
         CollectionAnswer([Released("10.64.0.0", "c1", "web-0", "default")]),
-        (BadRequestError, StaleListError, DeadlineError, JournalFullError, JournalError),
+        (BadRequestError, StaleListError, *CHANGE),
         CollectRequest,
         {"sequence": 5, "valid": ["c2"], "network": "pods"},
         streams=True,

@@ -6,6 +6,7 @@ allocator, which keeps an index of what is free.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -105,14 +106,16 @@ class Allocator:
             )
         return {**self._state.pools, name: msgspec.structs.replace(pool, unusable=spans)}
 
-    def place(self, version: int, address: int) -> Place:
-        """Where an address lies."""
+    def place(self, text: str) -> Place:
+        """Where an address lies, by the pools in force. Raises ValueError if it is not one."""
+        parsed = ipaddress.ip_address(text)
+        version, address = parsed.version, int(parsed)
         for name, pool in self._state.pools.items():
             subnet = pool.subnet_of(version, address)
             if subnet is not None:
                 gateway = pool.gateway_in(subnet)
-                text = "" if gateway is None else address_text(version, gateway)
-                return Place(name, str(subnet), text)
+                named = "" if gateway is None else address_text(version, gateway)
+                return Place(name, str(subnet), named)
         return Place("", "", "")
 
     def choose(self, pool: str, version: int, now: int) -> Choice:

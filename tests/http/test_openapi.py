@@ -42,7 +42,7 @@ def application() -> Sanic[Any, Any]:
     """The real application, over nothing: only its routes are looked at."""
     Sanic._app_registry.clear()
     nothing: Any = Mock()
-    return build_app(nothing, nothing, nothing, nothing)
+    return build_app(nothing, nothing, nothing, nothing, nothing, nothing)
 
 
 def raised_in(module: Any) -> set[str]:
