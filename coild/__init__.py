@@ -1,7 +1,7 @@
 """A node IPAM daemon: pod addresses over REST, served from a durable journal."""
 
 # Before anything of ours is opened: a file under the number of a standard stream that was closed
-# would be written to by whoever complains there, a child too.
+# would be written to by code that complains there, a child process too.
 import posix as _posix
 
 

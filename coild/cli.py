@@ -52,7 +52,7 @@ usage or configuration, which fails at each start.
 """
 
 
-#: Flags of Coil v1 by another name, and what was said of where there is none.
+#: Flags of Coil v1 that have another name here, and the advice on those that coild lacks.
 _RENAMED = {"loglevel": "--log-level", "logformat": "--log-format"}
 _GONE = {
     "etcd-": "coild keeps its own journal and needs no etcd: leave it out",
@@ -74,7 +74,7 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(_fail(EXIT_USAGE, f"{message}; see coild --help"))
 
     def _hint(self, word: str) -> str:
-        """What to write instead of a flag of Coil v1; empty if it is none."""
+        """The advice on a word that is a flag of Coil v1; empty if it is not one."""
         found = re.fullmatch("(--?)([a-z][a-z-]+)(?:=.*)?", word, re.DOTALL)
         if found is None or found[0] in self._option_string_actions:
             return ""
@@ -285,6 +285,6 @@ def _show(text: str) -> int:
 
 
 def _fail(status: int, text: str) -> int:
-    # Whoever closed stderr still gets the status, and so does who does not read it.
+    # A caller that closed stderr, or does not read it, still gets the status.
     logs.last_word(f"coild: {printable(text)}")
     return status

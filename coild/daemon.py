@@ -216,7 +216,7 @@ class Daemon:
         return Health(writable=writable, routes=self._exporter.health)
 
     def _add_checks(self) -> None:
-        """What /readyz tells; `fails` if nothing can be allocated then."""
+        """Add the checks of /readyz; `fails` if nothing can be allocated then."""
 
         def journal() -> str:
             reason = self._journal.full_reason

@@ -37,7 +37,7 @@ def make_data_dir(path: Path) -> list[Path]:
             part.mkdir(mode=0o700, exist_ok=True)
             OsFileSystem().sync_directory(part.parent)
         # One that was made for coild is coild's alone; one with anything else in it is left as it
-        # is, for it may be anybody's. The journal inside is 0700 either way.
+        # is, for it may be another program's. The journal inside is 0700 either way.
         if {entry.name for entry in path.iterdir()} <= _OWN_NAMES and path.stat().st_mode & 0o077:
             # Another's directory that we may use: how open it is, is the other's business.
             with contextlib.suppress(PermissionError):

@@ -1,4 +1,4 @@
-"""What can go wrong with a journal, one class for each thing a caller would do about it.
+"""The errors of a journal, one class for each thing a caller would do about it.
 
 Every message says what is wrong and where. None says what command to run: the journal does not
 know the program around it, so the caller adds that.

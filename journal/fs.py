@@ -30,7 +30,7 @@ class Identity(NamedTuple):
 
 
 class ReadOnlyFileSystem(Protocol):
-    """What a reader asks of a disk. Every call may raise OSError."""
+    """The calls that a reader makes to a disk. Each may raise OSError."""
 
     def list_directory(self, path: Path) -> list[str]:
         """The names in `path`, in any order."""
@@ -49,7 +49,7 @@ class ReadOnlyFileSystem(Protocol):
 
 
 class FileSystem(ReadOnlyFileSystem, Protocol):
-    """What the journal asks of a disk. Every call may raise OSError."""
+    """The calls that the journal makes to a disk. Each may raise OSError."""
 
     def make_directory(self, path: Path) -> None:
         """Create `path` (mode 0700) unless it is there. Parents must exist."""
@@ -67,7 +67,7 @@ class FileSystem(ReadOnlyFileSystem, Protocol):
         """A descriptor of `path` as it is; with `create`, made (mode 0600) if it is not there.
 
         A link is followed to read, never to write.
-        What is no regular file is refused at once: a FIFO would wait for somebody to write to it.
+        What is not a regular file is refused at once: a FIFO would wait for a writer.
         """
 
     def open_directory(self, path: Path) -> int:
@@ -167,7 +167,7 @@ class OsFileSystem:
     def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
         written = os.pwrite(fd, data, offset)
         while written < len(data):
-            # A short write is no error yet: the write of the rest says what is the matter.
+            # A short write is not an error yet: the write of the rest says what is the matter.
             more = os.pwrite(fd, memoryview(data)[written:], offset + written)
             if not more:
                 raise OSError(errno.EIO, "write made no progress")

@@ -1,1 +1,1 @@
-"""What happens to a request for an address: decided, journalled, durable, answered."""
+"""The way of a request for an address: decided, journalled, durable, answered."""

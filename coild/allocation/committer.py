@@ -43,7 +43,7 @@ class Committer:
         return sequence
 
     async def when_room(self, decide: Callable[[], _T]) -> _T:
-        """What `decide` returns, which decides and commits without waiting for anything.
+        """The result of `decide`, which decides and commits without waiting for anything.
 
         While the journal is too busy for another event, it waits and decides anew: what was true
         before may not be true any more. Raises what `decide` raises.

@@ -1,7 +1,7 @@
 """Until when a request may be carried out: what its client gave up must not happen later.
 
 The CNI plugin waits for so long, fails, and the runtime sends DEL: a request for an address that
-waited in a socket's queue meanwhile would leave an address that nobody releases. So a request may
+waited in a socket's queue meanwhile would leave an address that is never released. So a request may
 say when its client gives up, in nanoseconds of the kernel's CLOCK_MONOTONIC, and which clock that
 is: the boot ID and the time namespace. Two processes with the same clock on one kernel agree to the
 nanosecond. A deadline by another clock (another machine's, another time namespace's) says nothing
@@ -64,7 +64,7 @@ def read_deadline(text: str) -> Deadline | None:
 def clock_name() -> str:
     """Which CLOCK_MONOTONIC this process reads, as `tools.cni.client` names it; empty if unknown.
 
-    Who does not know it says so by another name.
+    A client that cannot know it sends another name.
     """
     try:
         boot = read_limited(Path("/proc/sys/kernel/random/boot_id"), _BOOT_ID_BYTES_MAX)

@@ -13,7 +13,7 @@ from journal import Journal
 
 
 class DurableState:
-    """What a daemon's journal surely has. Belongs to one event loop."""
+    """The state that no crash undoes. Belongs to one event loop."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class DurableState:
         return self._journal.durable_sequence
 
     def holding(self, container_id: str) -> Holding | None:
-        """What the container holds, whichever pod it is of."""
+        """The address that the container holds, whichever pod it is of."""
         return self._holdings.durable(container_id, self._state.holdings.get(container_id))
 
     def address(self, namespace: str, pod_name: str, container_id: str) -> str | None:

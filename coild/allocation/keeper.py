@@ -124,7 +124,7 @@ class BlockKeeper:
         if self._requests.get((pool, version)) is task:
             del self._requests[pool, version]
         if not task.cancelled():
-            # Everyone who waited may have hung up; then nobody else looks at the error.
+            # All requests that waited may have been cancelled: then only this looks at the error.
             task.exception()
 
     async def _acquire(self, pool: str, version: int) -> None:
@@ -159,7 +159,7 @@ class BlockKeeper:
 
 
 class BlockWait:
-    """What one request has waited for so far, with one bound however many blocks others take.
+    """The waiting of one request for blocks: one bound, however many of them others take.
 
     A spare block, one that the request could do without, is waited for more shortly and once: then
     the request takes an address that was released lately. When others have taken those, it waits

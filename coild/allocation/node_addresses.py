@@ -1,7 +1,8 @@
-"""What the node itself has of its pools: addresses of its interfaces, and the old gateway of pods.
+"""The node's own addresses in its pools: those of its interfaces, and the old gateway of pods.
 
-An address of an interface is no pod's. Where no gateway was configured, the plugin took one for the
-node as a container does; when all pools name theirs and nobody needs that one, it is given back.
+An address of an interface is never a pod's. Where no gateway was configured, the plugin took one
+for the node as a container does; when all pools name theirs and no pod needs that one, it is given
+back.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What events changed that may not be durable yet, and what was before: reads wait for no disk.
+"""Changes that may not be durable yet, and what was there before: reads wait for no disk.
 
 State is changed as soon as an event is queued. What a crash could still undo is kept here with
 what it replaced, so a reader sees the durable state while a flush takes its time.
@@ -37,7 +37,7 @@ class Pending(Generic[_Key, _Value]):
         return changes[-1][0] if changes else 0
 
     def durable(self, key: _Key, now: _Value | None) -> _Value | None:
-        """What is durably there, where `now` is there by all events."""
+        """The durable value, where `now` is the one by all events."""
         if not self._changes:
             return now
         self._forget(self._durable_sequence())

@@ -5,7 +5,7 @@ that hangs up while the disk is busy leaves a whole change or none. Only the ans
 
 No answer shows an event that a crash could still undo. A command waits for the last event of its
 own container, not for all that is queued. What only reads waits for no disk: it is shown the state
-as of the last durable event. What comes after that was answered to nobody: it may not be shown yet.
+as of the last durable event. What comes after that was not answered yet, so it may not be shown.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class NoAddressError(Exception):
 class Wanted(msgspec.Struct, frozen=True):
     """An address that a container of a pod asks for.
 
-    `network` is the CNI network that it is for, if any. The `unusable` addresses are none that it
-    could have there; if it is told of the pool's subnet (`in_subnet`), the edges of that are none
-    either. All these are set apart.
+    `network` is the CNI network that it is for, if any. It cannot use the `unusable` addresses
+    there and, if it is told of the pool's subnet (`in_subnet`), the edges of that. All these are
+    set apart.
     """
 
     namespace: str
@@ -97,7 +97,7 @@ class _Exhausted(msgspec.Struct, frozen=True):
 
 
 class Statistics(msgspec.Struct, frozen=True):
-    """What the service counted since it started."""
+    """The counts since the service was made."""
 
     allocated: int
     released: int
@@ -124,7 +124,7 @@ class Service:
         """`announcer` is told of each block that becomes the node's, and before it is no more.
 
         `clock` gives the times of events; `ago` the time of an event so long ago, as Clock.ago,
-        by which addresses rest and blocks are idle. By default the clock is one that nobody sets.
+        by which addresses rest and blocks are idle. By default the clock is one that is never set.
         """
         self._state = state
         self._journal = journal
@@ -147,13 +147,13 @@ class Service:
         #: What questions are answered by.
         self.durable = DurableState(state, journal, self._pending, self._keeper.pending)
         self._allocations = RecentAllocations(journal.last_sequence)
-        #: Who needs the node's own address as gateway.
+        #: Which containers need the node's own address as gateway.
         self.gateway_use = GatewayUse(state.holdings)
         self._allocated = self._released = self._reused_early = self._refused = 0
 
     @property
     def statistics(self) -> Statistics:
-        """What was counted so far."""
+        """The counts so far."""
         return Statistics(self._allocated, self._released, self._reused_early, self._refused)
 
     @property
@@ -285,7 +285,7 @@ class Service:
     def forgotten(
         self, network: str, valid: AbstractSet[str], sequence: int, until: Deadline | None = None
     ) -> list[tuple[str, Holding]]:
-        """What the network's runtime does not know of any more.
+        """The addresses of a network that its runtime does not know of any more.
 
         That is every address of exactly this network, of a container that is not in `valid`, and
         allocated by the event `sequence` or before: what came later was not in the runtime's list

@@ -1,4 +1,4 @@
-"""What changed between two moments, as records that lead from the one to the other.
+"""The changes between two moments, as records that lead from the one to the other.
 
 A view is what `/status` says of a state, with the pools, with each address's pod, block and CNI
 network, and with the node's boot.
@@ -89,7 +89,7 @@ class AddressChange(msgspec.Struct, frozen=True, rename="kebab", tag_field="kind
 
     @property
     def held(self) -> Held:
-        """What is held, or was until it was lost."""
+        """The address that is held, or was until it was lost."""
         return Held(*(getattr(self, field) for field in Held.__struct_fields__))
 
 
@@ -130,7 +130,7 @@ def view(state: Projection) -> View:
 
 
 def difference(before: View, after: View) -> list[Change]:
-    """What leads from `before` to `after`: pools, blocks, addresses, then the boot."""
+    """The changes from `before` to `after`: pools, blocks, addresses, then the boot."""
     return [
         *_pool_changes(before.pools, after.pools),
         *_block_changes(before.address_blocks, after.address_blocks),
@@ -140,7 +140,7 @@ def difference(before: View, after: View) -> list[Change]:
 
 
 def effect(state: Projection, event: Any) -> list[Change]:
-    """What a full event changes about the state before it, without a look at all of it."""
+    """The changes that an event makes to the state before it, without a look at all of that."""
     match event:
         case AddressAllocated() | AddressReleased():
             block = Subnet.from_key(event.block)
@@ -178,7 +178,7 @@ def effect(state: Projection, event: Any) -> list[Change]:
 
 
 def undone(changes: Sequence[Change]) -> list[Change]:
-    """What leads back."""
+    """The changes that lead back."""
     return [_undone(change) for change in reversed(changes)]
 
 

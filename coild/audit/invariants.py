@@ -1,4 +1,4 @@
-"""What must be true of every history, kept as a second set of books beside the projection.
+"""Checks what must be true of every history, by a second set of books beside the projection.
 
 The checker shares no code with what it checks: it parses blocks itself, and finds an address's
 holder by address. Each event costs the same, however much is held; only a block is looked up among
@@ -37,7 +37,7 @@ _BLOCK_SIZE_MAX = 20
 
 
 class Invariant(StrEnum):
-    """What can be broken."""
+    """The rules that every history keeps."""
 
     TIME = "time never runs backwards"
     SUBNET = "pools and blocks are made of valid subnets"
@@ -95,7 +95,7 @@ class _Block:
 
 
 class _Entry(NamedTuple):
-    """What a container was given."""
+    """The address that a container was given, and its pod."""
 
     block: bytes
     offset: int
@@ -347,7 +347,7 @@ def _range(key: bytes) -> _Range:
 
 
 def _apart(subnets: list[_Range], named: list[bytes], *, edges: bool) -> list[_Range]:
-    """What a pool sets apart: the keys of spans, and the edges of its subnets."""
+    """The addresses that a pool sets apart: the keys of spans, and the edges of its subnets."""
     found = []
     for key in named:
         half = len(key) // 2

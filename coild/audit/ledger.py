@@ -138,7 +138,7 @@ class Ledger:
     def expect(self, later: Projection) -> None:
         """Tell before the first event who held at a later time.
 
-        Whoever holds then without any event has held since before the events begin.
+        A container that holds then without any event has held since before the events begin.
         """
         for container_id, held in later.holdings.items():
             block = held.block

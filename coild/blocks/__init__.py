@@ -20,7 +20,7 @@ class BlockSource(Protocol):
     """One side of the seam: the configuration's pools, or a cluster's."""
 
     async def acquire(self, pool: str, version: int) -> Subnet:
-        """A block that nobody else has. Raises NoBlockError."""
+        """A block that no other node has. Raises NoBlockError."""
 
     async def release(self, pool: str, block: Subnet) -> None:
         """Take back a block that the journal says is no longer the node's."""

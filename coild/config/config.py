@@ -1,4 +1,4 @@
-"""What the daemon runs by: one tree of checked values, and the parser of each."""
+"""The configuration: one tree of checked values, and the parser of each."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ SEGMENT_SIZE_MAX = 1 << 30
 
 
 class Config(msgspec.Struct, frozen=True):
-    """What the daemon runs by. Durations are in ns, sizes in bytes."""
+    """The configuration of a daemon. Durations are in ns, sizes in bytes."""
 
     #: None of them: no TCP.
     http: tuple[Endpoint, ...]
@@ -78,7 +78,7 @@ class Config(msgspec.Struct, frozen=True):
     after_reboot: str
     log_level: str
     log_format: str
-    #: Whether nobody configured pools.
+    #: Whether no pools were configured.
     embedded: bool
     #: The proc file system of the container runtime's PID namespace.
     proc: Path = DEFAULT_PROC
@@ -206,7 +206,7 @@ _EXPORT_VALUES: dict[str, bool | str] = {AUTO: "auto", ALWAYS: True, NEVER: Fals
 
 
 def _export_routes(layers: Layers) -> str:
-    """Whoever names a table or a protocol wants routes; who says nothing gets what is permitted."""
+    """If a table or a protocol is named, routes are wanted; else they are made if permitted."""
     named = any(layers.find(field)[1] is not None for field in ("table_id", "protocol_id"))
     return layers.get("export_routes", ALWAYS if named else AUTO, _export)
 

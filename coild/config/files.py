@@ -1,6 +1,6 @@
 """Reads files of which only the name is known, like one that a configuration or an operator names.
 
-What has that name may be anything: a device that never ends, a pipe that nobody writes to, a sparse
+What has that name may be anything: a device that never ends, a pipe without a writer, a sparse
 file of many GiB. Reading it takes no more memory than a file of its kind may have, and waits for no
 other process.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 class UnfitFileError(ValueError):
-    """What has the name is not a file of the kind that is wanted; the reason, for people."""
+    """The file is not of the kind that is wanted; the text says why, for people."""
 
 
 def read_limited(path: Path, bytes_max: int) -> bytes:

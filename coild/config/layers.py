@@ -1,4 +1,4 @@
-"""What the user wrote, in three places, before it is checked.
+"""The settings as the user wrote them, in three places, before they are checked.
 
 Flags come before environment, environment before file. Each place yields `Settings`: one tree, with
 nothing in it but what was written there. `Layers` finds the strongest value and where it came from,
@@ -32,11 +32,11 @@ class SettingError(Exception):
 
 
 class ConfigError(SettingError):
-    """The value is of the wrong form: it fails at each start, until somebody changes it."""
+    """The value is of the wrong form: each start fails until it is changed."""
 
 
 class StartError(SettingError):
-    """What the value names cannot be had now: another start may find it, with the same value."""
+    """The thing that the value names is missing now: another start may find it."""
 
 
 class PoolSettings(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
@@ -139,7 +139,7 @@ def variable(field: str) -> str:
 
 
 def boolean(value: str | bool) -> bool:  # noqa: FBT001
-    """What was meant by a word. Raises ValueError."""
+    """The truth value that a word stands for. Raises ValueError."""
     if isinstance(value, bool):
         return value
     if value.lower() in {"1", "true", "yes"}:
@@ -168,7 +168,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
 def from_file(file: Path | None) -> FileSettings:
     """Read the TOML file. Raises ConfigError, and StartError if it cannot be read now.
 
-    A pipe by name, or a file of more than 4 MiB, is no configuration.
+    A pipe by name, or a file of more than 4 MiB, is not a configuration.
     """
     if file is None:
         return FileSettings()

@@ -12,7 +12,7 @@ from coild.rules.limits import NAME_PATTERN, NAME_RULE
 from coild.rules.unicast import why_no_unicast
 
 #: A private and a unique local subnet that clusters seldom use, with the first address of each that
-#: a host can have as the gateway. Who asks without a network has use for the edges, too.
+#: a host can have as the gateway. A pod without a CNI network can use the edges, too.
 DEFAULT_POOL = PoolSettings(["10.64.0.0/16", "fd00:64::/64"], gateway=["10.64.0.1", "fd00:64::1"])
 
 
@@ -103,7 +103,7 @@ def _spread(layers: Layers, named: dict[str, PoolSettings], *, from_file: bool) 
 def _told_of(
     layers: Layers, field: str, named: dict[str, PoolSettings], values: str
 ) -> dict[str, list[str]]:
-    """What a flag says of pools, by their names. Raises ConfigError."""
+    """The addresses that a flag gives, by pool. Raises ConfigError."""
     key, texts = layers.find(field)
     found: dict[str, list[str]] = {}
     for text in texts or ():

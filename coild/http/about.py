@@ -18,7 +18,7 @@ _NAME_MAX = 260
 
 
 def about(request: Request, pool_for: Callable[[str], str]) -> str:
-    """What the path or the body names, as far as it can be read; empty if nothing.
+    """The names in the path or the body, as far as they can be read; empty if there are none.
 
     `pool_for` gives the pool of a namespace. Raises nothing: the request may be any.
     """

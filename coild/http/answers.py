@@ -76,7 +76,7 @@ class Answer(HTTPResponse):
 
     @property
     def processed_headers(self) -> Iterator[tuple[bytes, bytes]]:
-        """What Sanic sends: it has just set content-length and connection."""
+        """The headers that Sanic sends: it has just set content-length and connection."""
         headers = self.headers
         yield b"content-type", _TYPES[self.content_type or _JSON] + self.common
         yield b"content-length", b"%d" % headers["content-length"]
@@ -101,7 +101,7 @@ class Refusal(Answer):
 
 
 class SharedAnswer(Answer):
-    """200 with a long body, which is not copied for each who asks."""
+    """200 with a long body, which is not copied for each request."""
 
     __slots__ = ("shared",)
 
@@ -199,7 +199,7 @@ def ready_answer(checks: list[Check], *, as_text: bool) -> Answer:
 
 def failure(status: int, error: str, allow: str = "", retry_seconds: int = 0) -> Answer:
     """The failure response of the API; with `allow`, or with `retry_seconds`, it says so."""
-    # What is quoted from a header may be bytes that are no text, which Sanic makes surrogates of.
+    # A quoted header may have bytes that are not text, which Sanic makes surrogates of.
     error = error.encode(errors="backslashreplace").decode()
     body = msgspec.json.encode(Failure(status, error))
     if allow:
@@ -268,7 +268,7 @@ def _answer_no_route(request: Request) -> Answer:
 
 
 def _words(error: Exception) -> str:
-    """What Sanic found wrong, in the words of this API."""
+    """An error that Sanic found, in the words of this API."""
     match error:
         case BadRequest() if str(error) == "Bad Request":
             return "this is no HTTP/1.1: the request line or a header is malformed or is repeated"

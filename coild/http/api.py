@@ -104,7 +104,7 @@ def _deadline(request: Request) -> Deadline | None:
 
 
 class _Handlers:
-    """What answers each operation: the method that is named like it."""
+    """The handlers of the operations: for each, the method that is named like it."""
 
     def __init__(
         self,
@@ -227,7 +227,7 @@ class _Handlers:
             return await self._collect(body, until)
 
     async def _collect(self, body: bytearray, until: Deadline | None) -> Answer:
-        # No flush is waited for within a turn: those who only ask for the status wait for it.
+        # No flush is waited for within a turn: requests for the status wait for the turn.
         async with self._turn:
             forgotten, unknown, dry_run = self._forgotten(body, until)
         released = forgotten
@@ -242,7 +242,7 @@ class _Handlers:
     def _forgotten(
         self, body: bytearray, until: Deadline | None
     ) -> tuple[list[tuple[str, Holding]], list[str], bool]:
-        """What the request is about, the valid containers that hold nothing, and `dry-run`.
+        """The addresses to be released, the valid containers that hold nothing, and `dry-run`.
 
         Raises BusyError, before anything is released, if there is no room for the answer.
         """

@@ -1,4 +1,4 @@
-"""What clients send: the bodies of requests, decoded and checked."""
+"""The bodies of requests, decoded and checked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ JOURNAL_PATTERN = r"^([0-9a-f]{32})?$(?!\n)"
 
 
 class BadRequestError(Exception):
-    """What the client sent is not what the API takes."""
+    """The request is not as the API takes it."""
 
 
 _Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
@@ -49,8 +49,8 @@ class AllocateRequest(msgspec.Struct, rename="kebab", frozen=True, gc=False):
     """The body of POST /ip. Fields that are not known are ignored.
 
     `network` is the name of the CNI network that the address is for. The answer to `details` has
-    the pool's subnet that the address is in, and its gateway; then the address is none of that
-    subnet's edges. `unusable` are addresses that a pod of that network could not use.
+    the pool's subnet that the address is in, and its gateway; then the address is not an edge of
+    that subnet. `unusable` are addresses that a pod of that network could not use.
     """
 
     pod_namespace: _Name

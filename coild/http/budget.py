@@ -31,7 +31,7 @@ class Budget:
             raise self.refusal()
 
     def refusal(self) -> BusyError:
-        """What to raise where there is no room."""
+        """The error to raise where there is no room."""
         return BusyError(
             "the requests and answers in flight take all the memory that they may; try again"
         )
@@ -40,8 +40,8 @@ class Budget:
 class Shared:
     """A long body, one copy of which is sent to all who ask for it.
 
-    It is reserved for as long as anybody refers to this object: the connections that have not sent
-    all of it do.
+    It is reserved for as long as this object is referred to, as by the connections that have not
+    sent all of it.
     """
 
     __slots__ = ("__weakref__", "_budget", "body")

@@ -19,7 +19,7 @@ class ConnectionLimit:
     """How many connections one socket serves."""
 
     def __init__(self, connections_max: int, log: LogLimit) -> None:
-        """What is refused or closed is told to `log`."""
+        """Refused and closed connections are told to `log`."""
         self.connections_max = connections_max
         self._log = log
         self._searched = -_SEARCH_SECONDS

@@ -202,7 +202,7 @@ class Connection(HttpProtocol):
         """Serve the connection, or say that there are too many."""
         if self._limit.admit(self.connections):
             super().connection_made(transport)  # type: ignore[no-untyped-call]
-            # Little is kept of answers that nobody reads, and none of it when all is read.
+            # Little is kept of answers that the peer does not read, and none when all is read.
             transport.set_write_buffer_limits(high=FREE_BYTES, low=0)
             return
         transport.set_protocol(asyncio.Protocol())
@@ -323,7 +323,7 @@ class Connection(HttpProtocol):
         now = monotonic()
         body_is_missing = bool(getattr(http, "request_body", None))
         if not self._can_write.is_set():
-            # Nobody can be told, neither of an answer nor of a time-out.
+            # The peer cannot be told, neither of an answer nor of a time-out.
             if now - self._unread_since > RESPONSE_SECONDS:
                 self.abort()  # type: ignore[no-untyped-call]
                 return

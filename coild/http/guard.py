@@ -1,4 +1,4 @@
-"""Who may ask: nobody whom a web page in someone's browser could make ask.
+"""Refuses requests that a web page in a browser could be behind.
 
 A browser on the node can reach loopback. It names the page's site in `Origin` when a page posts,
 and in `Host` when a site's name was pointed at 127.0.0.1 (DNS rebinding). Neither can be forged by
@@ -50,7 +50,7 @@ class Guard:
         headers = request.headers
         hosts = headers.getall("host", _NO_HOST)
         if len(hosts) > 1:
-            # Which of them another program goes by, nobody knows.
+            # It is not known by which of them another program goes.
             raise MissingHostError("there is more than one Host header: send one")
         host = hosts[0]
         if host not in self._known and not _on_unix_socket(request):
@@ -85,7 +85,7 @@ class Guard:
             address = ipaddress.ip_address(name)
         except ValueError:
             return False
-        # An address in Host was typed as one: nobody's name was pointed here.
+        # An address in Host was typed as one: it is not a name that was pointed here.
         return address.is_loopback or self._remote
 
 

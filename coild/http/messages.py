@@ -1,4 +1,4 @@
-"""What the daemon answers with: the JSON bodies, as types."""
+"""The JSON bodies of answers, as types."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class AddressAnswer(msgspec.Struct, frozen=True):
 
 
 class PlacedAnswer(AddressAnswer, frozen=True, kw_only=True):
-    """The same and, for who asks, where it lies; empty: of no pool any more, or no gateway."""
+    """The same and, on request, where it lies; empty: of no pool any more, or no gateway."""
 
     gateway: str | msgspec.UnsetType = msgspec.UNSET
     pool: str | msgspec.UnsetType = msgspec.UNSET
     subnet: str | msgspec.UnsetType = msgspec.UNSET
 
 
-#: The fields of an answer that are there for who asks for them.
+#: The fields of answers that are there on request only.
 ON_REQUEST = frozenset({"dry-run", "gateway", "pool", "subnet", "unknown"})
 
 

@@ -1,4 +1,4 @@
-"""What the API does: its operations, and the errors that each may answer with, as data.
+"""The operations of the API, and the errors that each may answer with, as data.
 
 The router, the errors about paths and methods, and the OpenAPI document go by this table.
 """

@@ -1,6 +1,6 @@
 """Whether the daemon can do its work, as a list of named checks: what /livez and /readyz tell.
 
-A check is asked when somebody asks for it, and answers at once: a probe waits for no disk. One
+A check is made when a request asks for it, and answers at once: a probe waits for no disk. One
 that fails readiness says that no address can be had from this daemon, and why. One that is only
 told says what people should look at; the daemon does its work all the same.
 """
@@ -40,7 +40,7 @@ class Readiness:
 
 
 def failing(checks: list[Check]) -> str:
-    """What keeps the daemon from its work, as one line; empty if nothing does."""
+    """The failing checks, as one line; empty if none fails."""
     return "; ".join(f"{check.name}: {check.reason}" for check in checks if _fails(check))
 
 

@@ -1,4 +1,4 @@
-"""Sanic on our own loop and our own sockets, with an end that waits for nobody idle."""
+"""Sanic on our own loop and our own sockets, with an end that does not wait for idle clients."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ _SLICE = 1000
 
 
 async def encode_inside(items: Sequence[_T], build: Callable[[Sequence[_T]], Any]) -> bytes:
-    """What is between the brackets of the array or object that `build` makes of the items."""
+    """The JSON of what `build` makes of the items, an array or object, without its brackets."""
     parts = []
     for start in range(0, len(items), _SLICE):
         parts.append(msgspec.json.encode(build(items[start : start + _SLICE]))[1:-1])

@@ -23,7 +23,7 @@ class StatusBodies:
         self._state = state
         self._budget = budget
         self._turn = turn
-        # What will be encoded next, and may be waited for by whoever asks before it is begun.
+        # The next body: requests that come before it is begun wait for it.
         self._next: asyncio.Task[Shared] | None = None
         self._sequence = -1
         self._latest: weakref.ref[Shared] | None = None

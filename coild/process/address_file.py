@@ -17,7 +17,7 @@ _ADDRESS_BYTES_MAX = 4096
 
 
 class AddressFile:
-    """A convenience: a disk that has no room for it is no reason not to serve.
+    """A convenience: coild serves also when the disk has no room for it.
 
     Its methods may block as the disk does, and may be called in any thread: one at a time works.
     """

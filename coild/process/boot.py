@@ -30,7 +30,7 @@ _BYTES_MAX = 4096
 
 
 class Boot(msgspec.Struct, frozen=True):
-    """What is to be seen of a boot."""
+    """A boot of the node, as the kernel and PID 1 show it."""
 
     #: The kernel's name for it; empty where there is none.
     boot_id: str
@@ -57,7 +57,7 @@ def read_boot(
     wall: Callable[[], int] = time.time_ns,
     since_boot: Callable[[], int] = boottime,
 ) -> Boot:
-    """What is to be seen now in a proc file system."""
+    """The boot that a proc file system shows now."""
     start = _init_start(proc)
     began = wall() - since_boot() + (start or 0)
     try:

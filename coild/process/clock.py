@@ -2,7 +2,7 @@
 
 Events carry the wall's time, for people and for other machines. How long ago something was must
 not be taken from it while the process lives: someone may set the wall meanwhile. So the clock
-notes how its times and CLOCK_BOOTTIME, which nobody can set, belong together: one mark for each
+notes how its times and CLOCK_BOOTTIME, which cannot be set, belong together: one mark for each
 step of the wall, which says what the time was at a moment and how fast it went from there on.
 """
 
@@ -99,7 +99,7 @@ class Clock:
     def ago(self, duration: int) -> int:
         """The time of an event `duration` ns ago: what is newer happened less long ago.
 
-        Measured by the clock that nobody can set, whatever was done to the wall since. Of what
+        Measured by the clock that cannot be set, whatever was done to the wall since. Of what
         happened before this clock was made, only the times are known: it is taken to be as old as
         the wall, at that moment, said that it was, and no less old than nothing.
         """

@@ -14,7 +14,7 @@ from coild.process.clock import Clock
 
 logger = logging.getLogger(__name__)
 
-#: Less than this is what time synchronisation corrects, in ns: nobody is misled by it.
+#: In ns. Less than this is corrected by time synchronisation, and misleads no reader.
 TOLD_NS = 60 * 10**9
 #: It costs two readings of clocks.
 _LOOK_SECONDS = 1.0
@@ -50,7 +50,7 @@ class ClockWatch:
 
     @property
     def reason(self) -> str:
-        """What is wrong, as the check `clock` of /readyz tells it; empty if nothing is."""
+        """The text of the check `clock` of /readyz; empty if all is well."""
         behind, now = self._clock.behind()
         return ahead(now + behind, now)
 
@@ -63,7 +63,7 @@ class ClockWatch:
     def look(self) -> None:
         """Warn if the clock fell behind since the last look, and say when it has caught up."""
         behind, now = self._clock.behind()
-        # While nobody sets the clock it only comes nearer: if not, it was set back once more.
+        # A clock that is not set only comes nearer: if it does not, it was set back once more.
         if behind > TOLD_NS and (not self._told or behind > self._before + TOLD_NS):
             logger.warning(
                 "%s: that clock is wrong, or was ahead once. Until it has caught up, events are "

@@ -1,6 +1,6 @@
 """The sockets: made by us, since a server's own way replaces a live socket and opens it to all.
 
-Or by whoever started us, as systemd does for a socket unit.
+Or by the program that started us, as systemd does for a socket unit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from coild.process.unix_socket import PassedSocket, UnixSocket, passed
 
 logger = logging.getLogger(__name__)
 
-#: Files that are no connections: the journal's, those of a compaction, the loop's; some to spare.
+#: Files that are not connections: the journal's, those of a compaction, the loop's; some to spare.
 _OWN_FILES = 128
 
 
@@ -45,13 +45,13 @@ def descriptors_for(connections: int) -> int:
 
 
 class Inherited(NamedTuple):
-    """Listening sockets that whoever started this process made for it."""
+    """Listening sockets that were passed by the program that started this one."""
 
     tcp: socket.socket | None = None
     unix: socket.socket | None = None
 
     def close(self) -> None:
-        """Close this process's end of them; whoever made them goes on listening."""
+        """Close this process's end of them; the program that made them goes on listening."""
         for sock in filter(None, self):
             sock.close()
 
@@ -116,11 +116,11 @@ def _listener(descriptor: Descriptor) -> socket.socket:
 
 
 class Listeners(NamedTuple):
-    """What a daemon listens on."""
+    """The sockets that a daemon listens on."""
 
     #: Those of TCP first.
     sockets: list[socket.socket]
-    #: The unix socket among them, unless nobody can tell where its file is.
+    #: The unix socket among them, if there is one and it is known where its file is.
     unix: UnixSocket | PassedSocket | None
 
 

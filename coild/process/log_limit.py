@@ -22,7 +22,7 @@ def _later(seconds: float, call: Callable[[], object]) -> None:
 
 
 class _Kind:
-    """What is known of one kind: since when a line may come, what waits, and of how many."""
+    """The state of one kind: when the next line may come, the line that waits, and its count."""
 
     __slots__ = ("count", "due", "waiting")
 

@@ -23,7 +23,7 @@ from coild.rules.printable import printable, printable_json
 _LINES_MAX = 10_000
 #: So many drawings of a progress bar do; the last clears it away.
 _DRAWINGS_MAX = 8
-#: How long an end waits for whoever reads the log.
+#: How long an end waits for the reader of the log.
 _PATIENCE_SECONDS = 0.5
 
 
@@ -43,7 +43,7 @@ class JsonFormatter(logging.Formatter):
         try:
             document = msgspec.json.encode(line).decode()
         except UnicodeEncodeError:
-            # Half of a character, as in the name of a file, is none of JSON's.
+            # Half of a character, as in the name of a file, is not of JSON's.
             whole = {
                 key: text.encode(errors="backslashreplace").decode() for key, text in line.items()
             }
@@ -64,7 +64,7 @@ class PlainFormatter(logging.Formatter):
 
 
 class Writer(logging.Handler):
-    """Writes lines to a descriptor in a thread of its own: whoever logs waits for no reader.
+    """Writes lines to a descriptor in a thread of its own: to log never waits for a reader.
 
     What is more than its queue holds is dropped and counted, and told when lines are taken again.
     """
@@ -75,7 +75,7 @@ class Writer(logging.Handler):
         # A signal's handler that logs as well may interrupt its `put`, which no other lock allows.
         # An event in it is set when all before it is written.
         self._lines: SimpleQueue[bytes | threading.Event] = SimpleQueue()
-        #: How many lines were dropped so far, and of how many of them nobody was told.
+        #: How many lines were dropped so far, and how many of them are yet to be told of.
         self.dropped = self._untold = 0
         threading.Thread(target=self._run, name="log", daemon=True).start()
 
@@ -138,7 +138,7 @@ class Writer(logging.Handler):
 
 
 class Screen:
-    """The terminal that the log goes to, as a file for a progress bar; nobody waits for it.
+    """The terminal that the log goes to, as a file for a progress bar, which never waits for it.
 
     It may be stopped (Ctrl-S), or at the other end of a slow line.
     """
@@ -190,7 +190,7 @@ def last_word(text: str) -> None:
                 # Not by its buffer, whose lock an end would wait for.
                 descriptor = stream.fileno()
             except OSError:
-                # One that is no file, of whoever calls this as a function.
+                # Not a file: a program calls this as a function, with a stream of its own.
                 stream.write(line)
             else:
                 os.write(descriptor, line.encode(errors="backslashreplace"))

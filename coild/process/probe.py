@@ -25,7 +25,7 @@ _RETRY_SECONDS = 0.05
 
 
 def ask(path: str, target: str, timeout_seconds: float) -> tuple[int, bytes]:
-    """The status and the body of the answer to GET. Raises OSError, or ValueError if it is none."""
+    """The status and body of the answer to GET. Raises OSError, or ValueError if it is not HTTP."""
     deadline = time.monotonic() + timeout_seconds
     received = b""
     with socket.socket(socket.AF_UNIX) as sock:
@@ -65,7 +65,7 @@ def _remaining(deadline: float) -> float:
 
 
 def _reason(body: bytes) -> str:
-    """What an answer that is an error says of it."""
+    """The text of the error in an answer."""
     import json  # noqa: PLC0415 - a probe that goes well does without
 
     try:

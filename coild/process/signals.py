@@ -1,4 +1,4 @@
-"""What signals do: some stop the daemon, and none ends it without a word (signal(7)).
+"""The effects of signals: some stop the daemon, none ends it without a line (signal(7)).
 
 But for those that cannot be had (KILL, STOP), and those that a fault of the program raises.
 """
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 #: They stop it in order, with status 0.
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-#: They would kill, and nobody means that by them.
+#: They would kill, which is not what they are sent for.
 _HARMLESS = (
     *("SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGIO", "SIGPWR", "SIGSTKFLT"),
     *("SIGXCPU", "SIGXFSZ"),
@@ -33,10 +33,10 @@ _OF_TERMINALS = (signal.SIGTTOU, signal.SIGTTIN)
 def begin() -> None:
     """Until `configure`, while the program is being loaded: a stop ends it, the others are nothing.
 
-    Loading takes longest of all that a start does, and nobody could be told of them yet.
+    Loading takes longest of all that a start does, and there is no log yet.
     """
     for stopping in STOPPING:
-        # There is nothing to clean up, and an exception might be raised where nobody passes it on.
+        # There is nothing to clean up, and an exception might be raised where it is not passed on.
         signal.signal(stopping, lambda *_: os._exit(0))
     for other in (signal.SIGPIPE, *_OF_TERMINALS, *_told()):
         signal.signal(other, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""What systemd tells a service by its environment, and what a service tells systemd.
+"""The two ways between systemd and a service: its environment, and the notification socket.
 
 The protocols are a datagram and a few variables: sd_notify(3), sd_watchdog_enabled(3),
 sd_listen_fds(3). No library is used for them: sdnotify and systemd-python are not kept any more,
@@ -67,7 +67,7 @@ def take_descriptors(environment: MutableMapping[str, str]) -> list[Descriptor]:
 
 
 class Notifier:
-    """Tells the service manager how this service is; tells nobody if there is none."""
+    """Tells the service manager how this service is, if there is a service manager."""
 
     def __init__(self, environment: MutableMapping[str, str]) -> None:
         """Takes NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID."""

@@ -104,7 +104,7 @@ def bind_tcp(endpoint: Endpoint) -> socket.socket:
         sock.close()
         if error.errno == errno.EADDRINUSE:
             raise _TakenError(endpoint) from None
-        # EINVAL: nobody can listen on such an address, like one of a link without the link.
+        # EINVAL: no program can listen on such an address, as on a link-local one without link.
         kind = {errno.EADDRNOTAVAIL: _UnavailableError, errno.EINVAL: ConfigError}.get(
             error.errno or 0, StartError
         )

@@ -1,8 +1,8 @@
 """The unix socket's file, and the lock beside it that makes the path ours.
 
-Anybody with rights in the directory can remove or replace either while we listen: nobody then
-reaches us by the path, and the kernel does not say so. Both are compared with what we hold, by
-device and inode; a file that we hold open, or whose socket we do, keeps its inode.
+Other programs with rights in the directory can remove or replace either while we listen: then no
+client reaches us by the path, and the kernel does not say so. Both are compared with what we hold,
+by device and inode; a file that we hold open, or whose socket we do, keeps its inode.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class UnixSocket:
     """A listening unix socket of mode 0660, and the lock that makes its path ours.
 
     A socket file outlives its process, so its being there says nothing. The lock beside it does:
-    who holds it may replace the file. Connecting tells about programs that do not take the lock.
+    its holder may replace the file. Connecting tells about programs that do not take the lock.
     """
 
     #: What to do when the file is lost and cannot be made again.
@@ -137,7 +137,7 @@ class UnixSocket:
         if not stat.S_ISSOCK(mode):
             raise StartError("socket", f"{self.path} is there and is no socket; it was left alone")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            # It is known at once whether somebody listens. Only a full backlog is waited for, and
+            # It is known at once whether a process listens. Only a full backlog is waited for, and
             # whose that is does not answer.
             probe.setblocking(False)
             try:

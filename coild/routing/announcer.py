@@ -11,7 +11,7 @@ RouteHealth = Literal["off", "exported", "failing"]
 
 
 class RouteError(Exception):
-    """What announces blocks did not do what was asked; one line that names the reason."""
+    """Routes could not be read or changed; one line that names the reason."""
 
 
 class RoutesForbiddenError(RouteError):

@@ -40,7 +40,7 @@ _SILENT = RouteError("the kernel does not answer")
 
 
 class RouteTable(Protocol):
-    """What is needed of `netlink.KernelRoutes`; methods may block, and raise RouteError.
+    """The interface of `netlink.KernelRoutes`; methods may block, and raise RouteError.
 
     The error says what is wrong, not with which block: what is wrong with many is told once.
     """
@@ -63,7 +63,7 @@ class RouteTable(Protocol):
 
 
 class _State(enum.Enum):
-    """What an Exporter does now."""
+    """The state of an Exporter."""
 
     #: Nothing was opened: no block is announced.
     OFF = "off"
@@ -256,7 +256,7 @@ class Exporter:
         try:
             failed = await self._with_timeout(lambda: self._apply(tried))
         except BaseException:
-            # Nobody waits for the thread any more: it may be doing it, or not.
+            # This call does not wait for the thread any more, which may be doing it, or not.
             self._changed |= tried
             self._wake.set()
             raise
@@ -278,7 +278,7 @@ class Exporter:
         for block in sorted(blocks):
             if self._state is not _State.OPEN:
                 break
-            # Looked up now: whoever announces or withdraws it later, asks again.
+            # Looked up now: an `announce` or `withdraw` that comes later asks again.
             act = self._table.add if block in self._wanted else self._table.remove
             try:
                 act(block)
@@ -323,7 +323,7 @@ class Exporter:
                 )
         if errors:
             self._told |= errors.keys()
-            # Whoever noticed it, `run` is to try again soon.
+            # It may have been noticed outside of `run`, which is to try again soon.
             self._wake.set()
         elif self._told:
             logger.info("the routes of all %d blocks are exported again", len(self._wanted))

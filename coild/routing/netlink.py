@@ -32,7 +32,7 @@ _ABSENT = frozenset({errno.ESRCH, errno.ENODEV, errno.EAFNOSUPPORT, errno.EOPNOT
 _EXISTS = frozenset({errno.EEXIST})
 _HINTS = {
     errno.ENETDOWN: f"is {_INTERFACE} up?",
-    # It is EPERM for who lacks the right to do it.
+    # A process that lacks the right to do it gets EPERM.
     errno.EACCES: f"is IPv6 disabled on {_INTERFACE} (sysctl net.ipv6.conf.{_INTERFACE})?",
     errno.EAFNOSUPPORT: "has the kernel IPv6?",
     errno.EOPNOTSUPP: "has the kernel IPv6?",
@@ -61,7 +61,7 @@ class KernelRoutes:
             raise
 
     def blocks(self) -> set[Subnet]:
-        """What our routes lead to. Raises RouteError.
+        """The blocks that our routes lead to. Raises RouteError.
 
         A route of our protocol that is not as we make them is removed on the way, and with it what
         else leads to the same block: that is not in the answer then.
@@ -85,7 +85,7 @@ class KernelRoutes:
         for _ in range(_ATTEMPTS):
             if not self._change("add", route, _EXISTS):
                 return
-            # Who else made it may have removed it by now, and then it is ours to make.
+            # The process that made it may have removed it by now: then it is ours to make.
             if self._is_taken(block):
                 return
         raise RouteError(f"others make and remove it in table {self._table}")
@@ -142,7 +142,7 @@ class KernelRoutes:
             which["tos"] = like["tos"]
         if like and like["src_len"]:
             which["src"] = f"{like.get('src')}/{like['src_len']}"
-        # The kernel removes one at a time; that there is none any more, it must say.
+        # The kernel removes one at a time: repeat until it says that there is none.
         for _ in range(_ATTEMPTS):
             if self._change("del", which, _ABSENT):
                 return
@@ -165,7 +165,7 @@ class KernelRoutes:
                     raise
                 break
         # Old kernels do not filter by table, and one without IPv6 tells of IPv4 then. Clones are
-        # what the kernel learned of a path, no routes that somebody made.
+        # what the kernel learned of a path, not routes that a program made.
         return [
             route
             for route in found

@@ -1,4 +1,4 @@
-"""What others do to a table of routes: another coild that keeps it, and changes that are told."""
+"""Other programs on a table of routes: another coild that keeps it, and changes that are told."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Others:
         self._missing: set[Subnet] = set()
         self._noticed = False
         self._compared_at = self._logged_at = -math.inf
-        #: Those who ask who holds the lock are answered.
+        #: Whether connections to the lock, by which others ask who holds it, are accepted.
         self._accepts = False
         self._squatter = ""
 

@@ -1,4 +1,4 @@
-"""What the kernel tells of a table's routes as they change: rtnetlink(7), its multicast groups.
+"""Changes of a table's routes as the kernel tells them: rtnetlink(7), its multicast groups.
 
 What is not of our table is dropped by a filter in the kernel, for a routing daemon may change
 hundreds of thousands of routes at once.
@@ -35,7 +35,7 @@ _SO_ATTACH_FILTER = 26
 
 
 class Changes(msgspec.Struct):
-    """What was told since the last time."""
+    """The changes since the last call of `read`."""
 
     #: Blocks whose route of ours went, or came; the last word on each counts.
     gone: set[Subnet] = msgspec.field(default_factory=set)
@@ -72,7 +72,7 @@ class RouteWatch:
         return self._socket.fileno()
 
     def read(self) -> Changes:
-        """What changed. Never blocks, and never raises."""
+        """The changes since the last call. Never blocks, and never raises."""
         changes = Changes()
         for _ in range(_MESSAGES_MAX):
             try:

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def exporter_of(config: Config) -> Exporter:
-    """What exports blocks as the configuration says, once it is opened."""
+    """The exporter that the configuration asks for; it has to be opened."""
 
     def make() -> RouteTable:
         if not has_net_admin():

@@ -5,11 +5,11 @@ another data directory, would so withdraw the routes of the first. They share no
 not even a file system, but the network namespace; and there is one kind of name that is a network
 namespace's own and that the kernel takes back with the process: that of an abstract unix socket.
 
-Any user of the machine may take such a name. So the one who has it is asked for: a connection to a
-listening socket tells who listens (SO_PEERCRED, unix(7)). A holder that could not change routes
-anyway is no coild, and is not heeded; nor is one that only has the right in a user namespace of its
-own, as any user may make one. The holder accepts connections and closes them; one that is
-stopped for a while leaves them open, which says that it is there, too.
+Any user of the machine may take such a name. So its holder is looked up: a connection to a
+listening socket tells which process listens (SO_PEERCRED, unix(7)). A holder that could not change
+routes anyway is not a coild, and is not heeded; nor is one that only has the right in a user
+namespace of its own, as any user may make one. The holder accepts connections and closes them; one
+that is stopped for a while leaves them open, which says that it is there, too.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class TableLock:
         # A connection to the holder that it has not accepted yet, and who that is.
         self._asking: socket.socket | None = None
         self._taken = ""
-        #: Who has the name without being a coild, as text; the table is used all the same.
+        #: The process that has the name without being a coild, as text; the table is used anyway.
         self.squatter = ""
 
     def claim(self) -> None:
@@ -94,7 +94,7 @@ class TableLock:
         return None if self._socket is None else self._socket.fileno()
 
     def accept(self) -> None:
-        """Let go those who only wanted to know who is here."""
+        """Close the next connection: another coild asked by it who holds the lock."""
         if self._socket is not None:
             with contextlib.suppress(OSError):
                 self._socket.accept()[0].close()
@@ -149,7 +149,7 @@ def _may_be_coild(pid: int, uid: int) -> bool:
 
 
 def _user_namespace(process: str) -> str:
-    """What tells a process's user namespace from those below it; user_namespaces(7).
+    """A text by which a process's user namespace differs from those below it; user_namespaces(7).
 
     Its identity may be read by root only. Its map of users is shown to all, by their own users:
     no namespace that a user makes has the same as the one that it was made in.

@@ -189,7 +189,7 @@ def edges(subnet: Subnet) -> list[Span]:
     IPv4: the network's and the broadcast address, but with 31 bits and more there is neither (RFC
     3021). IPv6: the routers' anycast address, which is the first (RFC 4291, section 2.6.1), but not
     with 127 bits and more (RFC 6164). The last is a host's like any other: there is no broadcast in
-    IPv6, and nobody answers to the anycast addresses of RFC 2526 but home agents of Mobile IPv6.
+    IPv6, and only home agents of Mobile IPv6 answer to the anycast addresses of RFC 2526.
     """
     first, last = (Span(subnet.version, each, each) for each in (subnet.base, subnet.end - 1))
     if subnet.prefix >= BITS[subnet.version] - 1:

@@ -47,7 +47,7 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """What can be had at once: the next address of `block`, if there is one.
+    """The address that can be had at once: the next one of `block`, if there is a block.
 
     `early`: it was released less than `reuse-after` ago, and nothing else is free.
     `wants_block`: the node should ask for another block before it takes this.

@@ -1,4 +1,4 @@
-"""What the configuration of a pool sets apart: reserved addresses and gateways, checked."""
+"""The addresses that a pool's configuration sets apart, checked: reserved ones and gateways."""
 
 from __future__ import annotations
 

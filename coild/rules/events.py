@@ -22,7 +22,7 @@ SCHEMA = 6
 #: Why an address was released: its container asked, the runtime does not know the container any
 #: more, or the node has been booted since.
 REQUESTED, COLLECTED, REBOOTED = "requested", "garbage-collected", "rebooted"
-#: Or it was the node's own, as the gateway of pods, and there is none left that needs it.
+#: Or it was the node's own, as the gateway of pods, and no pod needs it any more.
 UNNEEDED = "not-needed"
 
 #: Who repaired a journal.
@@ -44,7 +44,7 @@ class PoolsChanged(msgspec.Struct, tag=1, array_like=True, frozen=True):
 
 
 class ApartSpec(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What a pool sets apart, as `addresses.Pool` has it; spans are keys (`addresses.Span.key`)."""
+    """The addresses that a pool sets apart, as in `addresses.Pool`; spans are `Span.key`s."""
 
     reserved: list[bytes]
     reserve_edges: bool

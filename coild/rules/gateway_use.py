@@ -1,4 +1,4 @@
-"""Who needs an address of the node as gateway: one that the plugin took where no pool named any."""
+"""Which containers need an address of the node as gateway, where no pool named a gateway."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class GatewayUse:
             self._placed.add(container_id)
 
     def taken(self) -> list[tuple[str, Holding]]:
-        """What the node holds as gateway of pods."""
+        """The addresses that the node holds as gateway of pods."""
         self._keys &= self._holdings.keys()
         return [(key, self._holdings[key]) for key in sorted(self._keys)]
 

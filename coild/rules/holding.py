@@ -1,4 +1,4 @@
-"""What state is made of: the blocks that the node holds, and who holds an address in them."""
+"""The parts of the state: the blocks that the node holds, and the addresses held in them."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class Block:
         kept = [entry for entry in self.released if entry[0] not in apart]
         self.aside += len(self.released) - len(kept)
         if self.aside:
-            # What is free again rests: until it was set apart, somebody may have had it.
+            # What is free again rests: until it was set apart, a pod may have had it.
             taken = held(self.key)
             for start, end in before.without(apart):
                 free = set(range(start, min(end, self.next_unused))) - taken

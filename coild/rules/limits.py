@@ -1,10 +1,10 @@
-"""What a request may be at most, and why."""
+"""The limits of requests, and the reason for each."""
 
 #: A request has three names and a few words around them; this is twenty times that.
 BODY_BYTES_MAX = 64 * 1024
 #: A garbage collection names every container of a network: 200,000 in both families.
 COLLECT_BYTES_MAX = 32 * 1024 * 1024
-#: What all connections together may keep of long requests and of answers that nobody reads. With
+#: What all connections together may keep of long requests and of unread answers. With
 #: 200,000 addresses held, some 180 MiB, and what 8192 connections keep without asking, some 130,
 #: the whole stays below 512.
 BUDGET_BYTES = 64 * 1024 * 1024

@@ -68,7 +68,7 @@ class Dumped(Protocol):
 
     @property
     def state(self) -> bytes:
-        """What `Projection.dump` gave."""
+        """The bytes that `Projection.dump` gave."""
 
     @property
     def sequence(self) -> int:
@@ -80,7 +80,7 @@ class Dumped(Protocol):
 
 
 class Projection:
-    """What the events so far add up to."""
+    """The state: the sum of the events so far."""
 
     def __init__(self) -> None:
         #: The same dictionary for ever.
@@ -306,7 +306,7 @@ class Projection:
         }
 
     def _apart_of(self, block: Block) -> Ranges:
-        """What is set apart in a block; nothing if it is out of force."""
+        """The offsets that are set apart in a block; none if no pool has the block any more."""
         apart = self.apart(block.pool, block.version)
         if not apart or not block.configured:
             return _NONE
@@ -354,7 +354,7 @@ def _specs(pools: dict[str, Pool]) -> dict[str, PoolSpec]:
 
 
 def _apart(pools: dict[str, Pool]) -> dict[str, ApartSpec]:
-    """What is set apart by those pools that do."""
+    """The addresses that are set apart, by pool; those that set none apart are left out."""
     found = {}
     for name, pool in pools.items():
         reserved, gateways, unusable = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from coild.rules.addresses import Subnet
 
-#: By RFC 6890 and those that it cites. Link-local addresses are a link's own: nobody routes them.
+#: By RFC 6890 and those that it cites. Link-local addresses are not routed.
 _NONE = tuple(
     (Subnet.parse(text), reason)
     for text, reason in (

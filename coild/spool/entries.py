@@ -27,7 +27,7 @@ _MARKS_MAX = 8
 class SpoolError(Exception):
     """The spool cannot be read or written; one line that names the directory and the reason."""
 
-    #: The system's number of the reason; 0 if it is none of the system's.
+    #: The system's number of the reason; 0 if it was not an error of the system.
     errno = 0
 
 
@@ -36,7 +36,7 @@ class SpoolBusyError(SpoolError):
 
 
 def spool_error(directory: str, error: OSError) -> SpoolError:
-    """What to raise in place of the system's error."""
+    """The error to raise in place of the system's."""
     raised = SpoolError(f"the spool {directory}: {error.strerror or error}")
     raised.errno = error.errno or 0
     return raised
@@ -84,7 +84,7 @@ class Claim:
 
     @property
     def container_ids(self) -> list[str]:
-        """What is to be released."""
+        """The container IDs that are to be released."""
         return [self.container_id, self.second] if self.second else [self.container_id]
 
     def is_for(self, journal: str, where: str | None) -> bool:
@@ -163,7 +163,7 @@ def done(entries: Sequence[Claim]) -> None:
 
 
 def set_aside(directory: str, name: str) -> str:
-    """Give a file that is not an entry, or is none for coild, another name; the path of that.
+    """Give a file that coild does not take for an entry another name; the path of that.
 
     Raises SpoolError.
     """

@@ -12,7 +12,7 @@ from time import monotonic, sleep, time
 
 #: What begins so is being written, or was when its writer died.
 TEMPORARY = ".tmp-"
-#: Whoever writes is done in a moment; after this, the process is gone.
+#: To write takes a moment; after this long, the process is gone.
 _TEMPORARY_SECONDS = 3600
 _POLL_SECONDS = 0.005
 #: An entry is three names; nothing longer was written.
@@ -48,7 +48,7 @@ def lock(path: str, deadline: float) -> int:
 
 
 def read(path: str) -> bytes:
-    """What the file begins with, up to READ_MAX bytes; nothing if it cannot be read."""
+    """The first bytes of a file, READ_MAX at most; empty if it cannot be read."""
     try:
         fd = posix.open(path, _READ)
     except OSError:

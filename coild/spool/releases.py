@@ -278,7 +278,7 @@ def _publish(
         else:
             return None
         if read(path) == content:
-            # Whoever holds it releases just this, and no ADD comes between.
+            # Its holder releases just this, and no ADD comes between.
             return None
         other = _claim(directory, name, deadline, on_rejected)
         if other is not None:

@@ -1,1 +1,1 @@
-"""What is different since the last run, dealt with before anything else is journalled."""
+"""The steps of a start: changes since the last run are journalled before anything else."""

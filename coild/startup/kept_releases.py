@@ -18,7 +18,7 @@ _BATCH = 100
 
 
 async def apply_spool(directory: Path, service: Service, notifier: Notifier) -> None:
-    """Apply the releases that the CNI plugin kept while nobody answered.
+    """Apply the releases that the CNI plugin kept while coild did not answer.
 
     Errors of the spool are only logged. Raises the journal's errors.
     """

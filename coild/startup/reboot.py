@@ -32,8 +32,8 @@ async def record_boot(
 ) -> None:
     """Journal the node's boot if it is another one, and what became of the addresses held before.
 
-    Their containers ended with the boot before this one, and nobody will release them. The boot is
-    journalled last: a start that is cut short is gone on with.
+    Their containers ended with the boot before this one, so no runtime will release them. The boot
+    is journalled last: a start that is cut short is gone on with.
     """
     if not boot.boot_id:
         logger.warning("%s has no boot ID: a reboot of the node is not noticed", config.proc)

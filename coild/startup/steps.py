@@ -42,7 +42,7 @@ class Step(enum.IntEnum):
 
 
 class Startup:
-    """What a start has to journal before anything else may be.
+    """The events that a start has to journal before any other.
 
     While the disk has no room for that, `gate` is shut.
     """
@@ -80,7 +80,7 @@ class Startup:
         await self._go_on(Step.DONE)
 
     async def retry(self, on_failure: Callable[[JournalError], None]) -> None:
-        """Try again for as long as there is no room.
+        """Try again while the disk is full.
 
         `on_failure` is told of any other error that keeps the start from being journalled, but for
         a failure of the journal, which tells of it by itself.

@@ -1,4 +1,4 @@
-"""How old history is, for those who want to lose what is older than they name.
+"""The age of history, for orders to remove what is older than they name.
 
 What goes is gone for good, and an age is only as right as a clock. So two are asked, the system's
 and the journal's newest time, and the earlier one counts.
@@ -15,7 +15,7 @@ _DIFFERENCE_MAX = 86400 * 10**9
 
 
 class AgeUnknownError(JournalError):
-    """The clocks differ so much that nobody knows how old history is. Nothing was done."""
+    """The clocks differ too much to tell how old history is. Nothing was done."""
 
     def __init__(self, wall: int, other: int, which: str) -> None:
         """`which` says what tells the time `other`; `wall` is the system's. In ns."""

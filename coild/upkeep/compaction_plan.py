@@ -1,4 +1,4 @@
-"""What a compaction would do now: for a dry run, of the daemon as of the tool. Writes nothing."""
+"""The plan of a compaction: for a dry run, of the daemon as of the tool. Writes nothing."""
 
 from __future__ import annotations
 

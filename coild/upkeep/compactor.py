@@ -1,8 +1,8 @@
 """The daemon's part of compaction: what only the writer may do, and when to do it.
 
-The heavy part (reading, indexing, folding, compressing) is somebody else's, a `Worker`: in the
-daemon a process of its own, so that requests do not notice. What is left here are a roll-over, a
-few events and the removal of files that are elsewhere by then.
+The heavy part (reading, indexing, folding, compressing) is done by a `Worker`: in the daemon a
+process of its own, so that requests do not notice. What is left here are a roll-over, a few events
+and the removal of files that are elsewhere by then.
 """
 
 from __future__ import annotations
@@ -148,14 +148,14 @@ class Compactor:
 
         `order` is the token of an order that someone left, `policy` one that was given here. With
         `limited`, and without an order, it may be too soon.
-        Whoever hangs up meanwhile does not end it. Raises CompactionRunsError if one is at work,
+        A caller that is cancelled does not end it. Raises CompactionRunsError if one is at work,
         orders.OrderError, TooSoonError, ages.AgeUnknownError, JournalError.
         """
         if self._closed:
             raise JournalFailedError("the daemon is stopping, so there is no compaction")
         self._refuse_while_running()
         self._task = asyncio.create_task(self._compact(order, policy, limited=limited))
-        # Then nobody may be left to look at its error.
+        # All callers may be cancelled by then: this looks at its error.
         self._task.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             return await asyncio.shield(self._task)
@@ -165,7 +165,7 @@ class Compactor:
             raise
 
     async def dry_run(self) -> CompactionPlan:
-        """What `compact` would do now, without an order; those who ask meanwhile share the answer.
+        """The plan of what `compact` would do now, without an order; calls meanwhile share it.
 
         Raises CompactionRunsError if one is at work, JournalError.
         """
@@ -306,7 +306,7 @@ class Compactor:
             await self._record(SegmentsIndexed(self._clock(), part))
 
     def _nothing_new(self, last: int) -> Compaction | None:
-        """What is there, if up to the event `last` there is nothing that is worth a compaction."""
+        """The last compaction, if up to the event `last` nothing is worth another one."""
         taken = snapshot_with_nothing_new(self._fs, self._directory, last)
         if taken is None:
             return None

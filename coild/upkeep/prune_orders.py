@@ -1,9 +1,9 @@
 """Orders that a request over HTTP cannot give by itself, from the operator to the daemon.
 
-Others on the node may reach the API; only who may write beside the segments may have history
-removed, or the journal compacted as often as they like. So the order is a file there, with a random
-name, and the request names it: one order, one request. The daemon takes the file away before it
-acts, so that an order is never carried out later.
+Others on the node may reach the API; only a user who may write beside the segments may have history
+removed, or the journal compacted at any time. So the order is a file there, with a random name, and
+the request names it: one order, one request. The daemon takes the file away before it acts, so that
+an order is never carried out later.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BYTES_MAX = 4096
 
 
 class OrderError(Exception):
-    """There is no such order, or it is none."""
+    """There is no such order, or the file is not an order."""
 
 
 class _Order(msgspec.Struct, forbid_unknown_fields=True):
@@ -60,7 +60,7 @@ def take_order(directory: Path, token: str) -> Policy | None:
         raise OrderError("an order is named by 32 hexadecimal digits")
     path = order_path(directory, token)
     try:
-        # Neither a link nor a pipe that somebody put there may mislead or hold up the daemon.
+        # Neither a link nor a pipe in its place may mislead or hold up the daemon.
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):

@@ -1,4 +1,4 @@
-"""Tells when somebody changes a file of the journal that the daemon itself leaves as it is.
+"""Tells when a file of the journal is changed that the daemon itself leaves as it is.
 
 Sealed segments, archived ones and snapshots are what history and the next start are made of. The
 daemon answers by its memory and the segment that it writes, so a change of the others takes nothing
@@ -124,7 +124,7 @@ class SealedWatch:
         return archived | {path: file for path, file in live.items() if path != open_one}
 
     def _compare(self, found: dict[Path, _File]) -> dict[Path, str]:
-        """What was done to each file that is not what it was."""
+        """The change of each file that is not as it was."""
         changed = {}
         for path, known in self._known.items():
             now = found.get(path)

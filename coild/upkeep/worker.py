@@ -35,7 +35,7 @@ _NICE = 19
 
 
 class Message(msgspec.Struct, omit_defaults=True):
-    """What it says at its end."""
+    """The message by which the process ends."""
 
     prepared: Prepared | None = None
     #: Of indexes, by the first sequence of their segments; see `index_sealed`.
@@ -86,7 +86,7 @@ class UpkeepProcess:
         try:
             output, _ = await process.communicate()
         finally:
-            # Whoever is cancelled here wants no more of it.
+            # A cancelled call does not want the rest.
             self.kill()
             await process.wait()
             self._process = None

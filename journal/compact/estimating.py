@@ -1,4 +1,4 @@
-"""What a compaction would move, and a pruning after it remove, told without doing either."""
+"""Estimates what a compaction would move and a pruning after it remove, without doing either."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def estimate(
     policy: Policy | None = None,
     now: int = 0,
 ) -> Estimate:
-    """What would be archived of a journal whose last event is `last`, and pruned by `policy`.
+    """An estimate of what would be archived of a journal that ends with `last`, and then pruned.
 
     The segment that is written is sealed first, unless it has no event. With a `last` of 0 nothing
     would be archived. `now` is as for `plan_pruning`. A writer may be at work; what it begins

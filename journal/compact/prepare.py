@@ -82,7 +82,7 @@ class State(Protocol):
 
 
 class Vocabulary(msgspec.Struct, frozen=True):
-    """What the caller's events are, and how they are found."""
+    """The caller's events: their types, and how they are found."""
 
     schema: int
     event_type: Any
@@ -92,7 +92,7 @@ class Vocabulary(msgspec.Struct, frozen=True):
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """What `prepare` did. Sizes are in bytes."""
+    """The results of `prepare`. Sizes are in bytes."""
 
     sequence: int
     #: Of the state, in hexadecimal.
@@ -121,7 +121,7 @@ def sealed_segments(
 
 @contextlib.contextmanager
 def archive_lock(fs: FileSystem, directory: Path) -> Iterator[Custody]:
-    """Be the only one who writes to the archive, and who can look whether that is still so.
+    """Be the only process that writes to the archive; the custody tells whether that is still so.
 
     Raises CompactionRunsError, JournalDisplacedError, OSError.
     """

@@ -22,7 +22,7 @@ from journal.fs import FileSystem
 
 
 class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What of the archive is to be kept; None is no bound. Durations in ns, sizes in bytes."""
+    """Bounds of the archive that is kept; None is no bound. Durations in ns, sizes in bytes."""
 
     keep_age: int | None = None
     keep_bytes: int | None = None
@@ -37,7 +37,7 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Pruning(msgspec.Struct, frozen=True):
-    """What goes: the archived segments up to the sequence `through`, and their bytes there."""
+    """The archived segments that go: those up to the sequence `through`, and their bytes."""
 
     through: int
     segments: int
@@ -45,7 +45,7 @@ class Pruning(msgspec.Struct, frozen=True):
 
 
 class Coming(NamedTuple):
-    """What a compaction would archive first, for a plan of what it would prune then."""
+    """The segments that a compaction would archive first, for a plan of what it would prune."""
 
     #: The bytes that the archive will take for a segment, by its first sequence.
     sizes: Mapping[int, int]

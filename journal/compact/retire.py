@@ -28,7 +28,7 @@ SNAPSHOTS_KEPT = 2
 
 
 class Retired(msgspec.Struct, frozen=True):
-    """What `retire` removed: segments, their bytes, and snapshots."""
+    """The counts of what `retire` removed: segments, their bytes, and snapshots."""
 
     segments: int
     bytes: int
@@ -94,7 +94,7 @@ def _recorded(fs: FileSystem, directory: Path, record: SnapshotRecord, schema: i
 
 
 def _newest(fs: FileSystem, snapshots: list[SnapshotFile], schema: int) -> SnapshotFile | None:
-    """The newest good snapshot; what is no file, or cannot be read, is none.
+    """The newest good snapshot; what is not a file, or cannot be read, does not count.
 
     Raises JournalCorruptError if there are only damaged ones, and for one of a newer version.
     """

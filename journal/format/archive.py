@@ -59,7 +59,7 @@ _SKIPPABLE_MAGIC = 0x184D2A5E
 _FOOTER = struct.Struct("<8sIHHIIQ16s")
 #: Smaller ones were never written: the table would be as long as the segment.
 _CHUNK_BYTES_MIN = 1024
-#: Larger ones were never written either: whoever reads one frame decompresses one of them.
+#: Larger ones were never written either: to read one frame decompresses one of them.
 _CHUNK_BYTES_MAX = 16 << 20
 _CRC_END = 12
 #: Of a header that is read for its size alone.
@@ -121,7 +121,7 @@ class _Read(Protocol):
 
 
 class _Layout:
-    """What a trailer says: where each chunk is."""
+    """The content of a trailer: where each chunk is."""
 
     def __init__(
         self, starts: list[int], chunk_bytes: int, segment_bytes: int, digest: bytes

@@ -169,7 +169,7 @@ def encode_header(header: SegmentHeader) -> bytes:
 def decode_header(data: bytes | memoryview, schema: int) -> SegmentHeader:
     """Read a header page; `schema` is the newest vocabulary that the caller knows.
 
-    Raises MalformedError for what is no whole header, UnsupportedError for an intact header of a
+    Raises MalformedError for what is not a whole header, UnsupportedError for an intact header of a
     newer format, with an unknown incompatible feature, or with a newer schema.
     """
     if len(data) < SEGMENT_HEADER_BYTES:

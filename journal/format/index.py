@@ -4,7 +4,7 @@ What a key is, the caller says: a function from an event to the keys that it is 
 index cuts the segment into chunks (those of `archive`) and knows for each key the chunks in which
 an event with that key begins. It is never believed over the segment: it belongs to one segment by
 its random id, every part of it that is read is checked, and what it leads to is read and compared.
-What it leaves out nobody could miss, so it has a digest by which the journal vouches for it: see
+Nobody would notice what it leaves out, so it has a digest by which the journal vouches for it: see
 `indexed`. Whatever is the matter with it, it is made again.
 
 Integers little-endian; tables follow the header without gaps.
@@ -156,7 +156,7 @@ class Index:
         self._buckets = tables[chunk_table_bytes:buckets_end]
         #: What the segment's events say of the indexes of earlier segments.
         self.records = list(map(Record._make, _RECORD.iter_unpack(tables[buckets_end:])))
-        #: Whoever has this one, has the same index, all of it.
+        #: Two indexes with the same one are the same, all of them.
         self.digest = _digest(data[_CRC_END:], tables)
         self._entries: int = entries
         self._entries_offset = _HEADER.size + len(tables)

@@ -88,7 +88,7 @@ class Cursor(msgspec.Struct):
 
 
 class Scan(Cursor):
-    """What one segment holds. Sequences are of events, times in ns since the epoch."""
+    """The content of one segment. Sequences are of events, times in ns since the epoch."""
 
     end: End = End.CLEAN
     #: Why it ends where it does, for people; empty if clean.
@@ -119,7 +119,7 @@ def scan(
     """Read `segment` from its first frame to its end, and deliver its events.
 
     Every frame is checked against its checksum and its place in the sequence. `verify_chain`
-    recomputes the digests as well: that is what proves that nobody altered the journal and made
+    recomputes the digests as well: that is what proves that the journal was not altered and made
     the checksums fit; a start does without.
 
     Raises UnsupportedError for an intact frame that this program cannot read. Whatever `deliver`

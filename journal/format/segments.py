@@ -13,8 +13,8 @@
                                         holds the writer's process id
 
 A segment appears under its name whole or not at all: zero-filled, header written, fsync, rename,
-fsync of the directory. Its length never changes after that, so a shorter one was cut by somebody.
-Anything else in the directory is left alone.
+fsync of the directory. Its length never changes after that, so a shorter one was cut by other
+means. Anything else in the directory is left alone.
 """
 
 from __future__ import annotations
@@ -124,8 +124,8 @@ class TooLargeError(MalformedError):
 def read_file(fs: ReadOnlyFileSystem, path: Path, bytes_max: int = SEGMENT_BYTES_MAX) -> bytes:
     """All bytes of `path`, which may be `bytes_max`; a segment's limit if nothing else is said.
 
-    The limit is what the format allows: a length that anybody can give a file is no reason to take
-    as much memory. Raises TooLargeError, OSError.
+    The limit is what the format allows: any user can give a file a length, which is no reason to
+    take as much memory. Raises TooLargeError, OSError.
     """
     fd = fs.open(path)
     try:

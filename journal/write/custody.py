@@ -1,4 +1,4 @@
-"""Who may write, and whether it is still the same journal that is being written.
+"""The right to write, and the watch over whether it is still the same journal that is written.
 
 A path is only a name. While a writer has files open, an operator may remove, move or replace them,
 unpack a backup over them or mount something over their directory: then what is written goes to
@@ -62,7 +62,7 @@ class Custody:
 
         Raises JournalDisplacedError, OSError.
         """
-        # The directory first: who is refused has not even made the file.
+        # The directory first: a process that is refused has not even made the file.
         fd = self._fs.open_directory(directory)
         self.hold(directory, fd)
         if not self._fs.lock(fd):

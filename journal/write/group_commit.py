@@ -2,7 +2,7 @@
 
 `put` only queues. One thread takes all that is queued, writes it as one frame with one flush, and
 wakes everyone who waits with one call into the loop. While it flushes, the next batch forms: there
-is no timer, and nobody waits for company.
+is no timer, and no event waits for others.
 
 Of the alternatives, a flush on the loop stalls every other request for as long as the disk takes,
 and a flush for each request in a pool costs four fifths of the throughput. One caller alone, on a
@@ -32,7 +32,7 @@ from journal.write.segment_writer import FRAME_OVERHEAD_BYTES, Log
 logger = logging.getLogger(__name__)
 
 #: Quiet for this long, the journal vouches for its last frame with a mark. So often, too, a journal
-#: that nobody writes to is looked at: whether it is still where it was.
+#: without new events is looked at: whether it is still where it was.
 IDLE_SECONDS = 0.5
 
 #: What an event is counted for besides its own bytes: a frame to itself, and the mark that is
@@ -87,7 +87,7 @@ class GroupCommit:
             return
         if self.failure is not None:
             raise self.failure
-        # A future for each call: whoever hangs up cancels only their own. A reader may wait for
+        # A future for each call: one that is cancelled cancels only its own. A reader may wait for
         # less than the one before it in line, and is woken a batch late at most.
         future = asyncio.get_running_loop().create_future()
         self._waiters.append((sequence, future))
@@ -116,7 +116,7 @@ class GroupCommit:
             self._fail(JournalFailedError("the journal is closed"))
 
     def call(self, function: Callable[..., None], *args: Any) -> None:
-        """Have the loop call `function`; a loop that is gone has nobody left who waits."""
+        """Have the loop call `function`; in a loop that is gone, no call waits any more."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *args)
 
@@ -136,7 +136,7 @@ class GroupCommit:
                 except queue.Empty:
                     self._rest()
                 else:
-                    # Before the queue is read: whoever puts from here on wakes us again.
+                    # Before the queue is read: a `put` from here on wakes us again.
                     self._woken = False
                     if self._drain():
                         self.call(self._wake_waiters)

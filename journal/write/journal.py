@@ -1,8 +1,8 @@
 """The journal as its program sees it: opened, appended to, waited for, closed.
 
 `log` writes frames, `commit` batches events into them, `spare` has the next segment ready. What is
-left to do here is admission: an event is taken only if there is space for it for sure, because
-whoever appended it acts on it at once.
+left to do here is admission: an event is taken only if there is space for it for sure, because its
+caller acts on it at once.
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ class Journal:
             try:
                 if not self._log.spare.ready:
                     raise JournalBusyError("the next segment is being prepared")
-                # What is left of the segment is taken as by an event: nobody else is promised it.
+                # What is left of the segment is taken as by an event: it is promised to no other.
                 left = self._log.free_bytes
                 self._make_room(0, self._taken + left)
                 self._taken += left
@@ -276,7 +276,7 @@ class Journal:
         await self._commit.stop()
         await asyncio.to_thread(self._keeper.close)
         self._wake_room_waiters()
-        # What was confirmed is durable: an error now is nobody's.
+        # What was confirmed is durable: an error now matters to no caller.
         with contextlib.suppress(OSError):
             self._log.close()
         self._custody.close()

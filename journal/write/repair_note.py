@@ -1,8 +1,8 @@
-"""What a repair took out of a journal, and the note that keeps it from being forgotten.
+"""The note of what a repair took out of a journal, which keeps that from being forgotten.
 
 The journal tells of its repairs itself, so the record of one can only come after it, and a crash
 may come in between. Hence this order: copies of what goes are durable first, then the note, then
-the change. Whoever opens the journal next is told what was changed and is not recorded yet.
+the change. The next opening of the journal is told of the changes that are not recorded yet.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PIECE_BYTES = 1 << 20
 
 
 class SetAside(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True):
-    """`size` bytes from `offset` of `file` that are no part of the journal any more.
+    """`size` bytes from `offset` of `file` that are not part of the journal any more.
 
     They are in the file `kept` beside it. `reason` is what was the matter with the journal;
     `ordered` is whether an operator decided, and not recovery.
@@ -41,7 +41,7 @@ class SetAside(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True):
 
 
 class Unrecorded(NamedTuple):
-    """What the journal has yet to tell of, in the order in which it is to be recorded."""
+    """The repairs that the journal has yet to tell of, in the order of their records."""
 
     set_aside: tuple[SetAside, ...] = ()
     #: Encoded events that went as well, and are to be appended again: what they say still holds.
@@ -89,7 +89,7 @@ def write_note(
     """
     data = msgspec.json.encode(_Note(last_sequence, tuple(set_aside), tuple(again)))
     if len(data) > NOTE_BYTES_MAX:
-        # Nobody would read it: what goes would be in no record.
+        # It would not be read: what goes would be in no record.
         reason = f"the note of repairs would have {len(data)} bytes, {NOTE_BYTES_MAX} at most"
         raise OSError(errno.EFBIG, reason, str(directory / NOTE_NAME))
     temporary = directory / NOTE_TEMPORARY_NAME
@@ -99,7 +99,7 @@ def write_note(
 
 
 def unrecorded(fs: FileSystem, directory: Path, last_sequence: int | None = None) -> Unrecorded:
-    """What the note tells of that was done, and that the journal does not tell of.
+    """The changes in the note that were made, and that the journal does not tell of.
 
     `last_sequence` is that of the journal's last event; without it, nothing counts as recorded.
     Raises OSError.
@@ -110,7 +110,7 @@ def unrecorded(fs: FileSystem, directory: Path, last_sequence: int | None = None
     try:
         note = msgspec.json.decode(read_file(fs, directory / NOTE_NAME, NOTE_BYTES_MAX), type=_Note)
     except (ValueError, RecursionError):
-        return Unrecorded()  # it was whole when it got its name: whoever changed it wants it gone
+        return Unrecorded()  # it was whole when it got its name: it was changed since, on purpose
     done = [
         aside
         for aside in note.set_aside

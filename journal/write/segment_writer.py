@@ -84,7 +84,7 @@ class Log:
 
     @property
     def free_bytes(self) -> int:
-        """What is left of the current segment."""
+        """The free bytes of the current segment."""
         return self._header.segment_bytes - self._offset
 
     def append(self, events: Sequence[bytes]) -> None:

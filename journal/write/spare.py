@@ -4,8 +4,9 @@ A full disk must show while no event is at risk. So the next segment is filled w
 background as soon as the last one came into use. While that fails, the rest of the current segment
 is reserved for the events that must go on, and filling is tried again until it works.
 
-A writer that ends leaves the file to the next one. To give its space back would lose it to whoever
-else fills the disk, and the next writer would have no more than the rest of the open segment.
+A writer that ends leaves the file to the next one. To give its space back would lose it to the
+program that fills the disk, and the next writer would have no more than the rest of the open
+segment.
 """
 
 from __future__ import annotations
