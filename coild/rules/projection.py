@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -61,22 +61,6 @@ _NONE = Ranges()
 _NOTHING_APART = ApartSpec([], reserve_edges=False, gateways=[], unusable=[])
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Dump).decode
-
-
-class Dumped(Protocol):
-    """A state as it was after an event, as a snapshot has it."""
-
-    @property
-    def state(self) -> bytes:
-        """The bytes that `Projection.dump` gave."""
-
-    @property
-    def sequence(self) -> int:
-        """The number of the event."""
-
-    @property
-    def time(self) -> int:
-        """The time of the event, in ns since the epoch."""
 
 
 class Projection:
@@ -198,12 +182,15 @@ class Projection:
             dump.append(apart)
         return _encode(dump)
 
-    def restore(self, dumped: Dumped | None) -> None:
-        """Become what was dumped, or the state before the first event. Raises ValueError."""
-        if dumped is None:
+    def restore(self, snapshot: Any | None) -> None:
+        """Become the state of a `journal.Snapshot`, or the one before the first event.
+
+        Raises ValueError.
+        """
+        if snapshot is None:
             self.clear()
         else:
-            self.load(dumped.state, dumped.sequence, dumped.time)
+            self.load(snapshot.state, snapshot.sequence, snapshot.time)
 
     def load(self, state: bytes, sequence: int, time: int) -> None:
         """Become what `dump` gave after the event `sequence`, whose time was `time`.
