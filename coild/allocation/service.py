@@ -118,18 +118,18 @@ class Service:
         *,
         reuse_after: int,
         clock: Callable[[], int],
+        ago: Callable[[int], int],
         announcer: Announcer,
-        ago: Callable[[int], int] | None = None,
     ) -> None:
         """`announcer` is told of each block that becomes the node's, and before it is no more.
 
         `clock` gives the times of events; `ago` the time of an event so long ago, as Clock.ago,
-        by which addresses rest and blocks are idle. By default the clock is one that is never set.
+        by which addresses rest and blocks are idle.
         """
         self._state = state
         self._journal = journal
         self._clock = clock
-        self._ago = ago or (lambda duration: clock() - duration)
+        self._ago = ago
         self._reuse_after = reuse_after
         #: Answers what is free, and which pool and subnet have an address.
         self.allocator = Allocator(state, reuse_after)

@@ -48,6 +48,10 @@ NOWHERE = (
     "TCP is off, and there is no unix socket to listen on instead: give --socket PATH, or pass one "
     "as systemd does (LISTEN_FDS)"
 )
+REMOTE = (
+    "can be reached from other machines, and whoever reaches it can release any address; use a "
+    "loopback address, or give --allow-remote"
+)
 #: Below, roll-over would be most of the work; above, one segment takes long to fill ahead.
 SEGMENT_SIZE_MIN = 1 << 20
 SEGMENT_SIZE_MAX = 1 << 30
@@ -139,11 +143,7 @@ def load(flags: Settings, file: Path | None, environment: Mapping[str, str]) -> 
     http = layers.get("http", parse_endpoints(DEFAULT_HTTP), parse_endpoints)
     for endpoint in () if allow_remote else http:
         if not endpoint.is_loopback:
-            raise ConfigError(
-                layers.find("http")[0],
-                f"{endpoint} can be reached from other machines, and whoever reaches it can "
-                "release any address; use a loopback address, or give --allow-remote",
-            )
+            raise ConfigError(layers.find("http")[0], f"{endpoint} {REMOTE}")
     path = layers.get("socket", None, _socket_path)
     # Whether what is passed is a socket, and to this process, is seen when it is taken.
     if not http and path is None and not environment.get("LISTEN_FDS"):
@@ -266,10 +266,10 @@ def _scan_interval(value: str) -> int:
 
 
 def _max_connections(value: str | int) -> int:
-    text = str(value)
-    if not re.fullmatch("[0-9]{1,7}", text) or not 1 <= int(text) <= 1_000_000:
+    number = _number(value, 1_000_000)
+    if not number:
         raise ValueError(f"{value!r} is no number of connections: 1 to 1000000")
-    return int(text)
+    return number
 
 
 def _directory(value: str) -> Path:

@@ -35,17 +35,19 @@ class AddressFile:
     def publish(self, address: str) -> None:
         """Write the address, at once for every reader; what fails is tried again by `retry`."""
         with self._lock:
-            self._publish(address)
+            self._wanted = address
+            self._write()
 
-    def _publish(self, address: str) -> None:
-        self._wanted = address
+    def _write(self) -> None:
+        if not self._wanted:
+            return
         temporary = self._path.with_name(f"{self._path.name}.tmp")
         try:
             # Whatever has the name, a link for instance: what it leads to is not ours to write.
             temporary.unlink(missing_ok=True)
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             try:
-                os.write(fd, f"{address}\n".encode())
+                os.write(fd, f"{self._wanted}\n".encode())
                 written = os.fstat(fd)
             finally:
                 os.close(fd)
@@ -61,8 +63,7 @@ class AddressFile:
     def retry(self) -> None:
         """Write what could not be written before."""
         with self._lock:
-            if self._wanted:
-                self._publish(self._wanted)
+            self._write()
 
     def remove(self) -> None:
         """The daemon does not listen any more. A `retry` that comes later writes nothing."""

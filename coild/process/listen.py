@@ -14,7 +14,7 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import NamedTuple
 
-from coild.config.config import NOWHERE
+from coild.config.config import NOWHERE, REMOTE
 from coild.config.endpoint import Endpoint
 from coild.config.layers import ConfigError, StartError
 from coild.process.systemd import Descriptor, take_descriptors
@@ -85,11 +85,7 @@ def _adopt(found: Inherited, descriptor: Descriptor, *, allow_remote: bool) -> I
                 str(descriptor), f"it is the second {kind} socket; coild listens on one of a kind"
             )
         if kind == "tcp" and not allow_remote and not endpoint_of(sock).is_loopback:
-            raise ConfigError(
-                str(descriptor),
-                f"{endpoint_of(sock)} can be reached from other machines, and whoever reaches it "
-                "can release any address; use a loopback address, or give --allow-remote",
-            )
+            raise ConfigError(str(descriptor), f"{endpoint_of(sock)} {REMOTE}")
         sock.setblocking(False)
     except BaseException:
         sock.close()

@@ -36,6 +36,7 @@ async def _populate(directory: Path, held: int) -> None:
         StaticBlocks(pools, []),
         reuse_after=30 * 10**9,
         clock=time.time_ns,
+        ago=lambda duration: time.time_ns() - duration,
         announcer=Unannounced(),
     )
     await service.record(pools_changed(time.time_ns(), pools))

@@ -196,7 +196,7 @@ class Bench:
             self.source,
             reuse_after=reuse_after,
             clock=clock or (lambda: self.now),
-            ago=clock.ago if clock else None,
+            ago=clock.ago if clock else (lambda duration: self.now - duration),
             announcer=announcer or Unannounced(),
         )
         self._pools = dict(pools)
