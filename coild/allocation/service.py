@@ -274,7 +274,7 @@ class Service:
         """
         released: list[tuple[str, Holding]] = []
         for container_id, held in holdings:
-            release = partial(self._release_if_held, container_id, held, reason)
+            release = partial(self._release, container_id, held, reason)
             if await self._committer.when_room(release):
                 released.append((container_id, held))
                 if not len(released) % _RELEASE_SLICE:
@@ -342,15 +342,10 @@ class Service:
         self._release(container_id, held, REQUESTED)
         return held
 
-    def _release_if_held(self, container_id: str, held: Holding, reason: str) -> bool:
-        """Release the address unless that was done; the container may even hold another by now."""
+    def _release(self, container_id: str, held: Holding, reason: str) -> bool:
+        """Commit the release of an address, unless the container holds it no more; whether so."""
         if self._state.holdings.get(container_id) is not held:
             return False
-        self._release(container_id, held, reason)
-        return True
-
-    def _release(self, container_id: str, held: Holding, reason: str) -> None:
-        """Commit the release of an address that is held."""
         block = held.block
         sequence = self._committer.commit(
             AddressReleased(
@@ -367,6 +362,7 @@ class Service:
         )
         self._released += 1
         self._pending.note(sequence, container_id, held)
+        return True
 
     async def _settled(self, container_id: str) -> None:
         """Wait for the container's last event: what is said of it next must not be undone."""

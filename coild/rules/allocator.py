@@ -160,7 +160,8 @@ class Allocator:
         """Take note of an event that the projection has just applied."""
         match event:
             case AddressAllocated():
-                self._list_of(event.block).allocated()
+                block = self._state.blocks[event.block]
+                self._list(block.pool, block.version).allocated()
             case AddressReleased():
                 block = self._state.blocks[event.block]
                 if not block.configured and not block.held:
@@ -192,10 +193,6 @@ class Allocator:
                 by_list.setdefault((block.pool, block.version), []).append(block)
         for (pool, version), blocks in by_list.items():
             self._list(pool, version).restore(blocks)
-
-    def _list_of(self, key: bytes) -> FreeList:
-        block = self._state.blocks[key]
-        return self._list(block.pool, block.version)
 
     def _list(self, pool: str, version: int) -> FreeList:
         found = self._lists.get((pool, version))
