@@ -1,7 +1,7 @@
 """An append-only, crash-safe journal of msgspec events.
 
 It knows nothing of addresses, pods or HTTP. `README.md` beside this file specifies the format and
-the promises; `writer` is where to start reading.
+the promises; `write.journal` is where to start reading.
 """
 
 from journal.compact.covered import covering

@@ -1,8 +1,8 @@
 """The blocks of this node: asked of their source when they are wanted, given back when idle.
 
-There is one request at a time for a pool and family, and all who need a block wait for it together.
-The source may be a cluster: it may take long and fail. One that is slow for a pool delays no other
-pool, and a request that waits for it gets an answer in time.
+There is one request at a time for a pool and family, and all requests that need a block wait for it
+together. The source may be a cluster: it may take long and fail. One that is slow for a pool delays
+no other pool, and a request that waits for it gets an answer in time.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 #: How long a request waits for a block. The container runtime gives up later than this, and an
 #: answer is worth more to it than a time-out.
 BLOCK_WAIT_SECONDS = 10.0
-#: How long it waits for a spare block while it could have an address that was released lately: what
-#: a slow cluster does must not keep it from that.
+#: How long it waits for a spare block when it could take an address that was released lately: a
+#: slow cluster must not delay that.
 SPARE_WAIT_SECONDS = 0.05
 
 
@@ -60,7 +60,7 @@ class BlockKeeper:
     async def another_block(self, pool: str, version: int) -> None:
         """Wait for one more block. Raises NoBlockError if the source has none.
 
-        All who need one wait for the same request, and none of them can cancel it.
+        All callers wait for the same request to the source, and none of them can cancel it.
         """
         task = self._requests.get((pool, version))
         # One that is done gave its block to others already; to await it would not even give way.

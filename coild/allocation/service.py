@@ -1,4 +1,4 @@
-"""One command's way: decide, append, apply, wait until it is durable, answer.
+"""The way of a command: decide, append, apply, wait until it is durable, answer.
 
 The first three are one synchronous step of the event loop: nothing can come between, and a client
 that hangs up while the disk is busy leaves a whole change or none. Only the answer waits.
@@ -268,7 +268,7 @@ class Service:
     async def release_all(
         self, holdings: Iterable[tuple[str, Holding]], reason: str
     ) -> list[tuple[str, Holding]]:
-        """Release those of these that are still held; which they are. Durable on return.
+        """Release the holdings that still last, and return them. Durable on return.
 
         Requests are answered meanwhile. Raises the journal's errors.
         """

@@ -136,7 +136,7 @@ class Ledger:
         self._expected: dict[str, HoldingPeriod] = {}
 
     def expect(self, later: Projection) -> None:
-        """Tell before the first event who held at a later time.
+        """Take the holdings of a later time, before the first event.
 
         A container that holds then without any event has held since before the events begin.
         """

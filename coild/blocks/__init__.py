@@ -13,7 +13,7 @@ from coild.rules.addresses import Subnet
 
 
 class NoBlockError(Exception):
-    """The source has no block to give: for people, and for the answer to who asked."""
+    """The source has no block to give; the text is for people, and for the answer."""
 
 
 class BlockSource(Protocol):

@@ -38,7 +38,7 @@ class Budget:
 
 
 class Shared:
-    """A long body, one copy of which is sent to all who ask for it.
+    """A long body, one copy of which is sent to all clients that ask for it.
 
     It is reserved for as long as this object is referred to, as by the connections that have not
     sent all of it.

@@ -35,7 +35,7 @@ class ConnectionLimit:
         if len(connections) + sum(map(len, self._former)) < self.connections_max:
             return True
         now = monotonic()
-        # A search that found nothing is not repeated for each of those who storm the door.
+        # A search that found nothing is not repeated for each connection of a storm.
         if now - self._searched < _SEARCH_SECONDS:
             self._tell_refused()
             return False

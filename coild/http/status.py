@@ -1,4 +1,4 @@
-"""The body of GET /status: encoded once for all who ask together, one encoding at a time."""
+"""The body of GET /status: encoded once for requests that come together, one at a time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class StatusBodies:
         """A body that shows the durable state at some moment of this call. Raises BusyError."""
         if self._next is None:
             self._next = asyncio.create_task(self._make())
-            # All who wait may hang up before its error comes.
+            # All requests that wait may be cancelled before its error comes.
             self._next.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(self._next)
 

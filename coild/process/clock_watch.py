@@ -55,7 +55,7 @@ class ClockWatch:
         return ahead(now + behind, now)
 
     async def run(self) -> None:
-        """Look again and again, for as long as the daemon runs."""
+        """Look at the clock once a second, for as long as the daemon runs."""
         while True:
             self.look()
             await asyncio.sleep(_LOOK_SECONDS)

@@ -57,7 +57,7 @@ class AddressWatch:
         return self._socket.fileno()
 
     def drain(self) -> None:
-        """Take note of all that happened: it is not readable until something else does."""
+        """Read all news: the descriptor is not readable then until there are more."""
         while True:
             try:
                 self._socket.recv(_DATAGRAM_BYTES)
@@ -67,7 +67,7 @@ class AddressWatch:
                 pass  # some was lost, for it was much; the next reads on
 
     def close(self) -> None:
-        """Hear of nothing more."""
+        """Close the socket."""
         self._socket.close()
 
 

@@ -35,7 +35,7 @@ class _Kind:
 class LogLimit:
     """Lines of which one a second of each kind is shown. Belongs to one event loop.
 
-    There must be few kinds: what is known of one is kept.
+    There must be few kinds: the state of each is kept.
     """
 
     def __init__(

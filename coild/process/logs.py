@@ -131,7 +131,7 @@ class Writer(logging.Handler):
             try:
                 data = data[os.write(self._descriptor, data) :]
             except BlockingIOError:
-                # Others share it who made it so; it is left as they want it.
+                # Other programs share it and made it so: it is left that way.
                 poll = select.poll()
                 poll.register(self._descriptor, select.POLLOUT)
                 poll.poll()

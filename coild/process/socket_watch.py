@@ -41,7 +41,7 @@ class SocketWatch:
         self.unlocked = ""
 
     async def run(self) -> None:
-        """Look again and again, for as long as the daemon runs."""
+        """Look at both twice a second, for as long as the daemon runs."""
         try:
             while self._unix is not None:
                 await asyncio.sleep(_LOOK_SECONDS)
@@ -50,7 +50,7 @@ class SocketWatch:
             self._thread.end()
 
     async def _call(self, call: Callable[[], _T]) -> _T:
-        """Have it done by a thread: the path may lead to a file system that does not answer."""
+        """Make a call in the thread: the path may lead to a file system that does not answer."""
         future = self._thread.submit(call)
         try:
             return await asyncio.shield(future)

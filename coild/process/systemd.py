@@ -117,7 +117,7 @@ class Notifier:
         self._send_surely("STOPPING=1", f"STATUS={status}")
 
     def close(self) -> None:
-        """Tell nothing more."""
+        """End the notifications; what must arrive is still sent."""
         self._closed = True
         if self._waiting is not None:
             # The thread may be sending: it closes the socket.

@@ -59,7 +59,7 @@ class WorkerThread:
             self._thread.start()
 
     def submit(self, work: Callable[[], _T]) -> asyncio.Future[_T]:
-        """Have it done; what it returns or raises. What was cancelled before it began is not."""
+        """Queue a call; its result or error. It is not made if it is cancelled before it began."""
         self.start()
         future: Future[_T] = Future()
         self._jobs.put((future, work))

@@ -184,7 +184,7 @@ class UnixSocket:
 
 
 class PassedSocket:
-    """A unix socket that was passed to this process; who made it has to make its file again."""
+    """A unix socket that was passed to this process, by a program that has to mend its file."""
 
     ADVICE = "restart the unit that makes the socket (systemctl restart coild.socket)"
     #: There is no lock of ours beside it.

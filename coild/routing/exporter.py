@@ -171,7 +171,7 @@ class Exporter:
             raise
 
     async def close(self) -> None:
-        """Let go of the table; the routes stay, for the pods do. Soon, whatever the kernel does."""
+        """Close the table, in bounded time; the routes stay, as the pods do."""
         was, self._state = self._state, _State.CLOSED
         self._others.close()
         if was is _State.OPEN:
@@ -248,7 +248,7 @@ class Exporter:
         return taken is None
 
     async def _change(self, blocks: set[Subnet]) -> bool:
-        """See to these blocks and those that changed; whether that was tried. Notes what failed."""
+        """Make the routes of these blocks and of changed ones as wanted; whether it was tried."""
         if self._state is not _State.OPEN:
             return False
         # What is announced from here on is in `_changed` again.
@@ -273,7 +273,7 @@ class Exporter:
             return error
 
     def _apply(self, blocks: set[Subnet]) -> dict[Subnet, Exception]:
-        """In the thread: what failed, and why."""
+        """In the thread: make these routes as wanted; the blocks that failed, and why."""
         failed: dict[Subnet, Exception] = {}
         for block in sorted(blocks):
             if self._state is not _State.OPEN:
@@ -287,7 +287,7 @@ class Exporter:
         return failed
 
     async def _with_timeout(self, work: Callable[[], _T]) -> _T:
-        """Have the thread do it; what takes long is a failure until the table was compared."""
+        """The result of a call in the thread; if it takes too long, the routes count as failing."""
         future = self._thread.submit(work)
         try:
             done, _ = await asyncio.wait([future], timeout=self._timeout_seconds)
@@ -299,7 +299,7 @@ class Exporter:
             future.cancel()
 
     def _log_changes(self) -> None:
-        """Say what is new about what fails, each reason once, and when all is well again."""
+        """Log each new reason of a failure once, and that all is well again."""
         if self._state is not _State.OPEN:
             return
         reasons: dict[str, list[Subnet]] = {}

@@ -104,7 +104,7 @@ class KernelRoutes:
         return {"family": _FAMILIES[block.version], "dst": str(block)}
 
     def _is_as_made(self, route: Any) -> bool:
-        """Scope and metric do not matter to who announces it."""
+        """Whether a route is as `add` makes it; routing daemons ignore scope and metric."""
         on_lo = route.get("oif") == self._lo and route["type"] == _UNICAST
         via = any(route.get(name) is not None for name in ("gateway", "via", "encap"))
         return on_lo and not via and not route["tos"] and not route["src_len"]
@@ -132,9 +132,9 @@ class KernelRoutes:
         return False
 
     def _remove(self, block: Subnet, like: Any) -> None:
-        """Remove what leads to a block, of whichever type, scope, metric and next hop.
+        """Remove our routes to a block, of any type, scope, metric and next hop.
 
-        What has a type of service or a source has that in common with `like`.
+        Of those with a type of service or a source, the ones are removed that have it as `like`.
         """
         # An unspecified type and this scope match any, as for `ip route del`.
         which = self._route(block) | {"type": 0, "scope": _NOWHERE}

@@ -79,7 +79,7 @@ class Others:
             )
 
     def listen(self) -> None:
-        """Have the kernel tell of what others do to the table from now on."""
+        """Subscribe to the kernel's news of changes to the table."""
         if self._make_watch is None:
             return
         try:
@@ -94,7 +94,7 @@ class Others:
             asyncio.get_running_loop().add_reader(self._watch.fileno(), self._notice)
 
     def close(self) -> None:
-        """Hear no more, and let another coild have the table."""
+        """End the subscription, and give up the lock of the table."""
         loop = asyncio.get_running_loop()
         if self._watch is not None:
             loop.remove_reader(self._watch.fileno())
@@ -114,7 +114,7 @@ class Others:
         return max(now + SETTLE_SECONDS, self._compared_at + NOTICE_SECONDS)
 
     def looks(self) -> set[Subnet]:
-        """Take note that the table is read now; give the answer to `looked`."""
+        """Take note that the table is read now; the result is for `looked`."""
         # What is told from here on may be newer than what is found.
         self._noticed = False
         return set(self._missing)

@@ -92,7 +92,7 @@ class RouteWatch:
         return changes
 
     def close(self) -> None:
-        """Hear no more."""
+        """Close the socket."""
         self._socket.close()
 
     def _take(self, changes: Changes, kind: int, body: memoryview) -> None:
@@ -123,7 +123,7 @@ class RouteWatch:
 
 
 def _attach_filter(sock: socket.socket, table: int, protocol: int) -> None:
-    """Have the kernel drop messages of routes that are neither of the table nor the protocol.
+    """Make the kernel drop messages of routes that are neither of the table nor the protocol.
 
     A classic BPF program (socket(7), SO_ATTACH_FILTER): it sees the header of 16 bytes, of which
     bytes 4 and 5 are the type, and of a route behind it bytes 4 and 5, table and protocol.

@@ -21,7 +21,7 @@ def exporter_of(config: Config) -> Exporter:
     def make() -> RouteTable:
         if not has_net_admin():
             raise RoutesForbiddenError("this process has not the capability CAP_NET_ADMIN")
-        # Not at the top: 9 MB and 0.2 s, for who exports routes.
+        # Not at the top: 9 MB and 0.2 s, which only a daemon that exports routes should take.
         from coild.routing.netlink import KernelRoutes  # noqa: PLC0415
 
         return KernelRoutes(config.table_id, config.protocol_id)

@@ -27,7 +27,7 @@ from coild.routing.announcer import RouteError
 #: linux/capability.h: CAP_NET_ADMIN.
 NET_ADMIN = 12
 _CREDENTIALS = struct.Struct("=iII")
-#: Between binding and listening, or with many who ask, a holder cannot be asked for a moment.
+#: Between binding and listening, or with many connections, a holder cannot be asked for a moment.
 _ATTEMPTS, _PAUSE_SECONDS = 10, 0.02
 _STATUS_BYTES_MAX = 1 << 20
 
@@ -43,7 +43,7 @@ class TableLock:
         self._table = table
         self._protocol = protocol
         self._socket: socket.socket | None = None
-        # A connection to the holder that it has not accepted yet, and who that is.
+        # A connection to the holder that it has not accepted yet, and the text of the refusal.
         self._asking: socket.socket | None = None
         self._taken = ""
         #: The process that has the name without being a coild, as text; the table is used anyway.
@@ -100,14 +100,14 @@ class TableLock:
                 self._socket.accept()[0].close()
 
     def close(self) -> None:
-        """Give it up."""
+        """Give up the lock."""
         self._hang_up()
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
     def _ask(self, name: str) -> tuple[int, int] | None:
-        """Process and user of the one who listens at a name; None if none does, or is too busy."""
+        """Process and user of the listener at a name; None if there is none, or it is too busy."""
         self._hang_up()
         self._asking = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:

@@ -71,7 +71,7 @@ async def apply_spool(directory: Path, service: Service, notifier: Notifier) -> 
 
 
 def _mark_applied(left: dict[spool.Claim, list[str]]) -> None:
-    """Take away what is done, and note what is left of the others. Raises SpoolError."""
+    """Remove the entries that are done, and write what is left of the others. Raises SpoolError."""
     spool.done([entry for entry, marks in left.items() if not marks])
     for entry, marks in left.items():
         if marks:

@@ -33,7 +33,7 @@ async def record_boot(
     """Journal the node's boot if it is another one, and what became of the addresses held before.
 
     Their containers ended with the boot before this one, so no runtime will release them. The boot
-    is journalled last: a start that is cut short is gone on with.
+    is journalled last: a start that is cut short is continued by the next.
     """
     if not boot.boot_id:
         logger.warning("%s has no boot ID: a reboot of the node is not noticed", config.proc)

@@ -98,7 +98,7 @@ class Startup:
                     return
 
     async def done(self) -> None:
-        """Wait until all steps are."""
+        """Wait until all steps are done."""
         await self._done.wait()
 
     async def _go_on(self, until: Step) -> None:

@@ -149,7 +149,7 @@ class Compactor:
         `order` is the token of an order that someone left, `policy` one that was given here. With
         `limited`, and without an order, it may be too soon.
         A caller that is cancelled does not end it. Raises CompactionRunsError if one is at work,
-        orders.OrderError, TooSoonError, ages.AgeUnknownError, JournalError.
+        OrderError, TooSoonError, AgeUnknownError, JournalError.
         """
         if self._closed:
             raise JournalFailedError("the daemon is stopping, so there is no compaction")
@@ -299,7 +299,7 @@ class Compactor:
         return done if policy is None else await self._prune(policy, now, done)
 
     async def _record_indexes(self, made: dict[int, bytes]) -> None:
-        """Have the journal vouch for the indexes with these digests."""
+        """Record the digests of these indexes, by which the journal vouches for them."""
         digests = sorted(made.items())
         for start in range(0, len(digests), _INDEXES_MAX):
             part = dict(digests[start : start + _INDEXES_MAX])

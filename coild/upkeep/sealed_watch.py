@@ -94,7 +94,7 @@ class SealedWatch:
         self.reason = ""
 
     async def run(self) -> None:
-        """Look again and again, for as long as the daemon runs."""
+        """Look at the files once a second, for as long as the daemon runs."""
         try:
             while True:
                 await self.look()

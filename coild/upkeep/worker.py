@@ -104,7 +104,7 @@ class UpkeepProcess:
 
 
 def main(arguments: list[str]) -> int:
-    """Do what the arguments say; the exit status."""
+    """Index or compact, as the arguments say; the exit status."""
     directory = Path(arguments[0])
     with contextlib.suppress(OSError):
         os.nice(_NICE)

@@ -127,7 +127,7 @@ class Custody:
             raise JournalDisplacedError(path, _OVERWRITTEN)
 
     def close(self) -> None:
-        """Let go of directory and lock. Idempotent, raises nothing."""
+        """Close directory and lock. Idempotent, raises nothing."""
         fds = [each.fd for each in self._held]
         if self._segment_lock is not None:
             fds.append(self._segment_lock)

@@ -1,7 +1,7 @@
 """Group commit: encoded events come from an event loop, and are made durable in batches.
 
 `put` only queues. One thread takes all that is queued, writes it as one frame with one flush, and
-wakes everyone who waits with one call into the loop. While it flushes, the next batch forms: there
+wakes all calls that wait by one call into the loop. While it flushes, the next batch forms: there
 is no timer, and no event waits for others.
 
 Of the alternatives, a flush on the loop stalls every other request for as long as the disk takes,
@@ -43,7 +43,7 @@ OnFailure = Callable[[JournalFailedError], None]
 
 
 class GroupCommit:
-    """The queue in front of a Log, the thread behind it, and those who wait."""
+    """The queue in front of a Log, the thread behind it, and the calls that wait."""
 
     def __init__(self, log: Log, written: Callable[[], None]) -> None:
         """`written` is called after each batch, from the thread that wrote it."""
@@ -57,7 +57,7 @@ class GroupCommit:
         self._queued: deque[bytes] = deque()
         self._wakeups: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._woken = False
-        # Of `seal`: what is to be counted as written, and who waits.
+        # Of `seal`: what is to be counted as written, and the call that waits.
         self._seals: deque[tuple[int, asyncio.Future[int]]] = deque()
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         #: Why nothing will ever be written again, or None.
@@ -148,7 +148,7 @@ class GroupCommit:
             self._poison(error)
 
     def _rest(self) -> None:
-        """Do what is done when nothing came for a while."""
+        """After a quiet time: write a mark, or check that the journal is where it was."""
         if self.written_bytes and not self._log.marked:
             self._log.mark()
         else:
@@ -175,7 +175,7 @@ class GroupCommit:
         return True
 
     def _seal(self) -> None:
-        """Do what `seal` asks for."""
+        """Go on in a new segment for each call of `seal` that waits."""
         while self._seals:
             counted, future = self._seals[0]
             # What was queued before the request may have come after the last look at the queue.

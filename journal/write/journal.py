@@ -1,8 +1,8 @@
 """The journal as its program sees it: opened, appended to, waited for, closed.
 
-`log` writes frames, `commit` batches events into them, `spare` has the next segment ready. What is
-left to do here is admission: an event is taken only if there is space for it for sure, because its
-caller acts on it at once.
+`segment_writer` writes frames, `group_commit` batches events into them, `spare` has the next
+segment ready. What is left to do here is admission: an event is taken only if there is space for it
+for sure, because its caller acts on it at once.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Journal:
         called with lists of events in order; before that, `restore` with the snapshot to begin
         with, or with None if all events follow. `record_of` tells which events are the records of
         snapshots: one that the journal has no record of is not used then. `clock` gives ns since
-        the epoch. `custody` is that of a caller who is the writer already, and who gives it away
+        the epoch. `custody` is that of a caller that is the writer already; it is given away
         with this call.
 
         Raises JournalLockedError, JournalCorruptError, JournalUnsupportedError, JournalClockError,

@@ -1,7 +1,7 @@
 """The journal as one writer sees it: append a group of events, and they are durable on return.
 
 Synchronous and without threads, so a test can drive it call by call against a disk of its own.
-`writer` puts a thread, a queue and futures around it.
+`group_commit` puts a thread, a queue and futures around it.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class Spare:
                 raise
 
     def close(self) -> None:
-        """Let go of the file. It stays, and with it the space that it holds."""
+        """Close the file. It stays, and with it the space that it holds."""
         with self._lock:
             if self._fd is not None:
                 # It has nothing yet that could be lost.
@@ -111,7 +111,7 @@ class SpareKeeper:
         self._thread.start()
 
     def want(self) -> None:
-        """Have a spare made, unless it is there or already asked for. Returns at once."""
+        """Ask the thread for a spare, unless it is there or already asked for. Returns at once."""
         if not self._spare.ready and not self._wanted:
             self._wanted = True
             self._requests.put(True)
