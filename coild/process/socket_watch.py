@@ -35,6 +35,9 @@ class SocketWatch:
         self._served = unix.socket if unix is not None else None
         self._replace = replace
         self._thread = WorkerThread("socket-watch")
+        if unix is not None:
+            # Not later: once the daemon serves, it starts no thread.
+            self._thread.start()
         #: Why requests over the socket's path do not reach this daemon; empty if they do.
         self.unreachable = ""
         #: Why the lock does not keep another coild from the path; empty if it does.

@@ -70,7 +70,10 @@ class Notifier:
     """Tells the service manager how this service is, if there is a service manager."""
 
     def __init__(self, environment: MutableMapping[str, str]) -> None:
-        """Takes NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID."""
+        """Takes NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID.
+
+        Raises RuntimeError if there is a service manager, and the system gives no thread.
+        """
         self._address = environment.pop("NOTIFY_SOCKET", "")
         interval = environment.pop("WATCHDOG_USEC", "")
         process = environment.pop("WATCHDOG_PID", "")
@@ -78,7 +81,8 @@ class Notifier:
         self.watchdog_seconds = _watchdog(interval, process)
         self._sock: socket.socket | None = None
         # What a service manager that reads nothing has to be told all the same, for a thread.
-        self._waiting: queue.SimpleQueue[bytes] | None = None
+        self._waiting: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._is_behind = False
         self._closed = False
         self._extended = float("-inf")
         if self._address[:1] in {"/", "@"}:
@@ -89,6 +93,10 @@ class Notifier:
             if self._address.startswith("@"):
                 # unix(7): an abstract name begins with a NUL.
                 self._address = f"\0{self._address[1:]}"
+            # Now, too: when it is needed, there may be no thread to be had.
+            threading.Thread(
+                target=self._send_waiting, args=(self._sock,), name="notify", daemon=True
+            ).start()
         elif self._address:
             logger.warning("cannot notify %s: it is no unix socket", self._address)
 
@@ -119,11 +127,8 @@ class Notifier:
     def close(self) -> None:
         """End the notifications; what must arrive is still sent."""
         self._closed = True
-        if self._waiting is not None:
-            # The thread may be sending: it closes the socket.
-            self._waiting.put(b"")
-        elif self._sock is not None:
-            self._sock.close()
+        # The thread may be sending: it closes the socket.
+        self._waiting.put(b"")
         self._sock = None
 
     def _send(self, *assignments: str, flags: int) -> None:
@@ -137,27 +142,21 @@ class Notifier:
         if self._sock is None:
             return
         datagram = "\n".join(assignments).encode()
-        if self._waiting is None:
+        if not self._is_behind:
             try:
                 self._sock.sendto(datagram, socket.MSG_DONTWAIT, self._address)
             except BlockingIOError:
-                self._waiting = queue.SimpleQueue()
-                threading.Thread(
-                    target=self._send_waiting,
-                    args=(self._sock, self._waiting),
-                    name="notify",
-                    daemon=True,
-                ).start()
+                self._is_behind = True
             except OSError:
                 return
             else:
                 return
         self._waiting.put(datagram)
 
-    def _send_waiting(self, sock: socket.socket, waiting: queue.SimpleQueue[bytes]) -> None:
+    def _send_waiting(self, sock: socket.socket) -> None:
         signals.leave_to_main()
         with sock:
-            while datagram := waiting.get():
+            while datagram := self._waiting.get():
                 while not self._closed:
                     try:
                         sock.sendto(datagram, self._address)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import select
+import socket
 import subprocess
 import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from coild.process.threads import start_workers
-from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, command, environment
+from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, command, environment, wait_for
 from tests.kits.variants import scarce_threads
 
 
@@ -37,6 +42,51 @@ def test_a_daemon_that_serves_needs_no_further_thread(tmp_path: Path) -> None:
         last = ended.stderr.splitlines()[-1]
         assert (1, False) == (ended.returncode, "Traceback" in ended.stderr)
         assert last.startswith("coild: the system gives coild no further thread: raise its limit")
+
+
+def test_nothing_that_a_daemon_may_have_starts_a_thread_later(tmp_path: Path) -> None:
+    """Routes, a unix socket that is lost and a service manager that reads nothing need no more."""
+    inbox = str(tmp_path / "notify")
+    variables = {"COILD_SOCKET": str(tmp_path / "s"), "NOTIFY_SOCKET": inbox}
+    runner: tuple[str, ...] = ()
+    if os.geteuid() == 0:
+        variables["COILD_EXPORT_ROUTES"] = "yes"
+        runner = ("unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(inbox)
+        with full(inbox), _running(Daemon, tmp_path / "plenty", runner, variables) as daemon:
+            threads = len(list(Path(f"/proc/{daemon.process.pid}/task").iterdir())) - 1
+        variables[scarce_threads.VARIABLE] = str(threads)
+        with full(inbox), _running(ScarceDaemon, tmp_path / "enough", runner, variables) as daemon:
+            Path(variables["COILD_SOCKET"]).unlink()
+            wait_for(Path(variables["COILD_SOCKET"]).exists, "the socket to be bound again")
+            # Only then there is room for what the service manager is told.
+            manager.setblocking(False)
+            told = b""
+            while b"READY=1" not in told:
+                wait_for(lambda: select.select([manager], [], [], 0)[0], "READY")
+                told = manager.recv(4096)
+            status, log = daemon.stop(), daemon.log
+
+    assert (0, False) == (status, "Traceback" in log), log
+
+
+@contextlib.contextmanager
+def full(inbox: str) -> Iterator[None]:
+    """Have no room in the inbox at this path."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        with contextlib.suppress(BlockingIOError):
+            while sender.sendto(b"x", socket.MSG_DONTWAIT, inbox):
+                pass
+        yield
+
+
+def _running(
+    kind: type[Daemon], data_dir: Path, runner: Sequence[str], variables: dict[str, str]
+) -> Daemon:
+    """A daemon that is executed by `runner`, asked over its unix socket."""
+    executed: type[Daemon] = type("Executed", (kind,), {"runner": runner})
+    return executed(data_dir, **variables)
 
 
 def test_all_workers_are_there_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
