@@ -4,11 +4,10 @@ It knows nothing of addresses, pods or HTTP. `README.md` beside this file specif
 the promises; `write.journal` is where to start reading.
 """
 
-from journal.compact.covered import covering
 from journal.compact.estimating import Estimate, estimate
 from journal.compact.prepare import Prepared, Vocabulary, index_sealed, prepare
 from journal.compact.prune import Policy, Pruning, plan_pruning, prune
-from journal.compact.retire import Retired, Taken, retire
+from journal.compact.retire import Retired, Taken, covering, retire
 from journal.errors import (
     CompactionRunsError,
     EventTooLargeError,

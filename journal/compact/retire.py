@@ -12,8 +12,9 @@ from journal.compact.prepare import archive_lock, sealed_segments
 from journal.errors import JournalCorruptError
 from journal.format.codec import MalformedError, UnsupportedError
 from journal.format.copies import is_archived
-from journal.format.segments import ARCHIVE_NAME, SegmentFile
+from journal.format.segments import ARCHIVE_NAME, SegmentFile, file_bytes, list_segments
 from journal.format.snapshot import (
+    Snapshot,
     SnapshotFile,
     list_snapshots,
     read_snapshot,
@@ -122,9 +123,7 @@ def _remove_segment(fs: FileSystem, file: SegmentFile) -> int:
 
     The oldest first, and the segment before its index: what is left is a whole journal.
     """
-    fd = fs.open(file.path)
-    size = fs.size(fd)
-    fs.close(fd)
+    size = file_bytes(fs, file.path)
     fs.remove(file.path)
     with contextlib.suppress(FileNotFoundError):
         fs.remove(file.index_path)
@@ -154,3 +153,18 @@ def _remove_snapshots(
         fs.remove(snapshot.path)
         removed += 1
     return removed
+
+
+def covering(fs: FileSystem, directory: Path, schema: int) -> Snapshot | None:
+    """The newest snapshot, if it is whole and covers all segments but the last.
+
+    Raises JournalCorruptError for a name that is not a segment's, OSError.
+    """
+    newest = list_snapshots(fs, directory)[:1]
+    segments = list_segments(fs, directory)
+    if not newest or [newest[0].sequence + 1] != [each.first_sequence for each in segments]:
+        return None
+    try:
+        return read_snapshot(fs, newest[0].path, schema)
+    except (MalformedError, UnsupportedError):
+        return None
