@@ -39,7 +39,7 @@ from journal import (
 from journal.read import read_head
 from tools.arguments import add_value, build_parser, journal_directory
 from tools.offline_writer import writing
-from tools.output import ToolError, UsageError, emit, progress
+from tools.output import ToolError, UsageError, emit, is_json, progress, put
 from tools.run import run
 
 PROG = "coild-compact"
@@ -86,18 +86,15 @@ def _compact(arguments: argparse.Namespace) -> int:
     logging.basicConfig(format=f"{PROG}: %(message)s")
     policy = _policy(arguments)
     directory = journal_directory(arguments)
-    as_json = arguments.output == "json"
     if arguments.dry_run:
-        _show(msgspec.to_builtins(_dry_run(directory, policy)), as_json=as_json)
-        return 0
+        return _show(_dry_run(directory, policy))
     if reason := shortage():
         raise ToolError(reason)
     try:
-        done = asyncio.run(_compact_here(directory, policy, as_json=as_json))
+        done = asyncio.run(_compact_here(directory, policy))
     except JournalLockedError as error:
         done = _ask_daemon(directory, policy, error)
-    _show(msgspec.to_builtins(done), as_json=as_json)
-    return 0
+    return _show(done)
 
 
 def _policy(arguments: argparse.Namespace) -> Policy | None:
@@ -115,12 +112,10 @@ def _policy(arguments: argparse.Namespace) -> Policy | None:
     return policy if policy.prunes else None
 
 
-def _show(done: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        emit(done)
-        return
-    for line in _lines(done):
-        sys.stdout.write(f"{line}\n")
+def _show(done: Compaction | CompactionPlan) -> int:
+    record = msgspec.to_builtins(done)
+    put(record, *_lines(record))
+    return 0
 
 
 def _lines(done: dict[str, Any]) -> Iterator[str]:
@@ -163,9 +158,8 @@ def _size(size: int) -> str:
 class _Here:
     """The heavy part in this process. A `compactor.Worker`."""
 
-    def __init__(self, directory: Path, *, as_json: bool) -> None:
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._as_json = as_json
         self._fs = OsFileSystem()
 
     async def index(self) -> dict[int, bytes]:
@@ -178,7 +172,7 @@ class _Here:
 
             def tell(step: str, done: int, total: int) -> None:
                 bar(done, total)
-                if self._as_json:
+                if is_json():
                     emit({"step": step, "done": done, "total": total})
 
             return await asyncio.to_thread(
@@ -197,10 +191,10 @@ class _Here:
         """It ends with this process."""
 
 
-async def _compact_here(directory: Path, policy: Policy | None, *, as_json: bool) -> Compaction:
+async def _compact_here(directory: Path, policy: Policy | None) -> Compaction:
     """Be the journal's writer, and compact it. Raises JournalLockedError if there is a daemon."""
     async with writing(directory) as writer:
-        worker = _Here(directory, as_json=as_json)
+        worker = _Here(directory)
         compactor = Compactor(
             writer.journal,
             writer.record,

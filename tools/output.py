@@ -29,8 +29,9 @@ class ToolError(Exception):
     """The tool cannot do what was asked; one line that says why and what to do."""
 
 
-#: Who speaks: the command of this process.
+#: One process is one command: its name, and whether it speaks to scripts.
 _program = ""
+_as_json = False
 
 
 def begin(program: str) -> None:
@@ -39,7 +40,7 @@ def begin(program: str) -> None:
     Writing to such a one is no error. What the terminal or the locale cannot show, like a file's
     name that is no UTF-8, is escaped.
     """
-    global _program  # noqa: PLW0603 - one process is one command
+    global _program  # noqa: PLW0603 - set once
     _program = program
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -65,6 +66,25 @@ def journal_option(directory: Path) -> str:
     """The option that names a journal, as a shell takes it."""
     name = shlex.quote(str(directory))
     return f"--journal={name}" if name.startswith("-") else f"--journal {name}"
+
+
+def choose(*, as_json: bool) -> None:
+    """Speak to scripts, or to people."""
+    global _as_json  # noqa: PLW0603 - set once
+    _as_json = as_json
+
+
+def is_json() -> bool:
+    """Whether scripts are spoken to."""
+    return _as_json
+
+
+def put(record: Any, *lines: str) -> None:
+    """Write data to stdout: for scripts the record, as a JSON line; for people the lines."""
+    if _as_json:
+        emit(record)
+    else:
+        sys.stdout.writelines(f"{line}\n" for line in lines)
 
 
 def emit(record: Any) -> None:
@@ -97,12 +117,23 @@ def _escaped(value: Any) -> Any:
     return value
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Lines of columns that are as wide as they must be."""
-    everything = [header, *(list(map(printable, row)) for row in rows)]
-    widths = [max(len(row[column]) for row in everything) for column in range(len(header))]
-    for row in everything:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+class Table:
+    """Rows in columns that are as wide as they must be, and stay so when more rows come."""
+
+    def __init__(self, header: Sequence[str]) -> None:
+        self._header: Sequence[str] | None = header
+        self._widths = [0] * len(header)
+
+    def lines(self, rows: Iterable[Sequence[str]]) -> Iterator[str]:
+        """The lines of these rows; before the first ones that of the header."""
+        cells = [list(map(printable, row)) for row in rows]
+        if self._header:
+            cells.insert(0, list(self._header))
+            self._header = None
+        for row in cells:
+            self._widths = list(map(max, self._widths, map(len, row)))
+        for row in cells:
+            yield "  ".join(map(str.ljust, row, self._widths)).rstrip()
 
 
 @contextlib.contextmanager

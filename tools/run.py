@@ -36,7 +36,9 @@ def run(  # noqa: PLR0911 - one for each way to end
     output.begin(parser.prog)
     try:
         try:
-            status = work(parser.parse_args(argv))
+            arguments = parser.parse_args(argv)
+            output.choose(as_json=getattr(arguments, "output", "") == "json")
+            status = work(arguments)
         except SystemExit:
             # After --help, --version and --print-completion.
             sys.stdout.flush()

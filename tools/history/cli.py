@@ -19,7 +19,7 @@ from journal import Reader
 from tools.arguments import add_value, build_parser, journal_directory, parse_number, parse_time
 from tools.history.following import follow_rows, newest
 from tools.history.holdings import Output, Query, read_ledger
-from tools.output import ToolError, UsageError, notice
+from tools.output import ToolError, UsageError, is_json, notice
 from tools.parser import Parser
 from tools.past import open_reader, tell_ahead, tell_unvouched
 from tools.remaining import Remaining
@@ -65,7 +65,6 @@ class _Order(NamedTuple):
     at: int | None
     newest: int | None
     follow: bool
-    json: bool
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,7 +78,7 @@ def _main(arguments: argparse.Namespace) -> int:
     reader = open_reader(directory, Event)
     if not order.follow:
         tell_unvouched(directory)
-    output = Output(json=order.json)
+    output = Output()
     if (order.at, order.query.since, order.query.until) != (None, None, None):
         tell_ahead(reader)
     if order.follow:
@@ -143,7 +142,7 @@ def _understand(arguments: argparse.Namespace) -> _Order:
     # Whoever was allocated one at a moment or earlier, and holds on, is who held it until then.
     until = arguments.since_before if arguments.held else until
     query = Query(filter_, since, until, arguments.held)
-    return _Order(query, at, count, arguments.follow, arguments.output == "json")
+    return _Order(query, at, count, arguments.follow)
 
 
 def _check_combination(arguments: argparse.Namespace) -> None:
@@ -212,11 +211,11 @@ def _show_at(reader: Reader, order: _Order, at: int) -> None:
                 f"{history.first}, of {format_local(begin)}, was pruned or is missing"
             )
     holders = [period for period in rows if period.held_at(at)]
-    if holders or order.json:
-        Output(json=order.json).show(holders)
+    if holders or is_json():
+        Output().show(holders)
     if not holders:
         said = _nobody(rows, at) if address else f"nobody, at {format_local(at)}"
-        if order.json:
+        if is_json():
             notice(said)
         else:
             sys.stdout.write(f"{printable(said)}\n")

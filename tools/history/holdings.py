@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 from coild.audit.ledger import Filter, HoldingPeriod, Ledger
 from coild.audit.times import format_local, format_utc
 from coild.rules.events import AddressAllocated
-from coild.rules.printable import printable
 from coild.rules.projection import Projection
 from coild.vocabulary import KEYS, address_key, container_key, pod_key
 from journal import JournalCorruptError, Reader, find
-from tools.output import emit, notice, progress
+from tools.output import Table, emit, is_json, notice, progress
 from tools.remaining import Remaining
 
 _HEADER = ("ADDRESS", "POD", "CONTAINER", "POOL", "BLOCK", "ALLOCATED", "RELEASED")
@@ -140,25 +139,16 @@ def complete(history: Remaining, row: HoldingPeriod) -> None:
 class Output:
     """Rows on stdout, as JSON lines or as a table that can go on."""
 
-    def __init__(self, *, json: bool) -> None:
-        self._json = json
-        self._widths: list[int] | None = None
+    def __init__(self) -> None:
+        self._table = Table(_HEADER)
 
     def show(self, rows: Sequence[HoldingPeriod]) -> None:
         """Write rows; before the first ones of a table its header."""
-        if self._json:
+        if is_json():
             for row in rows:
                 emit(_record(row))
-            return
-        lines = [*([] if self._widths else [_HEADER]), *map(_cells, rows)]
-        widths = self._widths or [0] * len(_HEADER)
-        self._widths = [
-            max(width, *(len(line[column]) for line in lines)) if lines else width
-            for column, width in enumerate(widths)
-        ]
-        for line in lines:
-            cells = (cell.ljust(width) for cell, width in zip(line, self._widths, strict=True))
-            sys.stdout.write("  ".join(cells).rstrip() + "\n")
+        else:
+            sys.stdout.writelines(f"{line}\n" for line in self._table.lines(map(_cells, rows)))
 
 
 def _cells(period: HoldingPeriod) -> Sequence[str]:
@@ -166,9 +156,9 @@ def _cells(period: HoldingPeriod) -> Sequence[str]:
     allocated = "unknown" if period.allocated_at is None else format_local(period.allocated_at)
     return (
         period.address,
-        printable(period.pod),
-        printable(period.container_id),
-        printable(period.pool),
+        period.pod,
+        period.container_id,
+        period.pool,
         str(period.subnet),
         allocated,
         released,

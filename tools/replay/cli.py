@@ -15,7 +15,7 @@ from coild.audit.times import format_local, format_utc
 from coild.rules.printable import printable
 from coild.rules.projection import Projection
 from tools.arguments import add_value, build_parser, journal_directory, parse_number, parse_time
-from tools.output import UsageError, emit
+from tools.output import UsageError, emit, is_json, put
 from tools.parser import EXIT_FAILURE, Parser
 from tools.past import (
     NoEventError,
@@ -91,7 +91,6 @@ def _parser() -> Parser:
 
 def _main(arguments: argparse.Namespace) -> int:
     until = arguments.until or Point()
-    as_json = arguments.output == "json"
     _check_combination(arguments)
     from_genesis = arguments.start == _GENESIS
     points = arguments.diff or []
@@ -99,7 +98,7 @@ def _main(arguments: argparse.Namespace) -> int:
     directory = journal_directory(arguments)
     tell_unvouched(directory, through=_through(points or [until]))
     if arguments.check:
-        return _check(directory, as_json=as_json)
+        return _check(directory)
     if any(point.time is not None for point in (until, *points)):
         tell_ahead(open_reader(directory))
     if arguments.step:
@@ -107,19 +106,16 @@ def _main(arguments: argparse.Namespace) -> int:
             raise UsageError("--from 0 is no event: the first one has the sequence 1")
         if first is not None and until.sequence is not None and first > until.sequence:
             raise UsageError(f"--from {first} comes after --until-seq {until.sequence}")
-        _step(directory, first, until, arguments.lines, as_json=as_json, from_genesis=from_genesis)
+        _step(directory, first, until, arguments.lines, from_genesis=from_genesis)
     elif points:
         before, after = (
             view(rebuild(directory, point, from_genesis=from_genesis)) for point in points
         )
         for change in difference(before, after):
-            if as_json:
-                emit(change)
-            else:
-                sys.stdout.write(change_text(change) + "\n")
+            put(change, change_text(change))
     else:
         state = rebuild(directory, until, from_genesis=from_genesis)
-        _show(state, as_json=as_json, digest_only=arguments.digest)
+        _show(state, digest_only=arguments.digest)
     return 0
 
 
@@ -162,33 +158,21 @@ def _record(state: Projection) -> dict[str, Any]:
     }
 
 
-def _show(state: Projection, *, as_json: bool, digest_only: bool) -> None:
+def _show(state: Projection, *, digest_only: bool) -> None:
     if digest_only:
-        if as_json:
-            emit(_record(state))
-        else:
-            sys.stdout.write(
-                f"state after event {state.sequence}, {when(state)}: {state.digest()}\n"
-            )
-        return
-    if not as_json:
+        put(_record(state), f"state after event {state.sequence}, {when(state)}: {state.digest()}")
+    elif is_json():
+        blocks: dict[str, list[str]] = {}
+        for block in state.blocks.values():
+            blocks.setdefault(block.pool, []).append(str(block.subnet))
+        pods = {container_id: held.address for container_id, held in state.holdings.items()}
+        emit(_record(state) | {"address-blocks": blocks, "pods": pods})
+    else:
         sys.stdout.writelines(f"{line}\n" for line in summary(state))
-        return
-    blocks: dict[str, list[str]] = {}
-    for block in state.blocks.values():
-        blocks.setdefault(block.pool, []).append(str(block.subnet))
-    pods = {container_id: held.address for container_id, held in state.holdings.items()}
-    emit(_record(state) | {"address-blocks": blocks, "pods": pods})
 
 
 def _step(
-    directory: Path,
-    first: int | None,
-    until: Point,
-    count: int | None,
-    *,
-    as_json: bool,
-    from_genesis: bool,
+    directory: Path, first: int | None, until: Point, count: int | None, *, from_genesis: bool
 ) -> None:
     if from_genesis:
         timeline = Timeline(directory, 0, until)
@@ -202,10 +186,10 @@ def _step(
     else:
         timeline = _timeline_from(directory, first, until)
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    if at_terminal and count is None and not as_json:
+    if at_terminal and count is None and not is_json():
         interact(timeline)
     else:
-        print_steps(timeline, count, as_json=as_json)
+        print_steps(timeline, count)
 
 
 def _timeline_from(directory: Path, first: int, until: Point) -> Timeline:
@@ -222,30 +206,26 @@ def _timeline_from(directory: Path, first: int, until: Point) -> Timeline:
     return timeline
 
 
-def _check(directory: Path, *, as_json: bool) -> int:
+def _check(directory: Path) -> int:
     try:
         checked = check_history(directory)
     except BrokenInvariantError as broken:
-        if as_json:
-            emit(
-                {
-                    "sequence": broken.sequence,
-                    "broken": broken.invariant,
-                    "detail": broken.detail,
-                    "event": None if broken.event is None else event_record(broken.event),
-                }
-            )
-        else:
-            sys.stdout.write(f"{printable(str(broken))}\n")
-            if broken.event is not None:
-                sys.stdout.write(f"the event: {event_text(broken.event)}\n")
+        event = broken.event
+        put(
+            {
+                "sequence": broken.sequence,
+                "broken": broken.invariant,
+                "detail": broken.detail,
+                "event": None if event is None else event_record(event),
+            },
+            printable(str(broken)),
+            *([] if event is None else [f"the event: {event_text(event)}"]),
+        )
         return EXIT_FAILURE
     state = checked.state
-    if as_json:
-        emit(_record(state) | {"first-sequence": checked.first_sequence, "broken": None})
-    else:
-        sys.stdout.write(
-            f"{state.sequence - checked.first_sequence + 1} events checked, every invariant holds; "
-            f"state after event {state.sequence}, {when(state)}: {state.digest()}\n"
-        )
+    put(
+        _record(state) | {"first-sequence": checked.first_sequence, "broken": None},
+        f"{state.sequence - checked.first_sequence + 1} events checked, every invariant holds; "
+        f"state after event {state.sequence}, {when(state)}: {state.digest()}",
+    )
     return 0

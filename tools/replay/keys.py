@@ -54,7 +54,7 @@ def _obey(timeline: Timeline, key: str, descriptor: int) -> bool:
     if step is None:
         notice(missing)
     else:
-        show(step, as_json=False)
+        show(step)
     return True
 
 

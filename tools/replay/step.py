@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -14,7 +13,7 @@ from coild.audit.times import format_local, format_utc
 from coild.rules.projection import Projection
 from coild.vocabulary import VOCABULARY
 from journal import Batch
-from tools.output import ToolError, emit, notice
+from tools.output import ToolError, notice, put
 from tools.past import (
     GoneError,
     Point,
@@ -190,10 +189,10 @@ class Timeline:
             del self._checkpoints[next(iter(self._checkpoints))]
 
 
-def print_steps(timeline: Timeline, count: int | None, *, as_json: bool) -> None:
+def print_steps(timeline: Timeline, count: int | None) -> None:
     """All steps to the end, or so many."""
     for step in islice(_steps(timeline), count):
-        show(step, as_json=as_json)
+        show(step)
 
 
 def _steps(timeline: Timeline) -> Iterator[Step]:
@@ -209,21 +208,16 @@ def _steps(timeline: Timeline) -> Iterator[Step]:
         yield step
 
 
-def show(step: Step, *, as_json: bool) -> None:
+def show(step: Step) -> None:
     """Write a step and its effect on stdout."""
-    if as_json:
-        emit(
-            {
-                "sequence": step.sequence,
-                "time": format_utc(step.event.time),
-                "event": event_record(step.event),
-                "effect": step.effect,
-            }
-        )
-        return
     mark = "undone " if step.back else ""
-    sys.stdout.write(
-        f"{mark}{step.sequence}  {format_local(step.event.time)}  {event_text(step.event)}\n"
+    put(
+        {
+            "sequence": step.sequence,
+            "time": format_utc(step.event.time),
+            "event": event_record(step.event),
+            "effect": step.effect,
+        },
+        f"{mark}{step.sequence}  {format_local(step.event.time)}  {event_text(step.event)}",
+        *(f"    {change_text(change)}" for change in step.effect),
     )
-    for change in step.effect:
-        sys.stdout.write(f"    {change_text(change)}\n")

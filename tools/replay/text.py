@@ -13,7 +13,7 @@ from coild.rules.addresses import Subnet
 from coild.rules.events import PoolSpec
 from coild.rules.printable import printable
 from coild.rules.projection import Projection
-from tools.output import table
+from tools.output import Table
 
 _MARKS = {"gained": "+", "lost": "-", "moved": "~", "changed": "~"}
 
@@ -33,21 +33,15 @@ def summary(state: Projection) -> Iterator[str]:
     yield f"{len(state.blocks)} blocks, {len(state.holdings)} addresses held"
     if state.blocks:
         yield ""
-        yield from table(
-            ("POOL", "BLOCK", "HELD", "OF"),
-            [
-                (block.pool, str(block.subnet), str(block.held), str(block.size))
-                for block in state.blocks.values()
-            ],
+        yield from Table(("POOL", "BLOCK", "HELD", "OF")).lines(
+            (block.pool, str(block.subnet), str(block.held), str(block.size))
+            for block in state.blocks.values()
         )
     if state.holdings:
         yield ""
-        yield from table(
-            ("ADDRESS", "POD", "CONTAINER"),
-            [
-                (held.address, f"{held.pod_namespace}/{held.pod_name}", container_id)
-                for container_id, held in state.holdings.items()
-            ],
+        yield from Table(("ADDRESS", "POD", "CONTAINER")).lines(
+            (held.address, f"{held.pod_namespace}/{held.pod_name}", container_id)
+            for container_id, held in state.holdings.items()
         )
 
 

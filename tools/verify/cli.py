@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from journal import JournalCorruptError, OsFileSystem
 from journal.check import Anchor, Fault, Kind, Verified
 from journal.read import read_head, wait_vouched
 from tools.arguments import build_parser, journal_directory
-from tools.output import ToolError, emit, fail, journal_option, notice
+from tools.output import ToolError, emit, fail, is_json, journal_option, notice, put
 from tools.past import say_unvouched, tell_unvouched
 from tools.run import run
 from tools.verify.advice import (
@@ -75,10 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     anchor = None if arguments.anchor is None else _parse_anchor(arguments.anchor)
     directory = journal_directory(arguments)
-    as_json = arguments.output == "json"
     if arguments.head:
         tell_unvouched(directory)
-        return _head(directory, as_json=as_json)
+        return _head(directory)
     wait_vouched(directory, VOCABULARY.schema)
     fs = OsFileSystem()
     verified, faults = check(fs, directory, anchor=anchor, deep=arguments.deep)
@@ -90,7 +88,7 @@ def _run(arguments: argparse.Namespace) -> int:
         status = EXIT_CORRUPT
     if verified.unvouched:
         say_unvouched(directory, verified.unvouched)
-    _tell(verified, advices, status, deep=arguments.deep, as_json=as_json)
+    _tell(verified, advices, status, deep=arguments.deep)
     if anchor is not None:
         status = _judge_anchor(anchor, verified, status)
     return status
@@ -107,26 +105,21 @@ def _parse_anchor(text: str) -> Anchor:
     return Anchor(int(match[1]), bytes.fromhex(match[2]))
 
 
-def _head(directory: Path, *, as_json: bool) -> int:
+def _head(directory: Path) -> int:
     try:
         file, found = read_head(OsFileSystem(), directory, VOCABULARY.schema)
     except JournalCorruptError as error:
         return fail(EXIT_CORRUPT, f"{error}; run: coild-verify {journal_option(directory)}")
     sequence, digest = found.vouched
     head = f"{sequence}:{digest.hex()}"
-    if as_json:
-        emit({"record": "head", "head": head})
-    else:
-        # Bare, so that --anchor takes it as it is.
-        sys.stdout.write(f"{head}\n")
+    # Bare, so that --anchor takes it as it is.
+    put({"record": "head", "head": head}, head)
     if found.reason:
         return fail(EXIT_TORN, f"torn tail: {file.path} at offset {found.offset}: {found.reason}")
     return EXIT_GOOD
 
 
-def _tell(
-    verified: Verified, advices: Sequence[Advice], status: int, *, deep: bool, as_json: bool
-) -> None:
+def _tell(verified: Verified, advices: Sequence[Advice], status: int, *, deep: bool) -> None:
     head, count = verified.vouched, verified.count - verified.unvouched
     for path, reason in verified.bad_indexes:
         notice(f"{path}: {reason}; remove it, it will be made again")
@@ -135,12 +128,13 @@ def _tell(
             f"snapshot {snapshot.sequence}: the journal has no record of it, so nothing uses it; "
             "an interrupted compaction leaves one, and the next one mends it",
         )
-    if as_json:
-        for fault, meaning, remedy in advices:
+    for fault, meaning, remedy in advices:
+        name = fault.kind.name.lower()
+        if is_json():
             emit(
                 {
                     "record": "fault",
-                    "fault": fault.kind.name.lower(),
+                    "fault": name,
                     "file": str(fault.file),
                     "offset": fault.offset,
                     "last-sequence": fault.last_sequence,
@@ -150,23 +144,7 @@ def _tell(
                 }
                 | _gap(fault)
             )
-        emit(
-            {
-                "record": "summary",
-                "result": ("good", "torn", "corrupt", "unsupported")[status],
-                "deep": deep,
-                "first-sequence": verified.beginning.sequence + 1,
-                "events": count,
-                "unvouched-events": verified.unvouched,
-                "segments": verified.segments,
-                "snapshots": len(verified.snapshots),
-                "faults": len(advices),
-                "head": f"{head.sequence}:{head.digest.hex()}",
-            }
-        )
-        return
-    for fault, meaning, remedy in advices:
-        name = fault.kind.name.lower()
+            continue
         what = _NAMES.get(fault.kind, f"bad {name}")
         at = "" if fault.kind in _WHOLE else f" at offset {fault.offset}"
         notice(
@@ -175,9 +153,21 @@ def _tell(
             f"  what it means: {meaning}",
             f"  what to do: {remedy}",
         )
-    sys.stdout.write(
-        f"{count} events in {verified.segments} segments, "
-        f"head {head.sequence}:{head.digest.hex()}\n"
+    name = f"{head.sequence}:{head.digest.hex()}"
+    put(
+        {
+            "record": "summary",
+            "result": ("good", "torn", "corrupt", "unsupported")[status],
+            "deep": deep,
+            "first-sequence": verified.beginning.sequence + 1,
+            "events": count,
+            "unvouched-events": verified.unvouched,
+            "segments": verified.segments,
+            "snapshots": len(verified.snapshots),
+            "faults": len(advices),
+            "head": name,
+        },
+        f"{count} events in {verified.segments} segments, head {name}",
     )
 
 
