@@ -2,7 +2,6 @@
 
 from journal.check.files import missing
 from journal.check.findings import Anchor, Fault, Gap, Kind, Verified
-from journal.check.opening import opens
-from journal.check.verify import verify
+from journal.check.verify import opens, verify
 
 __all__ = ["Anchor", "Fault", "Gap", "Kind", "Verified", "missing", "opens", "verify"]

@@ -13,6 +13,7 @@ from typing import Any
 from journal.check.copies import Copy, choose
 from journal.check.files import check_index, check_snapshots, missing, read_snapshots, unreadable
 from journal.check.findings import Anchor, Fault, Gap, Kind, Verified
+from journal.compact.prepare import Vocabulary
 from journal.errors import JournalUnsupportedError
 from journal.format.chain import (
     DamagedSegmentError,
@@ -32,11 +33,13 @@ from journal.format.codec import (
 )
 from journal.format.copies import beginnings
 from journal.format.index import Keys, build_index
-from journal.format.scan import End, list_decoder
+from journal.format.scan import Deliver, End, list_decoder
 from journal.format.segments import SegmentFile, list_archive, list_segments
 from journal.fs import FileSystem
 from journal.read.indexed import Found
+from journal.read.replay_start import Restore
 from journal.read.view import View
+from journal.write.recovery import replay
 
 
 def verify(
@@ -262,3 +265,11 @@ class _Pass:
 def _last_before(file: SegmentFile, before: Position | None) -> int:
     """The last sequence that is known to come before a segment."""
     return before.sequence if before else max(0, file.first_sequence - 1)
+
+
+def opens(
+    fs: FileSystem, directory: Path, vocabulary: Vocabulary, restore: Restore, deliver: Deliver
+) -> None:
+    """Read what `Journal.open` reads, without its lock and its changes. Raises what that raises."""
+    decoder = list_decoder(vocabulary.event_type)
+    replay(fs, directory, vocabulary.schema, decoder, deliver, restore, vocabulary.record_of)

@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from journal.errors import JournalCorruptError
-from journal.format.chain import Progress, walk
+from journal.format.chain import Progress, Walked, walk
 from journal.format.codec import (
     GENESIS_DIGEST,
     ID_BYTES,
@@ -46,7 +46,7 @@ from journal.format.segments import (
     zero_fill,
 )
 from journal.fs import FileSystem
-from journal.read.replay_start import RejectedSnapshot, Restore, find_replay_start
+from journal.read.replay_start import RejectedSnapshot, ReplayStart, Restore, find_replay_start
 from journal.read.vouching import RecordOf, Records
 from journal.write.repair_note import (
     SetAside,
@@ -98,35 +98,9 @@ def recover(
     caller holds the lock. `now` (ns since the epoch) ends the name of what is set aside. Raises
     JournalCorruptError, JournalUnsupportedError and OSError.
     """
-    records = Records.of(decoder, record_of, unrecorded(fs, directory).again if record_of else ())
-    replay_start = find_replay_start(fs, directory, schema, restore, records=records)
-    try:
-        walked = walk(
-            fs,
-            replay_start.files,
-            schema,
-            decoder,
-            deliver,
-            start=replay_start.position,
-            progress=progress,
-        )
-        if walked and walked[-1].file.archived:
-            raise JournalCorruptError(
-                walked[-1].file.path,
-                0,
-                walked[-1].end.sequence,
-                "the segment that follows this one is missing: the events after it are nowhere",
-            )
-    except JournalCorruptError as error:
-        if not replay_start.rejected:
-            raise
-        reasons = "; ".join(f"{path.name}: {reason}" for path, reason in replay_start.rejected)
-        raise JournalCorruptError(
-            error.file,
-            error.offset,
-            error.last_sequence,
-            f"{error.reason}; this was read because of unusable snapshots ({reasons})",
-        ) from None
+    replay_start, walked = replay(
+        fs, directory, schema, decoder, deliver, restore, record_of, progress
+    )
     if not walked:
         _clean_up(fs, directory, segment_bytes)
         return _begin(fs, directory, schema, segment_bytes, now)
@@ -165,6 +139,52 @@ def recover(
         snapshot_sequence=replay_start.position.sequence,
         rejected=replay_start.rejected,
     )
+
+
+def replay(
+    fs: FileSystem,
+    directory: Path,
+    schema: int,
+    decoder: msgspec.msgpack.Decoder[list[Any]] | None,
+    deliver: Deliver | None,
+    restore: Restore | None,
+    record_of: RecordOf | None,
+    progress: Progress | None = None,
+) -> tuple[ReplayStart, list[Walked]]:
+    """What `recover` reads before it changes anything: where it begins, and the segments behind.
+
+    So whether it would is known without it. Raises as `recover`.
+    """
+    records = Records.of(decoder, record_of, unrecorded(fs, directory).again if record_of else ())
+    replay_start = find_replay_start(fs, directory, schema, restore, records=records)
+    try:
+        walked = walk(
+            fs,
+            replay_start.files,
+            schema,
+            decoder,
+            deliver,
+            start=replay_start.position,
+            progress=progress,
+        )
+        if walked and walked[-1].file.archived:
+            raise JournalCorruptError(
+                walked[-1].file.path,
+                0,
+                walked[-1].end.sequence,
+                "the segment that follows this one is missing: the events after it are nowhere",
+            )
+    except JournalCorruptError as error:
+        if not replay_start.rejected:
+            raise
+        reasons = "; ".join(f"{path.name}: {reason}" for path, reason in replay_start.rejected)
+        raise JournalCorruptError(
+            error.file,
+            error.offset,
+            error.last_sequence,
+            f"{error.reason}; this was read because of unusable snapshots ({reasons})",
+        ) from None
+    return replay_start, walked
 
 
 def _clean_up(fs: FileSystem, directory: Path, segment_bytes: int) -> None:

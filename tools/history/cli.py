@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
 
 from coild.audit.ledger import Filter, HoldingPeriod
 from coild.audit.times import format_local, parse_age
@@ -58,41 +57,32 @@ _FLAGS = {"follow": "-f", "count": "-n"}
 _MAPPED = Subnet.parse("::ffff:0.0.0.0/96")
 
 
-class _Order(NamedTuple):
-    """The arguments, understood."""
-
-    query: Query
-    at: int | None
-    newest: int | None
-    follow: bool
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `coild-history`; the exit status."""
     return run(_parser(), _main, argv)
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    order = _understand(arguments)
+    query, count = _understand(arguments)
     directory = journal_directory(arguments)
     reader = open_reader(directory, Event)
-    if not order.follow:
+    if not arguments.follow:
         tell_unvouched(directory)
     output = Output()
-    if (order.at, order.query.since, order.query.until) != (None, None, None):
+    if (arguments.at, query.since, query.until) != (None, None, None):
         tell_ahead(reader)
-    if order.follow:
-        follow_rows(reader, order.query, output, count=order.newest)
-    elif order.at is not None:
-        _show_at(reader, order, order.at)
+    if arguments.follow:
+        follow_rows(reader, query, output, count=count)
+    elif arguments.at is not None:
+        _show_at(reader, query, arguments.at)
     else:
         history = Remaining(reader)
-        rows = newest(read_ledger(history, order.query, count=order.newest).rows(), order.newest)
-        if order.query.held:
-            _say_unknown(history, rows, order.query.until)
+        rows = newest(read_ledger(history, query, count=count).rows(), count)
+        if query.held:
+            _say_unknown(history, rows, query.until)
         output.show(rows)
         # Of none that were asked for, nothing is said.
-        if not rows and order.newest != 0:
+        if not rows and count != 0:
             notice("nobody, as far as the journal goes")
     return 0
 
@@ -126,10 +116,10 @@ def _parser() -> Parser:
     return parser
 
 
-def _understand(arguments: argparse.Namespace) -> _Order:
-    """Check how the arguments go together. Raises UsageError."""
+def _understand(arguments: argparse.Namespace) -> tuple[Query, int | None]:
+    """What is asked for, and how many rows of it, the newest. Raises UsageError."""
     _check_combination(arguments)
-    at, since, until, count = arguments.at, arguments.since, arguments.until, arguments.count
+    since, until, count = arguments.since, arguments.until, arguments.count
     if since is not None and until is not None and since > until:
         raise UsageError(
             f"--since {format_local(since)} is after --until {format_local(until)}: swap them"
@@ -141,8 +131,7 @@ def _understand(arguments: argparse.Namespace) -> _Order:
         count = _FOLLOW_ROWS
     # Whoever was allocated one at a moment or earlier, and holds on, is who held it until then.
     until = arguments.since_before if arguments.held else until
-    query = Query(filter_, since, until, arguments.held)
-    return _Order(query, at, count, arguments.follow)
+    return Query(filter_, since, until, arguments.held), count
 
 
 def _check_combination(arguments: argparse.Namespace) -> None:
@@ -196,13 +185,13 @@ def _parse_name(text: str) -> str:
     return text
 
 
-def _show_at(reader: Reader, order: _Order, at: int) -> None:
+def _show_at(reader: Reader, query: Query, at: int) -> None:
     """Answer who held it at one moment."""
-    address = order.query.filter_.address
+    address = query.filter_.address
     # Of one address, those before and after it are wanted too.
-    query = order.query if address else order.query._replace(since=at, until=at)
+    asked = query if address else query._replace(since=at, until=at)
     history = Remaining(reader)
-    rows = read_ledger(history, query).rows()
+    rows = read_ledger(history, asked).rows()
     if history.first > 1:
         begin = _beginning(history)
         if begin is not None and at < begin:

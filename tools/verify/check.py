@@ -150,9 +150,10 @@ def starts(fs: FileSystem, directory: Path) -> bool:
     """Whether coild starts with the journal as it is: what it would read, without its changes."""
     state = Projection()
     try:
-        return opens(fs, directory, VOCABULARY, state.restore, state.apply_all)
+        opens(fs, directory, VOCABULARY, state.restore, state.apply_all)
     except (JournalError, InconsistentEventError, ValueError, OSError):
         return False
+    return True
 
 
 def pruned_through(verified: Verified) -> int:
