@@ -175,17 +175,8 @@ class _Here:
                 if is_json():
                     emit({"step": step, "done": done, "total": total})
 
-            return await asyncio.to_thread(
-                lambda: prepare(
-                    self._fs,
-                    self._directory,
-                    through,
-                    VOCABULARY,
-                    Projection(),
-                    now=time.time_ns(),
-                    progress=tell,
-                )
-            )
+            given = self._fs, self._directory, through, VOCABULARY, Projection()
+            return await asyncio.to_thread(prepare, *given, now=time.time_ns(), progress=tell)
 
     def kill(self) -> None:
         """It ends with this process."""
@@ -219,7 +210,13 @@ def _ask_daemon(directory: Path, policy: Policy | None, locked: JournalLockedErr
         # On a full disk, one that orders nothing more can be had over HTTP alone.
         token = ""
     try:
-        with contextlib.closing(_connection_to(address)) as connection:
+        path = address.removeprefix("unix:")
+        host = address if path == address else "localhost"
+        with contextlib.closing(http.client.HTTPConnection(host)) as connection:
+            if path != address:
+                connection.sock = socket.socket(socket.AF_UNIX)
+                # An abstract name begins with a NUL, which the file has as @ (unix(7)).
+                connection.sock.connect(f"\0{path[1:]}" if path[:1] == "@" else path)
             connection.request("POST", "/compact", msgspec.json.encode({"order": token}))
             answer = connection.getresponse()
             body = answer.read(_ANSWER_BYTES_MAX + 1)
@@ -253,28 +250,6 @@ def _address_in(file: Path, locked: JournalLockedError) -> str:
 
 class _Refusal(msgspec.Struct):
     error: str
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost")
-        self._path = path
-
-    def connect(self) -> None:
-        """Connect to the socket. Raises OSError."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.connect(self._path)
-
-
-def _connection_to(address: str) -> http.client.HTTPConnection:
-    """A connection to where a daemon says that it listens: `HOST:PORT` or `unix:PATH`."""
-    path = address.removeprefix("unix:")
-    if path == address:
-        return http.client.HTTPConnection(address)
-    # An abstract name begins with a NUL, which the file has as @ (unix(7)).
-    return _UnixConnection(f"\0{path[1:]}" if path.startswith("@") else path)
 
 
 def _dry_run(directory: Path, policy: Policy | None) -> CompactionPlan:
