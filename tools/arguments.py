@@ -63,7 +63,6 @@ def build_parser(prog: str, description: str, epilog: str, *, output: bool = Tru
     place.add_argument(
         "--journal", metavar="DIR", help="the journal itself, like a bare copy of one"
     )
-    parser.add_common()
     if output:
         parser.add_argument(
             "-o",

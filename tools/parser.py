@@ -36,9 +36,6 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-
-    def add_common(self) -> None:
-        """Add what every command has, which comes last in its help."""
         self.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
         self.add_argument(
             "--print-completion",

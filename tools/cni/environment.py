@@ -29,12 +29,16 @@ _ASKED_ARGS = ("IP", "SUBNET", "GATEWAY")
 _TRUTH = {"1": True, "true": True, "0": False, "false": False}
 
 
+def _invalid(what: str, advice: str = "") -> CniError:
+    return CniError(INVALID_ENVIRONMENT, what, advice)
+
+
 def variable(name: str) -> str:
     """The value, empty if it is not set. Raises CniError if it is not UTF-8."""
     try:
         return environ.get(name.encode(), b"").decode()
     except ValueError:
-        raise CniError(INVALID_ENVIRONMENT, f"{name} is not UTF-8") from None
+        raise _invalid(f"{name} is not UTF-8") from None
 
 
 def is_word(text: str) -> bool:
@@ -61,8 +65,7 @@ class Attachment:
         self.ifname = variable("CNI_IFNAME")
         self.container_id = container_id
         if not is_word(container_id):
-            raise CniError(
-                INVALID_ENVIRONMENT,
+            raise _invalid(
                 f"CNI_CONTAINERID is {container_id!r}: it must begin with a letter or a digit, "
                 "and have only these, '_', '.' and '-' after that",
             )
@@ -70,8 +73,7 @@ class Attachment:
         self.key = attachment_key(container_id, self.ifname)
         self.ipv6_key = ipv6_key(container_id, self.ifname)
         if len(self.ipv6_key) > _KEY_LENGTH_MAX:
-            raise CniError(
-                INVALID_ENVIRONMENT,
+            raise _invalid(
                 f"CNI_CONTAINERID is too long: {len(container_id)} characters, and with the "
                 f"interface coild takes {_KEY_LENGTH_MAX}",
             )
@@ -101,16 +103,14 @@ def command() -> str:
     """The command, when all that it requires is there. Raises CniError."""
     name = variable("CNI_COMMAND")
     if not name:
-        raise CniError(INVALID_ENVIRONMENT, "required environment variable CNI_COMMAND is not set")
+        raise _invalid("required environment variable CNI_COMMAND is not set")
     required = REQUIRED.get(name)
     if required is None:
         known = ", ".join(REQUIRED)
-        raise CniError(INVALID_ENVIRONMENT, f"CNI_COMMAND is {name!r}: it must be one of {known}")
+        raise _invalid(f"CNI_COMMAND is {name!r}: it must be one of {known}")
     missing = [each for each in required if not variable(each)]
     if missing:
-        raise CniError(
-            INVALID_ENVIRONMENT, f"required environment variables not set: {', '.join(missing)}"
-        )
+        raise _invalid(f"required environment variables not set: {', '.join(missing)}")
     return name
 
 
@@ -121,8 +121,7 @@ def _check_ifname(name: str) -> None:
     else:
         wrong = name.split() != [name]
     if wrong or not name.isprintable():
-        raise CniError(
-            INVALID_ENVIRONMENT,
+        raise _invalid(
             f"CNI_IFNAME is {name!r}: it must have 1 to {_IFNAME_BYTES_MAX} bytes without '/', ':' "
             "and white space, and not be '.' or '..'",
         )
@@ -131,8 +130,7 @@ def _check_ifname(name: str) -> None:
 def _check_name(name: str, value: str) -> None:
     control = any(character < " " or "\x7f" <= character <= "\x9f" for character in value)
     if len(value) > _NAME_LENGTH_MAX or "/" in value or control:
-        raise CniError(
-            INVALID_ENVIRONMENT,
+        raise _invalid(
             f"{name} in CNI_ARGS is {value!r}: it must have at most {_NAME_LENGTH_MAX} characters, "
             "without '/' and control characters",
         )
@@ -146,12 +144,10 @@ def _arguments(text: str) -> dict[str, str]:
     for pair in text.split(";") if text else ():
         name, equals, value = pair.partition("=")
         if not equals or "=" in value:
-            raise CniError(INVALID_ENVIRONMENT, f"CNI_ARGS has {pair!r}, which is no NAME=VALUE")
+            raise _invalid(f"CNI_ARGS has {pair!r}, which is no NAME=VALUE")
         if name == "IgnoreUnknown":
             if value.lower() not in _TRUTH:
-                raise CniError(
-                    INVALID_ENVIRONMENT, f"CNI_ARGS has {pair!r}: it must be 1, true, 0 or false"
-                )
+                raise _invalid(f"CNI_ARGS has {pair!r}: it must be 1, true, 0 or false")
             ignored = _TRUTH[value.lower()]
         elif name in _KNOWN_ARGS:
             found[name] = value
@@ -160,8 +156,7 @@ def _arguments(text: str) -> dict[str, str]:
                 found[name] = value
             unknown.append(name)
     if unknown and not ignored:
-        raise CniError(
-            INVALID_ENVIRONMENT,
+        raise _invalid(
             f"CNI_ARGS has {', '.join(unknown)}, which coild-ipam does not know",
             "add IgnoreUnknown=1 if that is meant for another plugin",
         )

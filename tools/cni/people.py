@@ -85,7 +85,6 @@ def _parser() -> Parser:
         action="store_true",
         help="with --python: take it without running it, for it is not here but on the node",
     )
-    parser.add_common()
     return parser
 
 
