@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from coild import __version__
 from coild.config.config import AFTER_REBOOT, LOG_FORMATS, LOG_LEVELS, load
 from coild.config.layers import ConfigError, Settings, StartError
+from coild.config.parser import EXIT_FAILURE, EXIT_USAGE, Parser
 from coild.process import logs, signals
 from coild.process.open_files import shortage
 from coild.process.threads import NO_THREAD, is_shortage
@@ -24,9 +24,6 @@ from journal import (
     JournalError,
     JournalUnsupportedError,
 )
-
-EXIT_FAILURE = 1
-EXIT_USAGE = 2
 
 _EPILOG = """\
 Every flag is also an environment variable (--scan-interval: COILD_SCAN_INTERVAL; what is repeated
@@ -60,7 +57,7 @@ _GONE = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
     """Errors are one line, which knows how Coil v1 wrote its flags."""
 
     _words: Sequence[str] = ()
@@ -88,14 +85,9 @@ class _Parser(argparse.ArgumentParser):
         return f"there is no {dashes}{name}: write {flag}"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="coild",
-        description="Give pods their IP addresses over REST, from a durable journal.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> Parser:
+    description = "Give pods their IP addresses over REST, from a durable journal."
+    parser = _Parser("coild", description, _EPILOG)
     add = parser.add_argument
     add("--config", metavar="FILE", help="TOML file to read")
     add(
@@ -219,12 +211,6 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="validate the configuration, print it as TOML, and exit",
     )
-    add(
-        "--print-completion",
-        choices=("bash", "zsh", "tcsh"),
-        help="print the script that completes this command in that shell, and exit",
-    )
-    add("--version", action="version", version=f"coild {__version__}")
     return parser
 
 
@@ -242,12 +228,10 @@ def main(argv: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one for e
         # Help and configuration may hold what an old locale cannot show.
         sys.stdout.reconfigure(errors="replace")
     parser = _parser()
-    arguments = vars(parser.parse_args(argv))
-    if shell := arguments["print_completion"]:
-        # Not at the top: no other call should pay for it.
-        import shtab  # noqa: PLC0415
-
-        return _show(shtab.complete(parser, shell=shell))
+    try:
+        arguments = vars(parser.parse_args(argv))
+    except OSError as error:
+        return _fail(EXIT_FAILURE, f"cannot write to stdout: {error.strerror}")
     file = arguments["config"] or os.environ.get("COILD_CONFIG")
     try:
         config = load(_settings(arguments), Path(file) if file else None, os.environ)

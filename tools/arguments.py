@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 from coild.audit.times import parse_moment
 from coild.config.config import default_data_dir
 from coild.config.layers import ConfigError
+from coild.config.parser import Parser
 from coild.rules.printable import printable
 from tools.output import ToolError, UsageError
-from tools.parser import Parser
 
 #: Of a sequence in the journal.
 _NUMBER_MAX = (1 << 64) - 1

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from coild.config.parser import EXIT_FAILURE
 from coild.rules.events import Event, HistoryPruned, SnapshotTaken
 from coild.rules.holding import InconsistentEventError
 from coild.rules.projection import Projection
@@ -28,7 +29,6 @@ from journal.repair import (
 from tools.arguments import build_parser, journal_directory
 from tools.offline_writer import writing
 from tools.output import ToolError, UsageError, fail, journal_option
-from tools.parser import EXIT_FAILURE
 from tools.run import run
 
 EXIT_GOOD = 0

@@ -9,11 +9,11 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
+from coild.config.parser import EXIT_FAILURE, EXIT_USAGE, Parser
 from journal import JournalCorruptError, JournalError, JournalUnsupportedError
 from journal.format import journal_of
 from tools import output
 from tools.output import ToolError, UsageError, fail, journal_option
-from tools.parser import EXIT_FAILURE, EXIT_USAGE, Parser
 
 #: What a shell says of a program that SIGINT ended.
 EXIT_INTERRUPTED = 130

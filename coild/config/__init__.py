@@ -1,3 +1,3 @@
 """What the daemon runs by: flags, environment and file, checked."""
 
-__all__ = ["config", "layers"]
+__all__ = ["config", "layers", "parser"]

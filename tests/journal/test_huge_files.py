@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from coild import cli
+from coild.config.parser import Parser
 from journal.format.archive import CHUNK_BYTES, compress, decompress
 from journal.format.codec import SEGMENT_BYTES_MAX
 from journal.format.segments import list_archive, list_segments
@@ -31,7 +32,6 @@ from tests.kits.journal.verify import (
 )
 from tests.kits.plugin.cni import raw_server
 from tools import compact
-from tools.parser import Parser
 from tools.run import NO_MEMORY, run
 from tools.verify import cli as verify
 

@@ -33,11 +33,11 @@ DIRECTORY = Path("/opt/cni/bin")
 #: All that the executable may import of ours.
 _MODULES = (
     "coild/__init__.py",
+    "coild/config/parser.py",
     "coild/spool/releases.py",
     "coild/spool/entries.py",
     "coild/spool/files.py",
     "tools/__init__.py",
-    "tools/parser.py",
 )
 _ROOT = Path(__file__).parent.parent.parent
 #: A plugin runs for 300 s at most; then nobody uses a library that was superseded so long ago.

@@ -7,9 +7,9 @@ import os
 import sys
 from pathlib import Path
 
+from coild.config.parser import EXIT_FAILURE, EXIT_USAGE, Parser
 from tools.cni.install import DIRECTORY, NAME, InstallError, default_python, install
 from tools.cni.spooling import notice
-from tools.parser import EXIT_FAILURE, EXIT_USAGE, Parser
 
 _EPILOG = """\
 A container runtime starts this program with CNI_COMMAND (ADD, DEL, CHECK, GC, STATUS or VERSION) in

@@ -11,6 +11,7 @@ from functools import partial
 
 from coild.audit.ledger import Filter, HoldingPeriod
 from coild.audit.times import format_local, parse_age
+from coild.config.parser import Parser
 from coild.rules.addresses import BITS, Subnet
 from coild.rules.events import Event
 from coild.rules.printable import printable
@@ -19,7 +20,6 @@ from tools.arguments import add_value, build_parser, journal_directory, parse_nu
 from tools.history.following import follow_rows, newest
 from tools.history.holdings import Output, Query, read_ledger
 from tools.output import ToolError, UsageError, is_json, notice
-from tools.parser import Parser
 from tools.past import open_reader, tell_ahead, tell_unvouched
 from tools.remaining import Remaining
 from tools.run import run

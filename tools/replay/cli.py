@@ -12,11 +12,11 @@ from typing import Any
 from coild.audit.diff import difference, view
 from coild.audit.invariants import BrokenInvariantError
 from coild.audit.times import format_local, format_utc
+from coild.config.parser import EXIT_FAILURE, Parser
 from coild.rules.printable import printable
 from coild.rules.projection import Projection
 from tools.arguments import add_value, build_parser, journal_directory, parse_number, parse_time
 from tools.output import UsageError, emit, is_json, put
-from tools.parser import EXIT_FAILURE, Parser
 from tools.past import (
     NoEventError,
     Point,

@@ -1,8 +1,10 @@
-"""The parser of a command's arguments, as the installed plugin has it, too: Python 3.9, no more."""
+"""The parser of arguments: the daemon's, the tools' and the installed plugin's, for Python 3.9."""
 
 from __future__ import annotations
 
 import argparse
+import errno
+import sys
 from typing import Any, NoReturn
 
 from coild import __version__
@@ -12,7 +14,7 @@ EXIT_USAGE = 2
 
 
 class _PrintCompletion(argparse.Action):
-    """Print the script and exits: what else must be given, need not be for this."""
+    """Prints the script and exits: what else must be given, need not be for this."""
 
     def __call__(self, parser: argparse.ArgumentParser, *arguments: Any) -> None:
         _, shell, _ = arguments
@@ -21,6 +23,8 @@ class _PrintCompletion(argparse.Action):
         except ImportError:
             text = "the installed plugin has no completion: use coild's own coild-ipam"
             parser.exit(EXIT_FAILURE, f"{parser.prog}: {text}\n")
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "it was closed")
         print(shtab.complete(parser, shell=shell), end="", flush=True)  # noqa: T201 - it is what was asked for
         parser.exit()
 
