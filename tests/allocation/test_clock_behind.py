@@ -17,7 +17,6 @@ from coild.process.clock_watch import ClockWatch
 from coild.rules.events import BlockAcquired, BlockReleased
 from tests.http.test_readiness import told
 from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, command, environment, wait_for
-from tests.kits.journal import replay as replay_kit
 from tests.kits.journal.history import EPOCH, allocated, beginning, write
 from tests.kits.variants import stepped_clock
 from tools.history import cli as history
@@ -168,7 +167,7 @@ def test_the_newest_event_may_be_behind_a_seal(
 ) -> None:
     """A last segment that has no event yet does not hide that those before it are ahead."""
     events = future()
-    replay_kit.write(tmp_path / "journal", events, seals={len(events)})
+    write(tmp_path / "journal", events, seals={len(events)})
     replay.main(["--journal", str(tmp_path / "journal"), "--until", "now"])
 
     assert AHEAD in capsys.readouterr().err

@@ -65,8 +65,7 @@ VOCABULARY = Vocabulary(schema=SCHEMA, event_type=Event, keys=VOUCHED_KEYS)
 def record(directory: Path, made: Mapping[int, bytes]) -> None:
     """Have the journal vouch for indexes."""
     with opened(directory, segment_bytes=SEGMENT_BYTES, clock=lambda: NOW) as journal:
-        journal.append([index_record(made)])
-        journal.append([])
+        journal.write([index_record(made)])
 
 
 def events_of(number: int) -> list[Any]:

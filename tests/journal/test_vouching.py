@@ -18,7 +18,7 @@ from journal.format.snapshot import encode_snapshot, list_snapshots, read_snapsh
 from journal.write.recovery import recover
 from tests.kits.journal.building import SEGMENT_BYTES, opened
 from tests.kits.journal.disks import FS
-from tests.kits.journal.history import writing
+from tests.kits.journal.history import write, writing
 from tests.kits.journal.verify import (
     NOW,
     Made,
@@ -102,9 +102,7 @@ def test_a_snapshot_without_a_record_is_stepped_over(
     state, reasons = start(directory)
     unrecorded = verify.main(["--journal", str(directory)])
     said = capsys.readouterr().err
-    with writing(directory) as journal:
-        journal.append([SnapshotTaken(NOW, through, bytes.fromhex(done.digest), 1)])
-        journal.append([])
+    write(directory, [SnapshotTaken(NOW, through, bytes.fromhex(done.digest), 1)])
     _, recorded = start(directory)
 
     assert done.digest == state.digest()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec
 
 import msgspec
 
-from journal import Journal, JournalBusyError, JournalFailedError, Recovered, read_events
+from journal import Journal, JournalBusyError, JournalFailedError, Recovered, Snapshot, read_events
 from journal.format.codec import (
     FRAME_MAGIC,
     SEGMENT_HEADER_BYTES,
@@ -67,6 +67,12 @@ class Opened(NamedTuple):
         """Write one frame; no events: a mark."""
         self.log.append([encode(event) for event in events])
 
+    def write(self, events: Iterable[Any]) -> None:
+        """Write a frame for each event, and a mark."""
+        for event in events:
+            self.append([event])
+        self.append([])
+
 
 @contextmanager
 def opened(
@@ -76,8 +82,12 @@ def opened(
     segment_bytes: int = SEGMENT_BYTES,
     schema: int = SCHEMA,
     clock: Callable[[], int] = time.time_ns,
+    restore: Callable[[Snapshot | None], None] | None = None,
 ) -> Iterator[Opened]:
-    """Recover the journal in `directory`, made if need be, and close it afterwards."""
+    """Recover the journal in `directory`, made if need be, and close it afterwards.
+
+    With `restore`, it begins with a snapshot if it has one, and its events are not decoded.
+    """
     fs = fs or FS
     fs.make_directory(directory)
     events: list[Any] = []
@@ -87,8 +97,9 @@ def opened(
         schema=schema,
         segment_bytes=segment_bytes,
         now=clock(),
-        decoder=DECODER,
-        deliver=events.extend,
+        decoder=None if restore else DECODER,
+        deliver=None if restore else events.extend,
+        restore=restore,
     )
     # As a program does that has recorded what was set aside.
     forget(fs, directory)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hypothesis import strategies as st
 
-from coild.rules.events import SCHEMA, HistoryPruned, SnapshotTaken
-from coild.rules.projection import Projection
-from coild.vocabulary import VOCABULARY
-from journal import prepare, prune, retire
+from coild.rules.events import SCHEMA, HistoryPruned
+from journal import prune
 from journal.format.codec import SEGMENT_HEADER_BYTES, decode_header
 from tests.kits.journal.building import flipped, frames
 from tests.kits.journal.disks import FS
 from tests.kits.journal.history import (
     EPOCH,
     beginning,
+    compact,
     cycles,
     write,
     writing,
@@ -26,31 +25,6 @@ from tests.kits.journal.history import (
 
 #: Later than all that `cycles` writes here.
 LATER = EPOCH + 10**9
-
-
-def newest_end(directory: Path) -> int:
-    """The last event before the newest segment."""
-    return int(max(directory.glob("*.seg")).stem) - 1
-
-
-def go_on(directory: Path, events: list[Any]) -> None:
-    """Append each event as a frame, and a mark."""
-    with writing(directory) as journal:
-        for event in events:
-            journal.append([event])
-        journal.append([])
-
-
-def compact(directory: Path, *, time: int, retired: bool = True) -> None:
-    """Compact on record, or stop before the segments are removed."""
-    through = newest_end(directory)
-    done = prepare(FS, directory, through, VOCABULARY, Projection(), now=EPOCH)
-    go_on(
-        directory,
-        [SnapshotTaken(EPOCH + time, through, bytes.fromhex(done.digest), done.snapshot_bytes)],
-    )
-    if retired:
-        retire(FS, directory, SCHEMA)
 
 
 def live(directory: Path) -> None:
@@ -61,35 +35,35 @@ def live(directory: Path) -> None:
 def stopped(directory: Path) -> None:
     """All segments are archived, and none is removed."""
     live(directory)
-    compact(directory, time=1700, retired=False)
+    compact(directory, time=EPOCH + 1700, retired=False)
 
 
 def unrecorded(directory: Path) -> None:
     """A compaction was stopped before it recorded its snapshot: the newest segment is empty."""
     live(directory)
     with writing(directory) as journal:
-        through = journal.log.seal()
-    prepare(FS, directory, through, VOCABULARY, Projection(), now=EPOCH)
+        journal.log.seal()
+    compact(directory, recorded=False, retired=False)
 
 
 def archived(directory: Path) -> None:
     """An archive, a snapshot, and a few segments behind it."""
     live(directory)
-    compact(directory, time=1700)
-    go_on(directory, cycles(8, start=20))
+    compact(directory, time=EPOCH + 1700)
+    write(directory, cycles(8, start=20))
 
 
 def twice(directory: Path) -> None:
     """Two snapshots."""
     archived(directory)
-    compact(directory, time=2900)
-    go_on(directory, cycles(6, start=30))
+    compact(directory, time=EPOCH + 2900)
+    write(directory, cycles(6, start=30))
 
 
 def stopped_twice(directory: Path) -> None:
     """The second compaction was stopped before it removed a segment."""
     archived(directory)
-    compact(directory, time=2900, retired=False)
+    compact(directory, time=EPOCH + 2900, retired=False)
 
 
 def pruned(directory: Path) -> None:
@@ -106,7 +80,7 @@ def emptied(directory: Path) -> None:
 
 
 def _prune(directory: Path, through: int) -> None:
-    go_on(directory, [HistoryPruned(LATER, through, 1, 1, "by order")])
+    write(directory, [HistoryPruned(LATER, through, 1, 1, "by order")])
     prune(FS, directory, through)
 
 

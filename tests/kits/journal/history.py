@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from hypothesis import strategies as st
@@ -34,13 +35,10 @@ from coild.rules.projection import Projection
 from coild.vocabulary import VOCABULARY
 from journal import index_sealed, prepare, retire
 from journal.compact.prepare import sealed_segments
-from journal.write.recovery import recover
-from journal.write.segment_writer import Log
-from journal.write.spare import Spare
 from tests.kits.daemon.process import TIMEOUT_SECONDS, environment
 from tests.kits.journal.building import (
-    SEGMENT_BYTES,
     Opened,
+    opened,
 )
 from tests.kits.journal.disks import FS
 from tools.history.cli import main
@@ -132,59 +130,72 @@ def histories(draw: st.DrawFn) -> list[Any]:
     return events
 
 
-@contextlib.contextmanager
-def writing(directory: Path) -> Iterator[Opened]:
+def writing(
+    directory: Path, clock: Callable[[], int] = time.time_ns
+) -> AbstractContextManager[Opened]:
     """A journal of small segments that is being written, from its snapshot on if it has one."""
-    FS.make_directory(directory)
-    recovered = recover(
-        FS,
-        directory,
-        schema=SCHEMA,
-        segment_bytes=SEGMENT_BYTES,
-        now=EPOCH,
-        restore=Projection().restore,
-    )
-    spare = Spare(FS, directory, SEGMENT_BYTES)
-    log = Log(FS, recovered, spare, SCHEMA, time.time_ns)
-    try:
-        yield Opened(log, recovered, [])
-    finally:
-        log.close()
-        spare.close()
+    return opened(directory, schema=SCHEMA, clock=clock, restore=Projection().restore)
 
 
-def write(directory: Path, events: Sequence[Any]) -> None:
-    """A journal with one event in each frame, and a mark at the end."""
-    with writing(directory) as journal:
+def write(
+    directory: Path,
+    events: Iterable[Any],
+    *,
+    seals: Collection[int] = (),
+    clock: Callable[[], int] = time.time_ns,
+) -> None:
+    """Go on with a journal, or begin one: a frame for each event, and a mark.
+
+    A segment ends with each of the sequences `seals`.
+    """
+    with writing(directory, clock) as journal:
         for event in events:
             journal.append([event])
+            if journal.log.next_sequence - 1 in seals:
+                journal.log.seal()
         journal.append([])
 
 
-def compact(directory: Path, journal: Opened | None = None, *, time: int = EPOCH + 3900) -> int:
-    """Archive all sealed segments and remove them, on record in the `journal`; how many went."""
-    sealed = sealed_segments(FS, directory)
-    if not sealed:
-        return 0
-    newest = max(directory.glob("*.seg"))
-    through = int(newest.name.removesuffix(".seg")) - 1
+class Compacted(NamedTuple):
+    """What a compaction made, and how many segments it removed."""
+
+    digest: str = ""
+    removed: int = 0
+
+
+def compact(
+    directory: Path,
+    journal: Opened | None = None,
+    *,
+    through: int = 0,
+    time: int = EPOCH + 3900,
+    recorded: bool = True,
+    retired: bool = True,
+) -> Compacted:
+    """Archive the sealed segments, all or `through` a sequence, and remove them; it may stop early.
+
+    It is on record in the `journal`, which is opened for that if it is not given.
+    """
+    if not sealed_segments(FS, directory):
+        return Compacted()
+    through = through or int(max(directory.glob("*.seg")).stem) - 1
     done = prepare(FS, directory, through, VOCABULARY, Projection(), now=EPOCH)
-    records = [
-        SegmentsIndexed(time, done.indexes),
-        SnapshotTaken(time, through, bytes.fromhex(done.digest), 1),
-    ]
-    with contextlib.nullcontext(journal) if journal else writing(directory) as written:
-        written.append(records)
-        written.append([])
-    return retire(FS, directory, SCHEMA).segments
+    if recorded:
+        digest = bytes.fromhex(done.digest)
+        records = [
+            SegmentsIndexed(time, done.indexes),
+            SnapshotTaken(time, through, digest, done.snapshot_bytes),
+        ]
+        with nullcontext(journal) if journal else writing(directory) as written:
+            written.append(records)
+            written.append([])
+    return Compacted(done.digest, retire(FS, directory, SCHEMA).segments if retired else 0)
 
 
 def index(directory: Path) -> None:
     """Make the indexes of all sealed segments, on record in the journal."""
     made = index_sealed(FS, directory, VOCABULARY)
-    with writing(directory) as journal:
-        journal.append([SegmentsIndexed(EPOCH + 3900, made)])
-        journal.append([])
+    write(directory, [SegmentsIndexed(EPOCH + 3900, made)])
 
 
 def ask(directory: Path, *arguments: str) -> list[dict[str, Any]]:

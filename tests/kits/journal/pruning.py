@@ -97,7 +97,5 @@ def archived_journal(directory: Path, *, order: bool) -> list[int]:
     if order:
         with writing(directory) as journal:
             journal.append([HistoryPruned(EPOCH + 4000, through[-1], len(through), 0, "all")])
-            for event in cycles(3, start=50):
-                journal.append([event])
-            journal.append([])
+            journal.write(cycles(3, start=50))
     return through

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import Collection, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import strategies as st
@@ -15,24 +13,16 @@ from coild.rules.events import (
     COLLECTED,
     REBOOTED,
     REQUESTED,
-    SCHEMA,
     AddressAllocated,
     AddressReleased,
     AttachmentAllocated,
     BlockAcquired,
     BlockReleased,
     DaemonStarted,
-    Event,
     NodeBooted,
 )
 from coild.rules.projection import Projection, pools_changed
-from coild.vocabulary import VOCABULARY
-from journal import Journal, JournalBusyError, prepare, retire
 from tests.kits.daemon.service import pool
-from tests.kits.journal.building import (
-    SEGMENT_BYTES,
-)
-from tests.kits.journal.disks import FS
 
 #: Nine days after the epoch, and a bit, so that no time is zero.
 BEGAN = 777_777_000_000_000
@@ -153,44 +143,3 @@ def fold(events: Sequence[Any]) -> Projection:
     state = Projection()
     state.apply_all(events)
     return state
-
-
-def write(directory: Path, events: Sequence[Any], seals: Collection[int] = ()) -> None:
-    """A journal of these events, with a new segment after each of the sequences `seals`."""
-    asyncio.run(_write(directory, events, seals))
-
-
-async def _write(directory: Path, events: Sequence[Any], seals: Collection[int]) -> None:
-    state = Projection()
-    journal = Journal.open(
-        directory,
-        Event,
-        schema=SCHEMA,
-        replay=state.apply_all,
-        restore=state.restore,
-        segment_bytes=SEGMENT_BYTES,
-        fs=FS,
-        clock=lambda: BEGAN,
-    )
-    journal.start()
-    try:
-        for event in events:
-            while True:
-                try:
-                    sequence = journal.append(event)
-                    break
-                except JournalBusyError:
-                    await journal.room()
-            if sequence in seals:
-                await journal.durable(sequence)
-                await journal.seal()
-        await journal.durable(journal.last_sequence)
-    finally:
-        await journal.close()
-
-
-def compact(directory: Path, through: int) -> str:
-    """A snapshot after `through`, and what it covers in the archive; the digest of the state."""
-    prepared = prepare(FS, directory, through, VOCABULARY, Projection(), now=BEGAN)
-    retire(FS, directory, SCHEMA)
-    return prepared.digest

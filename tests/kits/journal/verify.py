@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -87,13 +87,6 @@ class Made:
             for path in self.directory.rglob("*")
             if path.suffix in {".seg", ".zst", ".snap", ".idx"}
         )
-
-
-def write(directory: Path, events: Iterable[Any]) -> None:
-    """Append each event as one frame."""
-    with opened_plain(directory) as journal:
-        for event in events:
-            journal.append([event])
 
 
 @contextmanager

@@ -62,9 +62,7 @@ def test_following_goes_on_across_roll_over_and_compaction(tmp_path: Path) -> No
     events = cycles(120)
     retired = 0
     with writing(directory) as journal:
-        for event in [*beginning(), allocated(0, "held", 0)]:
-            journal.append([event])
-        journal.append([])
+        journal.write([*beginning(), allocated(0, "held", 0)])
         process = follower(directory, "-o", "json", "--block", "10.64.0.0/30")
         try:
             # What was there before; from now on it follows.
@@ -72,7 +70,7 @@ def test_following_goes_on_across_roll_over_and_compaction(tmp_path: Path) -> No
             for number, event in enumerate(events):
                 journal.append([event])
                 if number % 40 == 39:
-                    retired += compact(directory, journal)
+                    retired += compact(directory, journal).removed
             journal.append([])
             compact(directory, journal)
             rows = [next_row(process) for _ in events]
@@ -93,14 +91,11 @@ def test_following_completes_a_holding_from_long_ago(tmp_path: Path) -> None:
     directory = tmp_path / "journal"
     old = allocated(0, "old", 0)
     with writing(directory) as journal:
-        for event in [*beginning(), old, *cycles(60)]:
-            journal.append([event])
-        journal.append([])
+        journal.write([*beginning(), old, *cycles(60)])
         process = follower(directory, "-o", "json", "-n", "1")
         try:
             assert next_row(process)["container-id"] == "c59"
-            journal.append([released(9999, old)])
-            journal.append([])
+            journal.write([released(9999, old)])
             row = next_row(process)
         finally:
             end(process)
@@ -151,9 +146,7 @@ def test_following_an_empty_journal_waits_for_the_first_event(tmp_path: Path) ->
         try:
             assert process.stdout is not None
             header = process.stdout.readline()
-            for event in [*beginning(), *cycles(1)]:
-                journal.append([event])
-            journal.append([])
+            journal.write([*beginning(), *cycles(1)])
             line = process.stdout.readline()
         finally:
             end(process)
@@ -174,13 +167,9 @@ def test_no_row_is_lost_between_what_was_and_what_comes(
 
     def go_on(copy: Path, start: int) -> None:
         with writing(copy) as journal:
-            for event in cycles(2, start=start):
-                journal.append([event])
-            journal.append([])
+            journal.write(cycles(2, start=start))
             journal.log.seal()
-            for event in cycles(1, start=start + 2):
-                journal.append([event])
-            journal.append([])
+            journal.write(cycles(1, start=start + 2))
         if archived:
             compact(copy)
 
@@ -211,10 +200,7 @@ def test_a_busy_journal_is_shown_at_once(tmp_path: Path, monkeypatch: pytest.Mon
     write(place, [*beginning(), *cycles(3)])
 
     def go_on(copy: Path, number: int) -> None:
-        with writing(copy) as journal:
-            for event in cycles(1, start=number):
-                journal.append([event])
-            journal.append([])
+        write(copy, cycles(1, start=number))
 
     shown = []
     for _, answer in interrupted_calls(
@@ -230,7 +216,8 @@ def test_a_busy_journal_is_shown_at_once(tmp_path: Path, monkeypatch: pytest.Mon
         assert (0, "") == (answer.status, answer.stderr)
         assert ended == [f"c{n}" for n in range(30 - len(ended), 30)]
         shown.append(len(ended))
-    assert 0 < shown[0] <= max(shown) == 20
+    # Some of it comes while the first look is taken, some behind that.
+    assert min(shown) < sorted(set(shown))[1] < max(shown) == 20
 
 
 def _of_addresses(directory: Path) -> list[tuple[int, object]]:

@@ -154,9 +154,7 @@ def test_a_follower_whose_place_is_pruned(
             going = ends(copy)[-1]
             if order:
                 journal.append([HistoryPruned(EPOCH + 8000, going, 1, 0, "all")])
-            for event in final:
-                journal.append([event])
-            journal.append([])
+            journal.write(final)
             prune(FS, copy, going)
 
     for _, answer in interrupted(
@@ -215,9 +213,7 @@ def test_a_follower_that_waits_while_its_place_is_pruned(
             going = ends(directory)[-1]
             if order:
                 journal.append([HistoryPruned(EPOCH + 8000, going, 1, 0, "all")])
-            for event in (last, released(9001, held)):
-                journal.append([event])
-            journal.append([])
+            journal.write((last, released(9001, held)))
             prune(FS, directory, going)
 
     pausing(monkeypatch, Interrupting(1 << 30, []), overtake)
@@ -245,10 +241,7 @@ def test_damage_is_not_put_down_to_an_order(
     write(directory, [*beginning(), *cycles(1)])
 
     def go_on() -> None:
-        with writing(directory) as journal:
-            for event in cycles(2, start=10):
-                journal.append([event])
-            journal.append([])
+        write(directory, cycles(2, start=10))
 
     def prune_and_damage() -> None:
         with writing(directory) as journal:
@@ -291,12 +284,12 @@ def test_a_follower_that_looks_up_an_allocation_while_it_is_pruned(
 
         def release(at: Path = directory, disk: Interrupting = disk, call: int = call) -> None:
             with writing(at) as journal:
-                for event in (
-                    HistoryPruned(EPOCH + 8000, through, 1, 0, "all"),
-                    released(9000, old),
-                ):
-                    journal.append([event])
-                journal.append([])
+                journal.write(
+                    (
+                        HistoryPruned(EPOCH + 8000, through, 1, 0, "all"),
+                        released(9000, old),
+                    )
+                )
             disk.left = call
 
         with monkeypatch.context() as patched:
@@ -319,10 +312,7 @@ def test_questions_beside_a_real_prune(tmp_path: Path) -> None:
     write(directory, beginning())
     asked = 0
     for number in range(3):
-        with writing(directory) as journal:
-            for event in cycles(100, start=100 * number):
-                journal.append([event])
-            journal.append([])
+        write(directory, cycles(100, start=100 * number))
         compact(directory)
         process = subprocess.Popen(
             [sys.executable, "-m", "tools.compact", "--journal", str(directory), "--delete"],

@@ -48,7 +48,8 @@ from coild.rules.events import (
 )
 from coild.rules.projection import Projection
 from tests.kits.daemon.process import ROOT, TIMEOUT_SECONDS, Daemon, environment
-from tests.kits.journal.replay import BEGAN, compact, fold, histories, history, write
+from tests.kits.journal.history import compact, write
+from tests.kits.journal.replay import BEGAN, fold, histories, history
 from tests.kits.system.tool import run_here
 from tools.output import ToolError
 from tools.past import Point, rebuild
@@ -112,8 +113,8 @@ def tree(directory: Path) -> dict[str, bytes]:
 def journal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A journal of `EVENTS` with a snapshot and an archive; nobody may change it."""
     directory = tmp_path_factory.mktemp("replayed") / "journal"
-    write(directory, EVENTS, {40, 90})
-    compact(directory, 40)
+    write(directory, EVENTS, seals={40, 90}, clock=lambda: BEGAN)
+    compact(directory, through=40, recorded=False)
     return directory
 
 
@@ -147,10 +148,11 @@ def test_compaction_changes_no_answer(events: list[Any], data: st.DataObject) ->
     states = {sequence: fold(events[:sequence]) for sequence in asked}
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name) / "journal"
-        write(directory, events, seals)
+        write(directory, events, seals=seals, clock=lambda: BEGAN)
         for through in (None, *compacted):
             if through is not None:
-                assert fold(events[:through]).digest() == compact(directory, through)
+                done = compact(directory, through=through, recorded=False)
+                assert fold(events[:through]).digest() == done.digest
             for sequence, expected in states.items():
                 by_sequence = Point(sequence=sequence)
                 found = rebuild(directory, by_sequence)
@@ -311,8 +313,8 @@ def test_history_that_is_gone_is_said_to_be_pruned_or_missing(
     """What a snapshot still has can be rebuilt and checked; what is older cannot."""
     pruned, copy = tmp_path / "pruned", tmp_path / "journal"
     ordered = HistoryPruned(EVENTS[-1].time, 40, 1, 1, "delete")
-    write(pruned, [*EVENTS, ordered], {40, 90})
-    compact(pruned, 40)
+    write(pruned, [*EVENTS, ordered], seals={40, 90})
+    compact(pruned, through=40, recorded=False)
     shutil.copytree(journal, copy)
     for path in ((pruned / "archive").iterdir(), (copy / "archive").iterdir()):
         for file in path:
@@ -415,7 +417,7 @@ def test_the_first_event_that_breaks_an_invariant_is_named(
 ) -> None:
     """With its sequence and the invariant; a good end of the journal does not help."""
     directory = tmp_path / "journal"
-    write(directory, [*EVENTS, event, EVENTS[0]], {40, 90})
+    write(directory, [*EVENTS, event, EVENTS[0]], seals={40, 90})
     done = replay("--journal", str(directory), "--check")
     found = replay("--journal", str(directory), "--check", "-o", "json")
     record = msgspec.json.decode(found.stdout)
@@ -467,8 +469,8 @@ def test_a_clock_that_jumped_back_breaks_nothing(tmp_path: Path) -> None:
     facts = [event for event in EVENTS if not isinstance(event, SnapshotTaken)]
     events = [msgspec.structs.replace(event, time=clock()) for event in facts]
     directory = tmp_path / "journal"
-    write(directory, events, {40})
-    compact(directory, 40)
+    write(directory, events, seals={40})
+    compact(directory, through=40, recorded=False)
 
     assert 0 == replay("--journal", str(directory), "--check").returncode
     for event in (events[2], events[50]):

@@ -143,14 +143,11 @@ def test_a_replay_while_files_are_lost_without_an_order(
 def _compact_and_prune(directory: Path, answers: list[Answer]) -> None:
     """What `coild-compact --delete` does, after the daemon went on."""
     with writing(directory) as journal:
-        for event in cycles(10, start=70):
-            journal.append([event])
-        journal.append([])
+        journal.write(cycles(10, start=70))
         journal.log.seal()
         compact(directory, journal, time=EPOCH + 8999)
         going = ends(directory)[-1]
-        journal.append([HistoryPruned(EPOCH + 9000, going, 1, 0, "all")])
-        journal.append([])
+        journal.write([HistoryPruned(EPOCH + 9000, going, 1, 0, "all")])
         prune(FS, directory, going)
     answers.append(run_tool(main, directory, "--digest"))
 

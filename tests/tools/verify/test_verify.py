@@ -36,6 +36,7 @@ from tests.kits.journal.building import (
     segments,
 )
 from tests.kits.journal.disks import FS
+from tests.kits.journal.history import write
 from tests.kits.journal.verify import (
     BLOCK,
     NOW,
@@ -43,7 +44,6 @@ from tests.kits.journal.verify import (
     facts,
     opened_plain,
     records,
-    write,
 )
 from tools.verify.cli import main
 
@@ -58,7 +58,7 @@ def made(tmp_path: Path) -> Made:
 def directory(tmp_path: Path) -> Path:
     """A journal of five frames of one event."""
     path = tmp_path / "journal"
-    write(path, facts(3))
+    write(path, facts(3), clock=lambda: NOW)
     return path
 
 
@@ -168,7 +168,7 @@ def test_a_newer_format_gives_3(directory: Path, capsys: pytest.CaptureFixture[s
 
 def test_events_of_another_program_give_3(tmp_path: Path) -> None:
     """Intact frames of events that are not coild's are unsupported."""
-    write(tmp_path / "journal", [Put("key", b"value")])
+    write(tmp_path / "journal", [Put("key", b"value")], clock=lambda: NOW)
 
     assert main(["--journal", str(tmp_path / "journal")]) == 3
 
@@ -450,7 +450,7 @@ def test_deep_finds_events_that_contradict_each_other(
     """Whole frames can tell nonsense: one address, two holders."""
     twice = AddressAllocated(NOW + 9, BLOCK, 0, "cX", "default", "web-0", "default")
     shutil.rmtree(directory)
-    write(directory, [*facts(3), twice])
+    write(directory, [*facts(3), twice], clock=lambda: NOW)
     shallow = main(["--journal", str(directory)])
 
     assert shallow == 0
