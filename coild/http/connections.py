@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 from asyncio import CancelledError
 from time import monotonic
 from typing import Any
@@ -29,6 +30,8 @@ from coild.rules.limits import (
 
 logger = logging.getLogger(__name__)
 
+#: How often a connection whose peer sends no more is looked at while it waits for its answers.
+_LOOK_SECONDS = 0.1
 #: As in Sanic: the size of a chunk has not so many digits.
 _CHUNK_LINE_BYTES = 64
 
@@ -229,11 +232,31 @@ class Connection(HttpProtocol):
     def eof_received(self) -> bool:
         """The peer sends no more: whether what it asked for is still to be answered.
 
-        As by `nc -N`. One that hung up altogether looks the same until it is written to.
+        As by `nc -N`. One that hung up altogether may look the same: see `_look_for_peer`.
         """
         self._has_ended = True
         # It is unset while more is waited for.
-        return self._data_received.is_set() and self._dropped < 0
+        stays = self._data_received.is_set() and self._dropped < 0
+        if stays:
+            self.loop.call_later(_LOOK_SECONDS, self._look_for_peer)
+        return stays
+
+    def _look_for_peer(self) -> None:
+        """Give up what is at work for a peer that is gone, as far as the kernel knows.
+
+        It does of a unix socket, and of TCP once there was a reset. A plain end of TCP is half of a
+        connection until something is written to it.
+        """
+        if self.transport is None or self.transport.is_closing() or self._dropped >= 0:
+            return
+        poll = select.poll()
+        # The loop does not look at it any more. These two need not be asked for.
+        poll.register(self.transport.get_extra_info("socket").fileno(), 0)
+        if any(flags & (select.POLLHUP | select.POLLERR) for _, flags in poll.poll(0)):
+            logger.debug("a client went away before it was answered")
+            self.abort()  # type: ignore[no-untyped-call]
+            return
+        self.loop.call_later(_LOOK_SECONDS, self._look_for_peer)
 
     async def receive_more(self) -> None:
         """Wait for more of a request, or for the first of the next one."""

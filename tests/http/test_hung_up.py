@@ -8,8 +8,18 @@ import struct
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.kits.daemon.process import Daemon, wait_for
-from tests.kits.daemon.wire import allocate_body, connect, exchange, request_bytes
+from tests.kits.daemon.wire import (
+    address_of,
+    allocate_body,
+    connect,
+    exchange,
+    parse_answers,
+    request_bytes,
+)
+from tests.kits.variants import slow_blocks
 
 GET = request_bytes("GET", "/status")
 LIVE = request_bytes("GET", "/livez")
@@ -62,6 +72,36 @@ def test_a_request_whose_head_ends_with_its_connection_leaves_no_error(tmp_path:
     _check_quiet(log)
 
 
+class SlowDaemon(Daemon):
+    """A coild whose blocks come when the test wants them to."""
+
+    module = slow_blocks.__name__
+
+
+@pytest.mark.parametrize("how", ["unix", "reset"])
+def test_what_waits_for_a_client_that_is_gone_is_given_up(tmp_path: Path, how: str) -> None:
+    """A POST that ended its side is answered, unless the kernel says that nobody is there."""
+    ready, path = tmp_path / "ready", tmp_path / "s"
+    variables = {slow_blocks.VARIABLE: str(ready), "COILD_SOCKET": str(path)}
+    with SlowDaemon(tmp_path / "data", "--log-level=debug", **variables) as daemon:
+        socks = [connect(path if how == "unix" else (daemon.host, daemon.port)) for _ in range(2)]
+        for name, sock in zip(("gone", "stays"), socks, strict=True):
+            sock.sendall(request_bytes("POST", "/ip", allocate_body(name, "p")))
+            sock.shutdown(socket.SHUT_WR)
+        (_reset if how == "reset" else socket.socket.close)(socks[0])
+        wait_for(lambda: "a client went away" in daemon.log, "the client to be missed")
+        ready.touch()
+        (answer,) = parse_answers(socks[1].recv(65536))
+        socks[1].close()
+        held = daemon.status()["pods"]
+        status, log = _ended(daemon)
+
+    assert address_of(answer)
+    assert ["stays"] == list(held)
+    assert status == 0
+    _check_quiet(log)
+
+
 def _reset(sock: socket.socket) -> None:
     """Hang up without a word: with SO_LINGER of 0 s the peer is sent RST."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -80,6 +120,7 @@ def _ended(daemon: Daemon) -> tuple[int, str]:
         lines = Path(f"/proc/{daemon.process.pid}/net/tcp").read_text().splitlines()[1:]
         return sum(f"socket:[{line.split()[9]}]" in inodes for line in lines) - 1
 
+    daemon.client.close()
     wait_for(lambda: connections() == 0, "the connections to be forgotten")
     return daemon.stop(), daemon.log
 

@@ -54,7 +54,7 @@ def test_nothing_that_a_daemon_may_have_starts_a_thread_later(tmp_path: Path) ->
         runner = ("unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(inbox)
-        with full(inbox), _running(Daemon, tmp_path / "plenty", runner, variables) as daemon:
+        with _running(Daemon, tmp_path / "plenty", runner, variables) as daemon:
             threads = len(list(Path(f"/proc/{daemon.process.pid}/task").iterdir())) - 1
         variables[scarce_threads.VARIABLE] = str(threads)
         with full(inbox), _running(ScarceDaemon, tmp_path / "enough", runner, variables) as daemon:
