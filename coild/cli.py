@@ -19,11 +19,7 @@ from coild.process.open_files import shortage
 from coild.process.threads import NO_THREAD, is_shortage
 from coild.rules.limits import CONNECTIONS_MAX
 from coild.rules.printable import printable
-from journal import (
-    JournalCorruptError,
-    JournalError,
-    JournalUnsupportedError,
-)
+from journal import JournalCorruptError, JournalError, JournalUnsupportedError
 
 _EPILOG = """\
 Every flag is also an environment variable (--scan-interval: COILD_SCAN_INTERVAL; what is repeated

@@ -1,7 +1,5 @@
 """`python -m tools.ipam` is `coild-ipam`, the CNI IPAM plugin."""
 
-from __future__ import annotations
-
 from tools.cni.main import main
 
 if __name__ == "__main__":

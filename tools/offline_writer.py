@@ -11,7 +11,7 @@ from coild.rules.events import SCHEMA, Event
 from coild.rules.projection import Projection
 from coild.vocabulary import record_of, records_of
 from journal import DEFAULT_SEGMENT_BYTES, Custody, Journal, JournalBusyError
-from journal.read import newest_segment_bytes
+from journal.read.tail import newest_segment_bytes
 
 
 class Writer:

@@ -23,7 +23,6 @@ from journal.format import (
     list_snapshots,
     read_snapshot,
 )
-from journal.read import wait_vouched
 from tools.output import ToolError, journal_option, notice, progress
 from tools.remaining import GONE, order_of
 
@@ -207,22 +206,6 @@ def tell_ahead(reader: Reader) -> None:
             f"{text}: what happened lately has times ahead of the clock, too; give a time of the "
             "journal's, or none for its end"
         )
-
-
-def tell_unvouched(directory: Path, *, through: int | None = None) -> None:
-    """Wait as `wait_vouched`, and say on stderr what is still left out then."""
-    if left := wait_vouched(directory, VOCABULARY.schema, through=through):
-        say_unvouched(directory, left)
-
-
-def say_unvouched(directory: Path, left: int) -> None:
-    """Say on stderr that so many events are left out, and why."""
-    events, them = ("1 event", "it") if left == 1 else (f"{left} events", "them")
-    notice(
-        f"{events} at the end of {directory} left out: written, but not known to be on disk yet; "
-        "coild was killed, or is waiting for the disk: its next start, or the end of the wait, "
-        f"shows {them}",
-    )
 
 
 def tell_rejected(rejected: Sequence[RejectedSnapshot]) -> None:

@@ -11,9 +11,10 @@ from tools.cni.errors import (
     UNKNOWN_CONTAINER,
     CniError,
     NoAnswerError,
+    notice,
 )
 from tools.cni.requests import allocate, held_by, keys, release
-from tools.cni.spooling import keep, notice, remember, settle
+from tools.cni.spooling import keep, remember, settle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,6 +1,8 @@
-"""What a plugin fails with: the codes of the CNI specification, and those of coild's own."""
+"""What a plugin fails with: the specification's codes and its own; and what it says besides."""
 
 from __future__ import annotations
+
+from posix import write
 
 #: CNI spec 1.1.0, section "Error".
 INCOMPATIBLE_VERSION = 1
@@ -33,3 +35,11 @@ class CniError(Exception):
 
 class NoAnswerError(Exception):
     """Nobody answered as coild does; one line that says who was asked, and what happened."""
+
+
+def notice(text: str) -> None:
+    """Tell people something: runtimes log what a plugin writes to stderr, or drop it."""
+    try:  # noqa: SIM105 - contextlib takes longer to import than this
+        write(2, f"coild-ipam: {text}\n".encode(errors="backslashreplace"))
+    except OSError:
+        pass  # nobody listens

@@ -10,9 +10,9 @@ from tools.cni.errors import (
     REFUSED,
     CniError,
     NoAnswerError,
+    notice,
 )
 from tools.cni.requests import refusal
-from tools.cni.spooling import notice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from coild.config.parser import EXIT_FAILURE, EXIT_USAGE, Parser
+from tools.cni.errors import notice
 from tools.cni.install import DIRECTORY, NAME, InstallError, default_python, install
-from tools.cni.spooling import notice
 
 _EPILOG = """\
 A container runtime starts this program with CNI_COMMAND (ADD, DEL, CHECK, GC, STATUS or VERSION) in

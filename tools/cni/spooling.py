@@ -22,7 +22,7 @@ from posix import open as open_file
 from time import monotonic
 
 from tools.cni.client import quoted
-from tools.cni.errors import IO_FAILURE, TRY_AGAIN_LATER, CniError
+from tools.cni.errors import IO_FAILURE, TRY_AGAIN_LATER, CniError, notice
 from tools.cni.requests import refusal, release, release_by_names
 
 TYPE_CHECKING = False
@@ -38,14 +38,6 @@ _DRAINED_MAX = 64
 _JOURNAL_DIGITS = 32
 #: ENAMETOOLONG and ELOOP, without a module of their own: no directory can be there.
 _NOWHERE = (36, 40)
-
-
-def notice(text: str) -> None:
-    """Tell people something: runtimes log what a plugin writes to stderr, or drop it."""
-    try:  # noqa: SIM105 - contextlib takes longer to import than this
-        write(2, f"coild-ipam: {text}\n".encode(errors="backslashreplace"))
-    except OSError:
-        pass  # nobody listens
 
 
 def settle(config: Config, key: str) -> None:

@@ -20,9 +20,10 @@ from tools.arguments import add_value, build_parser, journal_directory, parse_nu
 from tools.history.following import follow_rows, newest
 from tools.history.holdings import Output, Query, read_ledger
 from tools.output import ToolError, UsageError, is_json, notice
-from tools.past import open_reader, tell_ahead, tell_unvouched
+from tools.past import open_reader, tell_ahead
 from tools.remaining import Remaining
 from tools.run import run
+from tools.tail import tell_unvouched
 
 _EPILOG = """\
 examples:

@@ -24,7 +24,6 @@ from tools.past import (
     open_reader,
     rebuild,
     tell_ahead,
-    tell_unvouched,
     whatever_goes,
 )
 from tools.replay.check import check_history
@@ -32,6 +31,7 @@ from tools.replay.keys import interact
 from tools.replay.step import Timeline, print_steps
 from tools.replay.text import change_text, event_record, event_text, summary, when
 from tools.run import run
+from tools.tail import tell_unvouched
 
 _GENESIS = "genesis"
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from coild.vocabulary import VOCABULARY
 from journal import JournalCorruptError, OsFileSystem
 from journal.check import Anchor, Fault, Kind, Verified
-from journal.read import read_head, wait_vouched
+from journal.read.head import read_head
+from journal.read.tail import wait_vouched
 from tools.arguments import build_parser, journal_directory
 from tools.output import ToolError, emit, fail, is_json, journal_option, notice, put
-from tools.past import say_unvouched, tell_unvouched
 from tools.run import run
+from tools.tail import say_unvouched, tell_unvouched
 from tools.verify.advice import (
     EXIT_CORRUPT,
     EXIT_GOOD,

@@ -1,0 +1,25 @@
+"""The end of a journal, which is shown only when something follows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from coild.vocabulary import VOCABULARY
+from journal.read.tail import wait_vouched
+from tools.output import notice
+
+
+def tell_unvouched(directory: Path, *, through: int | None = None) -> None:
+    """Wait as `wait_vouched`, and say on stderr what is still left out then."""
+    if left := wait_vouched(directory, VOCABULARY.schema, through=through):
+        say_unvouched(directory, left)
+
+
+def say_unvouched(directory: Path, left: int) -> None:
+    """Say on stderr that so many events are left out, and why."""
+    events, them = ("1 event", "it") if left == 1 else (f"{left} events", "them")
+    notice(
+        f"{events} at the end of {directory} left out: written, but not known to be on disk yet; "
+        "coild was killed, or is waiting for the disk: its next start, or the end of the wait, "
+        f"shows {them}",
+    )
