@@ -21,8 +21,9 @@ from coild.process.interfaces import AddressWatch, interface_addresses
 from coild.rules.addresses import Pool, Span
 from coild.rules.events import UNNEEDED
 from coild.rules.holding import Holding
+from coild.rules.pool_events import pools_changed
 from coild.rules.printable import listed
-from coild.rules.projection import Projection, pools_changed
+from coild.rules.projection import Projection
 from journal import JournalError
 
 logger = logging.getLogger(__name__)

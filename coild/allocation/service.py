@@ -36,7 +36,8 @@ from coild.rules.events import (
 )
 from coild.rules.gateway_use import GatewayUse
 from coild.rules.holding import Holding
-from coild.rules.projection import Projection, pools_changed
+from coild.rules.pool_events import pools_changed
+from coild.rules.projection import Projection
 from journal import Journal
 
 logger = logging.getLogger(__name__)

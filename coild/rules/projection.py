@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from coild.rules.addresses import BITS, Pool, Span, Subnet
+from coild.rules.addresses import BITS, Pool
 from coild.rules.events import (
     AddressAllocated,
     AddressReleased,
@@ -35,6 +35,7 @@ from coild.rules.events import (
     SnapshotTaken,
 )
 from coild.rules.holding import Attachment, Block, Holding, InconsistentEventError
+from coild.rules.pool_events import apart_of, pools_of, specs_of
 from coild.rules.ranges import Ranges
 
 
@@ -58,7 +59,6 @@ class _Dump(msgspec.Struct, array_like=True):
 
 
 _NONE = Ranges()
-_NOTHING_APART = ApartSpec([], reserve_edges=False, gateways=[], unusable=[])
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Dump).decode
 
@@ -172,8 +172,8 @@ class Projection:
             if isinstance(held, Attachment)
         }
         pools = dict(sorted(self.pools.items()))
-        dump: list[Any] = [_specs(pools), blocks, holdings]
-        apart = _apart(pools)
+        dump: list[Any] = [specs_of(pools), blocks, holdings]
+        apart = apart_of(pools)
         if self.boot_id or networks or self.init_start is not None or apart:
             dump += [self.boot_id, networks]
         if self.init_start is not None or apart:
@@ -282,7 +282,7 @@ class Projection:
                 raise TypeError(f"{event!r} is not of the vocabulary")
 
     def _change_pools(self, specs: dict[str, PoolSpec], apart: dict[str, ApartSpec]) -> None:
-        pools = _pools(specs, apart)
+        pools = pools_of(specs, apart)
         self.pools.clear()
         self.pools.update(pools)
         self._apart = {
@@ -316,45 +316,3 @@ class Projection:
         return InconsistentEventError(
             f"an event after {self.sequence} contradicts the events before it: {event}"
         )
-
-
-def _pools(specs: dict[str, PoolSpec], aparts: dict[str, ApartSpec]) -> dict[str, Pool]:
-    pools = {}
-    for name, spec in specs.items():
-        apart = aparts.get(name, _NOTHING_APART)
-        pools[name] = Pool(
-            tuple(map(Subnet.from_key, spec.subnets)),
-            spec.block_size,
-            tuple(map(Span.from_key, apart.reserved)),
-            apart.reserve_edges,
-            tuple(map(Span.from_key, apart.gateways)),
-            tuple(map(Span.from_key, apart.unusable)),
-        )
-    return pools
-
-
-def _specs(pools: dict[str, Pool]) -> dict[str, PoolSpec]:
-    return {
-        name: PoolSpec([subnet.key for subnet in pool.subnets], pool.block_size)
-        for name, pool in pools.items()
-    }
-
-
-def _apart(pools: dict[str, Pool]) -> dict[str, ApartSpec]:
-    """The addresses that are set apart, by pool; those that set none apart are left out."""
-    found = {}
-    for name, pool in pools.items():
-        reserved, gateways, unusable = (
-            [span.key for span in spans] for spans in (pool.reserved, pool.gateways, pool.unusable)
-        )
-        spec = ApartSpec(reserved, pool.reserve_edges, gateways, unusable)
-        if spec != _NOTHING_APART:
-            found[name] = spec
-    return found
-
-
-def pools_changed(time: int, pools: dict[str, Pool]) -> PoolsChanged:
-    """The event that puts `pools` in force."""
-    if apart := _apart(pools):
-        return ReservingPoolsChanged(time, _specs(pools), apart)
-    return PoolsChanged(time, _specs(pools))

@@ -18,7 +18,8 @@ from coild.rules.events import (
     SegmentsIndexed,
     SnapshotTaken,
 )
-from coild.rules.projection import Projection, pools_changed
+from coild.rules.pool_events import pools_changed
+from coild.rules.projection import Projection
 from coild.vocabulary import VOCABULARY
 from journal import Prepared, prepare, retire
 from journal.write.recovery import recover

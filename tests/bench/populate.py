@@ -10,7 +10,8 @@ from coild.allocation.service import Service, Wanted
 from coild.blocks.static import StaticBlocks
 from coild.rules.addresses import Pool, Subnet
 from coild.rules.events import SCHEMA, Event
-from coild.rules.projection import Projection, pools_changed
+from coild.rules.pool_events import pools_changed
+from coild.rules.projection import Projection
 from journal import Journal
 from tests.kits.daemon.service import Unannounced
 

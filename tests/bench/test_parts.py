@@ -25,7 +25,8 @@ from coild.rules.events import (
     BlockAcquired,
     Event,
 )
-from coild.rules.projection import Projection, pools_changed
+from coild.rules.pool_events import pools_changed
+from coild.rules.projection import Projection
 from journal import Journal
 from journal.format.codec import (
     FRAME_BYTES_MAX,

@@ -29,7 +29,7 @@ from coild.rules.events import (
     SegmentsIndexed,
     SnapshotTaken,
 )
-from coild.rules.projection import pools_changed
+from coild.rules.pool_events import pools_changed
 from tests.kits.daemon.service import pool
 from tests.kits.journal.replay import fold, histories
 

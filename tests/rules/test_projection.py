@@ -27,7 +27,8 @@ from coild.rules.events import (
     PoolSpec,
 )
 from coild.rules.holding import Block, InconsistentEventError
-from coild.rules.projection import Projection, pools_changed
+from coild.rules.pool_events import pools_changed
+from coild.rules.projection import Projection
 from tests.kits.daemon.service import decode_event, pool
 
 BLOCK = Subnet.parse("10.0.0.8/29").key

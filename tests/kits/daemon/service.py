@@ -20,7 +20,8 @@ from coild.process.clock import Clock
 from coild.routing.announcer import Announcer, RouteHealth
 from coild.rules.addresses import Pool, Subnet
 from coild.rules.events import AddressAllocated, AddressReleased, Event
-from coild.rules.projection import Projection, pools_changed
+from coild.rules.pool_events import pools_changed
+from coild.rules.projection import Projection
 from journal import Journal, JournalError
 
 _T = TypeVar("_T")

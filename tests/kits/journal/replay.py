@@ -21,7 +21,8 @@ from coild.rules.events import (
     DaemonStarted,
     NodeBooted,
 )
-from coild.rules.projection import Projection, pools_changed
+from coild.rules.pool_events import pools_changed
+from coild.rules.projection import Projection
 from tests.kits.daemon.service import pool
 
 #: Nine days after the epoch, and a bit, so that no time is zero.
