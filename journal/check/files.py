@@ -64,7 +64,7 @@ def check_index(
     keys: Keys,
     expected: Callable[[], bytes],
 ) -> BadIndex | Fault | None:
-    """What is wrong with the index of a good segment; nothing with an old one, or with none.
+    """The fault of a good segment's index; None for an old one, or for none.
 
     `expected` gives the index that the segment has. Checksums are anyone's to make anew, so one
     that is whole must be just that: else it hides events of the segment, which is a fault.
@@ -134,7 +134,7 @@ def check_snapshots(
         if digest == candidate.chain_digest and candidate.journal_id == head.journal_id:
             result.snapshots.append(candidate)
         elif digest is None and not whole:
-            # The damage beside it is told; what the chain was there, nobody knows.
+            # The damage beside it is told; what the chain was there is not known.
             result.snapshots.append(candidate)
         elif digest is None and candidate.sequence > head.sequence:
             gap = Gap(head.sequence + 1, candidate.sequence)

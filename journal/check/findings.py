@@ -1,4 +1,4 @@
-"""What checking a journal finds."""
+"""The findings of a check of a journal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from journal.read.indexed import Found
 
 
 class Kind(Enum):
-    """What is wrong."""
+    """A fault of a journal."""
 
     #: The remains of an unfinished write at the end.
     TORN = auto()
@@ -69,7 +69,7 @@ class Anchor(NamedTuple):
 
 
 class Verified(msgspec.Struct):
-    """What a journal was found to be like."""
+    """The result of a check."""
 
     #: What the oldest segment continues: genesis, unless older ones are gone.
     beginning: Position = GENESIS

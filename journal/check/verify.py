@@ -89,7 +89,7 @@ class _Pass:
         self._counts: dict[int, int] = {}
 
     def run(self, progress: Progress | None) -> Verified:
-        """Look. Raises as `verify`."""
+        """Check the whole journal; the result. Raises as `verify`."""
         candidates = read_snapshots(self._fs, self._directory, self._schema)
         self._ends = {Position.behind(at) for at in candidates if not isinstance(at, Fault)}
         files = self._list()
@@ -152,7 +152,7 @@ class _Pass:
         return self._accept(copy, copies, sealed=sealed)
 
     def _ends_of(self, copies: list[SegmentFile], behind: list[SegmentFile]) -> set[Position]:
-        """What the segment behind it and the snapshots say of the end of one with two copies."""
+        """Where a segment with two copies ends, by the segment behind it and by the snapshots."""
         if len(copies) == 1 or not behind:
             return set()
         between = range(copies[0].first_sequence, behind[0].first_sequence)

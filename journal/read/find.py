@@ -21,7 +21,7 @@ from journal.read.reader import Reader, SegmentProgress
 
 
 class _Part(NamedTuple):
-    """What was found in a part of a journal, and what ended that, if it did not end well."""
+    """The events found in a part of a journal, and the error that ended the search, if any."""
 
     events: list[Found]
     error: JournalError | OSError | None = None
@@ -59,7 +59,7 @@ def _search(
     start: int,
     progress: SegmentProgress | None,
 ) -> list[_Part]:
-    """What is found in each of the segments `files`, in their order."""
+    """The events found in each of the segments `files`, in their order."""
     if not files:
         return []
     matches = _matching(keys, wanted)

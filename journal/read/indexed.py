@@ -1,9 +1,9 @@
 """Looking into sealed segments by their indexes, as far as the journal itself vouches for these.
 
 An index is a file like any other, and its checksums are anyone's to make anew. What it leads to is
-read and compared, but what it leaves out nobody would miss. So it counts only if an event behind
+read and compared, but nobody would notice what it leaves out. So it counts only if an event behind
 its segment says that the segment's index has this digest: then it was made from the segment. The
-events are chained, so whoever alters one alters the head of the journal as well. Any other index
+events are chained, so to alter one alters the head of the journal as well. Any other index
 says nothing, and the segment is read whole.
 
 An index lists what the events of its segment say of others. So of a long journal, the newest

@@ -131,7 +131,7 @@ def check_vouched(
 
 
 class _UnreadableError(Exception):
-    """A snapshot is no file, or the disk does not give it."""
+    """A snapshot is not a file, or the disk does not give it."""
 
 
 def _read(fs: ReadOnlyFileSystem, file: SnapshotFile, schema: int) -> Snapshot:

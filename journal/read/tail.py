@@ -17,7 +17,7 @@ from journal.read.head import read_head
 #: A daemon that lives marks the end of a silence after half a second.
 _MARKED_SECONDS = 1.5
 _PAUSE_SECONDS = 0.02
-#: Of a frame, as much as tells it from what was never written: its magic is no zero.
+#: Of a frame, as much as tells it from what was never written: its magic is not zero.
 _BEGUN_BYTES = 8
 
 

@@ -2,7 +2,7 @@
 
 A snapshot is a file like any other, and its checksums are anyone's to make anew. So its state
 counts only if an event behind it says that a state with this digest was kept. The events are
-chained, so whoever alters one alters the head of the journal as well. A compaction publishes a
+chained, so to alter one alters the head of the journal as well. A compaction publishes a
 snapshot before its record, and removes what it covers after that: a snapshot without a record is
 what a crash in between leaves, and everything before it is still there.
 """
@@ -24,7 +24,7 @@ from journal.fs import ReadOnlyFileSystem
 
 
 class SnapshotRecord(NamedTuple):
-    """What an event says: the state after the event `sequence` was kept, and has this digest."""
+    """An event's record of a snapshot: the state after the event `sequence` has this digest."""
 
     sequence: int
     digest: bytes
@@ -67,7 +67,7 @@ class Records(NamedTuple):
 
 
 class Word(Enum):
-    """What a journal says of a snapshot."""
+    """The word of a journal on a snapshot."""
 
     #: It has the record of just this state.
     VOUCHED = auto()
@@ -94,10 +94,10 @@ def word_on(
     schema: int,
     records: Records,
 ) -> Word:
-    """What the segments `following` a snapshot say of it: the first record counts.
+    """The word of the segments `following` a snapshot on it: the first record counts.
 
-    It is the first to bind: what somebody appends later does not change it. Read only up to there,
-    which mostly is a few frames. Raises OSError.
+    It is the first to bind: an event that is appended later does not change it. Read only up to
+    there, which mostly is a few frames. Raises OSError.
     """
 
     def look(events: list[Any]) -> None:

@@ -1,4 +1,4 @@
-"""What can be read in the parts of a journal that a repair takes out of it."""
+"""Reads the parts of a journal that a repair takes out of it, as far as that can be done."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Lost(NamedTuple):
 
 
 def lost_from(data: bytes, path: Path, offset: int, schema: int, last_sequence: int) -> Lost:
-    """What is in a file from `offset` on, up to its last byte that is not zero.
+    """The bytes of a file from `offset` on, up to its last one that is not zero.
 
     `last_sequence` is that of the last event that stays.
     """

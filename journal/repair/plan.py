@@ -1,4 +1,4 @@
-"""What has to go from a damaged journal so that it opens again.
+"""Plans a repair: what has to go from a damaged journal so that it opens again.
 
 Only live segments behind the newest good snapshot are cut: what a snapshot covers is not read at
 start, and what is archived was whole once, so a backup has it. Nothing is changed here.
@@ -56,7 +56,7 @@ class StraySegmentError(JournalCorruptError):
 
 
 class Truncation(msgspec.Struct, frozen=True):
-    """What has to go so that the journal opens again."""
+    """The parts that have to go so that the journal opens again."""
 
     reason: str
     #: The last event that stays.
@@ -91,7 +91,7 @@ def plan_truncation(
     now: int,
     record_of: RecordOf | None = None,
 ) -> Truncation | None:
-    """What has to go; None if the journal opens as it is. The caller holds the writer's lock.
+    """The plan of a repair; None if the journal opens as it is. The caller holds the writer's lock.
 
     With `record_of`, a snapshot counts as for a start: if the journal vouches for it, or is damaged
     before its record.
@@ -158,7 +158,7 @@ class _ReadResult(NamedTuple):
 
 
 class _Damage(NamedTuple):
-    """What is wrong, the segments from there on, and the first of them."""
+    """The damage, the segments from there on, and the first of them."""
 
     reason: str
     files: list[SegmentFile]

@@ -21,10 +21,10 @@ from journal.write.repair_note import SetAside, fingerprint_of, unrecorded, writ
 def truncate(
     fs: FileSystem, directory: Path, truncation: Truncation, now: int, again: Sequence[bytes] = ()
 ) -> None:
-    """Do it. `now` ends the names of what is kept.
+    """Carry out the plan of a repair. `now` ends the names of what is kept.
 
     `again` are encoded events that go, and that are to be appended again: what they say still
-    holds. On return all is durable, and noted: whoever opens the journal next is to record it. The
+    holds. On return all is durable, and noted: the next opening of the journal is to record it. The
     caller holds the writer's lock. Raises OSError; then the next run goes on.
     """
     replaced = [lost for lost in truncation.lost if lost.path == truncation.path]
@@ -71,7 +71,7 @@ def truncate(
 
 
 def _set_asides(fs: FileSystem, truncation: Truncation, now: int) -> list[SetAside]:
-    """What is to be recorded, one entry a file, in the journal's order; a missing one has none."""
+    """The records to be made, one a file, in the journal's order; a missing one has none."""
     reason = truncation.reason
     entries = []
     for lost in truncation.lost:
@@ -104,7 +104,7 @@ def _kept(path: Path, now: int) -> Path:
 
 
 def _move_aside(fs: FileSystem, path: Path, now: int) -> None:
-    """Give a whole file a name that is no part of the journal; on return that is durable."""
+    """Give a whole file a name that is not part of the journal; on return that is durable."""
     fs.rename(path, _kept(path, now))
     fs.sync_directory(path.parent)
 
