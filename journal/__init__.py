@@ -29,6 +29,7 @@ from journal.read.follow import follow
 from journal.read.indexed import Found
 from journal.read.reader import Batch, Reader, read_events
 from journal.read.replay_start import RejectedSnapshot, UnrecordedSnapshot
+from journal.read.view import View
 from journal.read.vouching import SnapshotRecord
 from journal.write.custody import Custody
 from journal.write.journal import DEFAULT_SEGMENT_BYTES, Journal
@@ -68,6 +69,7 @@ __all__ = [
     "SnapshotRecord",
     "Taken",
     "UnrecordedSnapshot",
+    "View",
     "Vocabulary",
     "covering",
     "estimate",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from coild.process.clock_watch import ahead
 from coild.rules.events import HistoryPruned
@@ -18,18 +18,11 @@ from coild.vocabulary import VOCABULARY
 from journal import Batch, JournalError, Reader, RejectedSnapshot, UnrecordedSnapshot
 from journal.format import (
     MalformedError,
-    SnapshotFile,
     UnsupportedError,
     list_snapshots,
     read_snapshot,
 )
 from tools.output import ToolError, journal_option, notice, progress
-from tools.remaining import GONE, order_of
-
-_T = TypeVar("_T")
-
-#: Who prunes again and again while this looks, keeps no history to rebuild a state from.
-_LOOKS = 20
 
 #: What the projection raises for events that do not go together, or whose bytes mean nothing.
 CONTRADICTIONS = (InconsistentEventError, ValueError, TypeError, LookupError, OverflowError)
@@ -44,10 +37,6 @@ class NoEventError(ToolError):
             f"there is no event {sequence}: the journal ends with the sequence {last}; "
             "ask for that one or an earlier one"
         )
-
-
-class GoneError(ToolError):
-    """What is asked for needs events from before the oldest segment."""
 
 
 class Point(NamedTuple):
@@ -65,57 +54,28 @@ class Point(NamedTuple):
         return len(batch.events)
 
 
-def open_reader(directory: Path, event_type: Any = VOCABULARY.event_type) -> Reader:
-    """A reader of coild's events, those that state is made of unless said otherwise.
+def open_reader(directory: Path) -> Reader:
+    """A reader of coild's events.
 
     It gives those that are known to be durable: what a power cut may take back is no history yet.
     """
     return Reader(
         directory,
-        event_type,
+        VOCABULARY.event_type,
         schema=VOCABULARY.schema,
         record_of=VOCABULARY.record_of,
         vouched_only=True,
     )
 
 
-def whatever_goes(reader: Reader, look: Callable[[], _T]) -> _T:
-    """What `look` finds; once more when files went by order, or to a newer snapshot, under it.
-
-    So what it says to be gone or missing is so. Raises what `look` raises, ToolError.
-    """
-    for _ in range(_LOOKS):
-        first, snapshots = _places(reader)
-        try:
-            return look()
-        except GoneError:
-            if _places(reader) == (first, snapshots):
-                raise
-        except GONE:
-            if not order_of(reader, first):
-                raise
-    raise ToolError(f"{reader.directory} is pruned all the time; run it again when that is over")
-
-
-def _places(reader: Reader) -> tuple[int, list[SnapshotFile]]:
-    """Where the history and the states that are left of it begin."""
-    files = reader.files()
-    return files[0].first_sequence if files else 1, list_snapshots(reader.fs, reader.directory)
-
-
-def rebuild(directory: Path, point: Point, *, from_genesis: bool = False) -> Projection:
+def rebuild(reader: Reader, point: Point, *, from_genesis: bool = False) -> Projection:
     """The state at a moment. Raises ToolError if there is none, JournalError, OSError.
 
-    It begins at the nearest snapshot, or with the first event. Files may be pruned meanwhile.
+    It begins at the nearest snapshot, or with the first event.
     """
-    if point.sequence == 0:
-        return Projection()
-    reader = open_reader(directory)
-    return whatever_goes(reader, lambda: _rebuild(reader, point, from_genesis=from_genesis))
-
-
-def _rebuild(reader: Reader, point: Point, *, from_genesis: bool) -> Projection:
     state = Projection()
+    if point.sequence == 0:
+        return state
     _begin(reader, state, point, from_genesis=from_genesis)
     if state.sequence != point.sequence:
         with progress("replaying") as update:
@@ -142,22 +102,16 @@ def apply(state: Projection, events: Sequence[Any]) -> None:
         ) from None
 
 
-def oldest_state(directory: Path) -> Projection:
+def oldest_state(reader: Reader) -> Projection:
     """The oldest state that there is: the empty one, or that of a snapshot if history was pruned.
 
     Raises as `rebuild`.
     """
-    reader = open_reader(directory)
-    return whatever_goes(reader, lambda: _oldest_state(reader))
-
-
-def _oldest_state(reader: Reader) -> Projection:
     state = Projection()
-    files = reader.files()
-    if not files or files[0].first_sequence == 1:
+    if reader.first == 1:
         return state
     for file in reversed(list_snapshots(reader.fs, reader.directory)):
-        if file.sequence >= files[0].first_sequence - 1:
+        if file.sequence >= reader.first - 1:
             _, rejected = reader.restore(state.restore, file.sequence)
             tell_rejected(rejected)
             if state.sequence:
@@ -171,9 +125,7 @@ def _begin(reader: Reader, state: Projection, point: Point, *, from_genesis: boo
         until = point.sequence if point.time is None else _snapshot_at(reader, point.time)
         _, rejected = reader.restore(state.restore, until)
         tell_rejected(rejected)
-    files = reader.files()
-    first = files[0].first_sequence if files else 1
-    if state.sequence + 1 < first:
+    if state.sequence + 1 < reader.first:
         raise gone(reader)
 
 
@@ -184,7 +136,7 @@ def _snapshot_at(reader: Reader, time: int) -> int:
             if read_snapshot(reader.fs, file.path, reader.schema).time <= time:
                 return file.sequence
         except (MalformedError, UnsupportedError, OSError):
-            # One that cannot be read is no place to begin; one that is gone was an old one.
+            # One that cannot be read is no place to begin.
             continue
     return 0
 
@@ -215,40 +167,45 @@ def tell_rejected(rejected: Sequence[RejectedSnapshot]) -> None:
             notice(f"{snapshot.path} cannot be used: {snapshot.reason}")
 
 
-def gone(reader: Reader, *, usable: bool = True) -> GoneError:
+def gone(reader: Reader, *, usable: bool = True) -> ToolError:
     """What to say of a state that needs events from before the oldest segment.
 
     `usable` is whether the snapshots behind them can be read. Raises OSError.
     """
-    before = reader.files()[0].first_sequence - 1
     snapshots = [file.sequence for file in list_snapshots(reader.fs, reader.directory)]
-    oldest = min((sequence for sequence in snapshots if sequence >= before), default=None)
+    oldest = min((at for at in snapshots if at >= reader.first - 1), default=None)
     rest = (
         f"the oldest state that can be rebuilt is that after event {oldest}"
         if usable and oldest is not None
         else "and no snapshot is left to begin with"
     )
-    return GoneError(f"{lost(reader)}; {rest}")
+    return ToolError(f"{lost(reader)}; {rest}")
 
 
 def lost(reader: Reader) -> str:
-    """What became of the events before the oldest segment: pruned by order, or missing.
-
-    Reads what is left of the history.
-    """
-    before = reader.files()[0].first_sequence - 1
-    pruned = order_of(reader, before)
-    # What is damaged behind it says nothing of an order; what is before it may. That files are gone
-    # shows that the order was durable, whether anything follows it yet or not.
-    with contextlib.suppress(JournalError):
-        for batch in open_reader(reader.directory).to_the_end().batches():
-            pruned = max(
-                (event.through for event in batch.events if type(event) is HistoryPruned),
-                default=pruned,
-            )
+    """What became of the events before the oldest segment: pruned by order, or missing."""
+    before = reader.first - 1
+    pruned = pruned_through(reader)
     if pruned >= before:
         return f"the events up to {before} were pruned"
     return (
         f"the events {pruned + 1} to {before} are missing, and the journal does not say that they "
         f"were pruned; run: coild-verify {journal_option(reader.directory)}"
     )
+
+
+def pruned_through(reader: Reader) -> int:
+    """Up to where the newest order to prune on record goes; 0 if there is none.
+
+    It is recorded before any file goes. So what is gone by order is told from what is lost.
+    """
+    # That files are gone shows that their order was durable, whether anything follows it or not.
+    reader = reader.to_the_end()
+    for file in reversed(reader.files()):
+        # What is damaged says nothing of an order; what is before and behind it may.
+        with contextlib.suppress(JournalError, OSError):
+            batch = next(reader.batches(file.first_sequence), None)
+            for event in reversed(batch.events if batch else ()):
+                if isinstance(event, HistoryPruned):
+                    return event.through
+    return 0

@@ -66,6 +66,12 @@ class Reader:
         """The segments there are, oldest first, archived ones included. Raises OSError."""
         return list_history(self.fs, self.directory)
 
+    @property
+    def first(self) -> int:
+        """The oldest sequence there is; more than 1 if history was pruned, or files are missing."""
+        files = self.files()
+        return files[0].first_sequence if files else 1
+
     @contextmanager
     def held(self, start: int | None = None) -> Iterator[Self]:
         """The same reader, of the journal as it is now: see `View`. Raises as that does.
@@ -76,10 +82,10 @@ class Reader:
         with View.of(self.fs, self.directory, start) as other.fs:
             yield other
 
-    def decoding(self, event_type: Any) -> Self:
-        """The same reader, of events of another type."""
+    def now(self) -> Self:
+        """The same reader, of the journal as it is whenever it is read."""
         other = copy(self)
-        other.decoder = list_decoder(event_type)
+        other.fs = self.fs.disk if isinstance(self.fs, View) else self.fs
         return other
 
     def to_the_end(self) -> Self:

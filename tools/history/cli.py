@@ -13,7 +13,6 @@ from coild.audit.ledger import Filter, HoldingPeriod
 from coild.audit.times import format_local, parse_age
 from coild.config.parser import Parser
 from coild.rules.addresses import BITS, Subnet
-from coild.rules.events import Event
 from coild.rules.printable import printable
 from journal import Reader
 from tools.arguments import add_value, build_parser, journal_directory, parse_number, parse_time
@@ -21,7 +20,6 @@ from tools.history.following import follow_rows, newest
 from tools.history.holdings import Output, Query, read_ledger
 from tools.output import ToolError, UsageError, is_json, notice
 from tools.past import open_reader, tell_ahead
-from tools.remaining import Remaining
 from tools.run import run
 from tools.tail import tell_unvouched
 
@@ -66,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: argparse.Namespace) -> int:
     query, count = _understand(arguments)
     directory = journal_directory(arguments)
-    reader = open_reader(directory, Event)
+    reader = open_reader(directory)
     if not arguments.follow:
         tell_unvouched(directory)
     output = Output()
@@ -74,18 +72,23 @@ def _main(arguments: argparse.Namespace) -> int:
         tell_ahead(reader)
     if arguments.follow:
         follow_rows(reader, query, output, count=count)
-    elif arguments.at is not None:
-        _show_at(reader, query, arguments.at)
-    else:
-        history = Remaining(reader)
-        rows = newest(read_ledger(history, query, count=count).rows(), count)
-        if query.held:
-            _say_unknown(history, rows, query.until)
-        output.show(rows)
-        # Of none that were asked for, nothing is said.
-        if not rows and count != 0:
-            notice("nobody, as far as the journal goes")
+        return 0
+    with reader.held() as held:
+        if arguments.at is None:
+            _show_rows(held, query, count, output)
+        else:
+            _show_at(held, query, arguments.at)
     return 0
+
+
+def _show_rows(reader: Reader, query: Query, count: int | None, output: Output) -> None:
+    rows = newest(read_ledger(reader, query, count=count).rows(), count)
+    if query.held:
+        _say_unknown(reader, rows, query.until)
+    output.show(rows)
+    # Of none that were asked for, nothing is said.
+    if not rows and count != 0:
+        notice("nobody, as far as the journal goes")
 
 
 def _parser() -> Parser:
@@ -191,14 +194,13 @@ def _show_at(reader: Reader, query: Query, at: int) -> None:
     address = query.filter_.address
     # Of one address, those before and after it are wanted too.
     asked = query if address else query._replace(since=at, until=at)
-    history = Remaining(reader)
-    rows = read_ledger(history, asked).rows()
-    if history.first > 1:
-        begin = _beginning(history)
+    rows = read_ledger(reader, asked).rows()
+    if reader.first > 1:
+        begin = _beginning(reader)
         if begin is not None and at < begin:
             raise ToolError(
                 f"who held it at {format_local(at)} is not known: history before sequence "
-                f"{history.first}, of {format_local(begin)}, was pruned or is missing"
+                f"{reader.first}, of {format_local(begin)}, was pruned or is missing"
             )
     holders = [period for period in rows if period.held_at(at)]
     if holders or is_json():
@@ -211,7 +213,7 @@ def _show_at(reader: Reader, query: Query, at: int) -> None:
             sys.stdout.write(f"{printable(said)}\n")
 
 
-def _say_unknown(history: Remaining, rows: list[HoldingPeriod], before: int | None) -> None:
+def _say_unknown(reader: Reader, rows: list[HoldingPeriod], before: int | None) -> None:
     """Say on stderr if holders may have been allocated after `before`: pruned history knew.
 
     An allocation that is gone is older than what is left, which is mostly all that is asked.
@@ -219,16 +221,15 @@ def _say_unknown(history: Remaining, rows: list[HoldingPeriod], before: int | No
     count = sum(row.allocated_at is None for row in rows)
     if before is None or not count:
         return
-    begin = _beginning(history)
+    begin = _beginning(reader)
     if begin is None or before < begin:
         left = "no event is left" if begin is None else f"the oldest is of {format_local(begin)}"
         notice(f"{count} of them may have been allocated after {format_local(before)}: {left}")
 
 
-def _beginning(history: Remaining) -> int | None:
+def _beginning(reader: Reader) -> int | None:
     """The time of the oldest event there is. Raises as a Reader."""
-    oldest = history.read(lambda first: next(history.reader.batches(first), None))
-    history.say_pruned()
+    oldest = next(reader.batches(), None)
     return oldest.events[0].time if oldest else None
 
 

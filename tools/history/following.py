@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 
 from coild.audit.ledger import HoldingPeriod, Ledger
-from journal import Reader, follow
-from tools.history.holdings import Output, Query, complete, read_ledger
-from tools.remaining import GONE, Remaining
+from journal import JournalCorruptError, Reader, follow
+from tools.history.holdings import Output, Query, complete, read_ledger, say_gone
+from tools.past import pruned_through
 
 _PAUSE_SECONDS = 0.1
 
@@ -27,21 +27,25 @@ def follow_rows(reader: Reader, asked: Query, output: Output, *, count: int | No
     Raises JournalCorruptError, JournalUnsupportedError, OSError.
     """
     pause = _pause()
-    history = Remaining(reader)
-    ledger, wanted, last = _catch_up(history, asked, count)
+    with reader.held() as held:
+        ledger, wanted, last = _catch_up(held, asked, count)
     past = True
     events = follow(reader, wanted)
     while True:
         try:
             found = next(events)
-        except GONE:
-            if not history.pruned(wanted):
-                raise
-            history.say_pruned()
-            # Whoever held may have released it, and had it again, in what is gone.
-            ledger, wanted, last = (
-                _catch_up(history, asked, count) if past else (asked.ledger(), history.first, last)
-            )
+        except JournalCorruptError:
+            with reader.held() as held:
+                # That this event is missing must not be all that is missing.
+                if not wanted < held.first <= pruned_through(held) + 1:
+                    raise
+                say_gone(held, "was pruned meanwhile")
+                # A holder may have released it, and held it again, in what is gone.
+                ledger, wanted, last = (
+                    _catch_up(held, asked, count, told=True)
+                    if past
+                    else (asked.ledger(), held.first, last)
+                )
             events = follow(reader, wanted)
             continue
         for sequence, event in found:
@@ -53,7 +57,7 @@ def follow_rows(reader: Reader, asked: Query, output: Output, *, count: int | No
             row = ledger.feed(sequence, event)
             # At once: the next event may end what this one began, and changes the row.
             if row is not None and not past:
-                complete(Remaining(reader), row)
+                complete(reader, row)
                 output.show([row])
         if past and not found:
             output.show(newest(ledger.rows(), count))
@@ -65,18 +69,19 @@ def follow_rows(reader: Reader, asked: Query, output: Output, *, count: int | No
             pause(_PAUSE_SECONDS)
 
 
-def _catch_up(history: Remaining, asked: Query, count: int | None) -> tuple[Ledger, int, int]:
+def _catch_up(
+    reader: Reader, asked: Query, count: int | None, *, told: bool = False
+) -> tuple[Ledger, int, int]:
     """What was before the newest segment, where that begins, and the last event there is now."""
-    reader = history.reader
     files = reader.files()
     # What is in the newest segment may not be durable yet: `follow` says what is.
     start = files[-1].first_sequence if files else 1
     last = start - 1
     # It is for `follow` to say that nothing of it can be read.
-    with contextlib.suppress(*GONE):
+    with contextlib.suppress(JournalCorruptError, FileNotFoundError):
         newest_batch = next(reader.batches(start), None)
         last += len(newest_batch.events) if newest_batch else 0
-    return read_ledger(history, asked, count=count, before=start), start, last
+    return read_ledger(reader, asked, count=count, before=start, told=told), start, last
 
 
 def _pause() -> Callable[[float], None]:

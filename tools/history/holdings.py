@@ -13,7 +13,6 @@ from coild.rules.projection import Projection
 from coild.vocabulary import KEYS, address_key, container_key, pod_key
 from journal import JournalCorruptError, Reader, find
 from tools.output import Table, emit, is_json, notice, progress
-from tools.remaining import Remaining
 
 _HEADER = ("ADDRESS", "POD", "CONTAINER", "POOL", "BLOCK", "ALLOCATED", "RELEASED")
 
@@ -40,19 +39,29 @@ class _Read(NamedTuple):
 
 
 def read_ledger(
-    history: Remaining, query: Query, *, count: int | None = None, before: int | None = None
+    reader: Reader,
+    query: Query,
+    *,
+    count: int | None = None,
+    before: int | None = None,
+    told: bool = False,
 ) -> Ledger:
     """What the events before the sequence `before` say; at least the `count` newest rows.
 
-    Says what is missing on stderr. Raises JournalCorruptError, JournalUnsupportedError, OSError.
+    Says what is missing on stderr, unless it is `told` already. Raises JournalCorruptError,
+    JournalUnsupportedError, OSError.
     """
-    read = history.read(lambda first: _read(history.reader, query, first, count, before))
-    history.say_pruned()
-    if read.whole:
-        history.say_missing()
+    read = _read(reader, query, reader.first, count, before)
+    if read.whole and reader.first > 1 and not told:
+        say_gone(reader, "was pruned, or its files are missing")
     if not read.informed:
         notice("without a snapshot, who has held since before that is not known")
     return read.ledger
+
+
+def say_gone(reader: Reader, what: str) -> None:
+    """Say on stderr what became of the history before the oldest event there is."""
+    notice(f"history before sequence {reader.first} {what}")
 
 
 def _read(reader: Reader, query: Query, first: int, count: int | None, before: int | None) -> _Read:
@@ -116,24 +125,17 @@ def _expect(reader: Reader, ledger: Ledger) -> bool:
     return bool(sequence)
 
 
-def complete(history: Remaining, row: HoldingPeriod) -> None:
+def complete(reader: Reader, row: HoldingPeriod) -> None:
     """Look up the allocation of a holder that was allocated before what was read."""
     released = row.released_seq
     if row.allocated_seq is not None or released is None:
         return
-    key = container_key(row.container_id)
-
-    def look(first: int) -> tuple[int | None, int | None]:
-        allocated_at = allocated_seq = None
-        for sequence, event in find(history.reader, KEYS, key, start=first):
+    with reader.held() as held:
+        for sequence, event in find(held, KEYS, container_key(row.container_id), start=held.first):
             if sequence > released:
                 break
             if isinstance(event, AddressAllocated):
-                allocated_at, allocated_seq = event.time, sequence
-        return allocated_at, allocated_seq
-
-    row.allocated_at, row.allocated_seq = history.read(look)
-    history.say_pruned()
+                row.allocated_at, row.allocated_seq = event.time, sequence
 
 
 class Output:

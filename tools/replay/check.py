@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,10 +9,9 @@ import msgspec
 from coild.audit.invariants import BrokenInvariantError, Checker, Invariant
 from coild.rules.events import SnapshotTaken
 from coild.rules.projection import Projection
-from coild.vocabulary import VOCABULARY
-from journal import JournalError
+from journal import JournalError, Reader
 from tools.output import notice, progress
-from tools.past import CONTRADICTIONS, lost, oldest_state, open_reader, whatever_goes
+from tools.past import CONTRADICTIONS, lost, oldest_state
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -23,29 +21,24 @@ class Checked(msgspec.Struct, frozen=True):
     state: Projection
 
 
-def check_history(directory: Path) -> Checked:
-    """Check all events that there are, in order; anew if some are pruned meanwhile.
+def check_history(reader: Reader) -> Checked:
+    """Check all events that there are, in order.
 
     Raises BrokenInvariantError for the first that breaks an invariant, JournalError, OSError,
     ToolError.
     """
-    return whatever_goes(open_reader(directory), lambda: _check(directory))
-
-
-def _check(directory: Path) -> Checked:
-    state = oldest_state(directory)
+    state = oldest_state(reader)
     first = state.sequence + 1
     if state.sequence:
         notice(
-            f"{lost(open_reader(directory))}; the check begins with the snapshot after event "
+            f"{lost(reader)}; the check begins with the snapshot after event "
             f"{state.sequence}, which is taken as it is"
         )
-    snapshots, last = _snapshots(directory, first)
+    snapshots, last = _snapshots(reader, first)
     checker = Checker()
     checker.begin(state)
     if state.sequence in snapshots:
         checker.digests[state.sequence] = bytes.fromhex(state.digest())
-    reader = open_reader(directory, VOCABULARY.event_type)
     with progress("checking") as update:
         for batch in reader.batches(first, progress=update):
             for sequence, event in enumerate(batch.events, start=batch.first_sequence):
@@ -60,7 +53,7 @@ def _check(directory: Path) -> Checked:
     return Checked(first, state)
 
 
-def _snapshots(directory: Path, first: int) -> tuple[set[int], int | None]:
+def _snapshots(reader: Reader, first: int) -> tuple[set[int], int | None]:
     """The sequences that snapshots are recorded of, and the last one of the journal.
 
     A snapshot is recorded after more has happened, when its state is gone; so they are looked up
@@ -70,7 +63,7 @@ def _snapshots(directory: Path, first: int) -> tuple[set[int], int | None]:
     last = first - 1
     try:
         with progress("looking for snapshots") as update:
-            for batch in open_reader(directory).batches(first, progress=update):
+            for batch in reader.batches(first, progress=update):
                 sequences.update(
                     event.sequence for event in batch.events if type(event) is SnapshotTaken
                 )

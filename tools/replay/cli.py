@@ -6,7 +6,6 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from coild.audit.diff import difference, view
@@ -15,6 +14,7 @@ from coild.audit.times import format_local, format_utc
 from coild.config.parser import EXIT_FAILURE, Parser
 from coild.rules.printable import printable
 from coild.rules.projection import Projection
+from journal import Reader
 from tools.arguments import add_value, build_parser, journal_directory, parse_number, parse_time
 from tools.output import UsageError, emit, is_json, put
 from tools.past import (
@@ -24,7 +24,6 @@ from tools.past import (
     open_reader,
     rebuild,
     tell_ahead,
-    whatever_goes,
 )
 from tools.replay.check import check_history
 from tools.replay.keys import interact
@@ -97,25 +96,26 @@ def _main(arguments: argparse.Namespace) -> int:
     first = None if from_genesis else arguments.start
     directory = journal_directory(arguments)
     tell_unvouched(directory, through=_through(points or [until]))
-    if arguments.check:
-        return _check(directory)
-    if any(point.time is not None for point in (until, *points)):
-        tell_ahead(open_reader(directory))
-    if arguments.step:
-        if first == 0:
-            raise UsageError("--from 0 is no event: the first one has the sequence 1")
-        if first is not None and until.sequence is not None and first > until.sequence:
-            raise UsageError(f"--from {first} comes after --until-seq {until.sequence}")
-        _step(directory, first, until, arguments.lines, from_genesis=from_genesis)
-    elif points:
-        before, after = (
-            view(rebuild(directory, point, from_genesis=from_genesis)) for point in points
-        )
-        for change in difference(before, after):
-            put(change, change_text(change))
-    else:
-        state = rebuild(directory, until, from_genesis=from_genesis)
-        _show(state, digest_only=arguments.digest)
+    with open_reader(directory).held() as reader:
+        if arguments.check:
+            return _check(reader)
+        if any(point.time is not None for point in (until, *points)):
+            tell_ahead(reader)
+        if arguments.step:
+            if first == 0:
+                raise UsageError("--from 0 is no event: the first one has the sequence 1")
+            if first is not None and until.sequence is not None and first > until.sequence:
+                raise UsageError(f"--from {first} comes after --until-seq {until.sequence}")
+            _step(reader, first, until, arguments.lines, from_genesis=from_genesis)
+        elif points:
+            before, after = (
+                view(rebuild(reader, point, from_genesis=from_genesis)) for point in points
+            )
+            for change in difference(before, after):
+                put(change, change_text(change))
+        else:
+            state = rebuild(reader, until, from_genesis=from_genesis)
+            _show(state, digest_only=arguments.digest)
     return 0
 
 
@@ -172,19 +172,12 @@ def _show(state: Projection, *, digest_only: bool) -> None:
 
 
 def _step(
-    directory: Path, first: int | None, until: Point, count: int | None, *, from_genesis: bool
+    reader: Reader, first: int | None, until: Point, count: int | None, *, from_genesis: bool
 ) -> None:
-    if from_genesis:
-        timeline = Timeline(directory, 0, until)
-        # What is gone already was not pruned meanwhile.
-        timeline.time(1)
-    elif first is None:
-        timeline = whatever_goes(
-            open_reader(directory),
-            lambda: Timeline(directory, oldest_state(directory).sequence, until),
-        )
+    if first is not None:
+        timeline = _timeline_from(reader, first, until)
     else:
-        timeline = _timeline_from(directory, first, until)
+        timeline = Timeline(reader, 0 if from_genesis else oldest_state(reader).sequence, until)
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if at_terminal and count is None and not is_json():
         interact(timeline)
@@ -192,10 +185,10 @@ def _step(
         print_steps(timeline, count)
 
 
-def _timeline_from(directory: Path, first: int, until: Point) -> Timeline:
+def _timeline_from(reader: Reader, first: int, until: Point) -> Timeline:
     """Begin before the event `first`. Raises ToolError without one, UsageError behind `until`."""
     try:
-        timeline = Timeline(directory, first - 1, until)
+        timeline = Timeline(reader, first - 1, until)
     except NoEventError as error:
         raise NoEventError(first, error.last) from None
     time_ns = timeline.time(first)
@@ -206,9 +199,9 @@ def _timeline_from(directory: Path, first: int, until: Point) -> Timeline:
     return timeline
 
 
-def _check(directory: Path) -> int:
+def _check(reader: Reader) -> int:
     try:
-        checked = check_history(directory)
+        checked = check_history(reader)
     except BrokenInvariantError as broken:
         event = broken.event
         put(

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from coild.audit.diff import Change, effect, undone
 from coild.audit.times import format_local, format_utc
 from coild.rules.projection import Projection
-from coild.vocabulary import VOCABULARY
-from journal import Batch
-from tools.output import ToolError, notice, put
-from tools.past import (
-    GoneError,
-    Point,
-    apply,
-    gone,
-    oldest_state,
-    open_reader,
-    rebuild,
-    whatever_goes,
-)
-from tools.remaining import order_of
+from journal import Batch, Reader
+from tools.output import ToolError, put
+from tools.past import Point, apply, gone, rebuild
 from tools.replay.text import change_text, event_record, event_text
 
 #: Events between two states that are kept to go back to, and how many of those.
@@ -44,17 +31,16 @@ class Step(NamedTuple):
 class Timeline:
     """A state that can be moved along the history, one event at a time or at once."""
 
-    def __init__(self, directory: Path, sequence: int, until: Point | None = None) -> None:
+    def __init__(self, reader: Reader, sequence: int, until: Point | None = None) -> None:
         """Begin with the state after the event `sequence`; go as far as `until`.
 
         Raises as `rebuild`.
         """
-        self._directory = directory
+        self._reader = reader
         self._until = until or Point()
-        self._reader = open_reader(directory, VOCABULARY.event_type)
         self._batch = Batch(1, [])
         self._checkpoints: dict[int, tuple[bytes, int]] = {}
-        self.state = rebuild(directory, Point(sequence=sequence))
+        self.state = rebuild(reader, Point(sequence=sequence))
         self._keep()
 
     def forward(self) -> Step | None:
@@ -77,7 +63,7 @@ class Timeline:
     def back(self) -> Step | None:
         """Undo the last event; None at the beginning of what is left of the history."""
         sequence = self.state.sequence
-        if sequence < self._first:
+        if sequence < self._reader.first:
             return None
         event = self._last_event(sequence)
         self._move(sequence - 1)
@@ -87,15 +73,6 @@ class Timeline:
         """The time of the event `sequence`, None behind the end. Raises JournalError, OSError."""
         event = self._event(sequence)
         return None if event is None else int(event.time)
-
-    def skip(self) -> bool:
-        """Be where the history begins now, if the next event was pruned; whether it was."""
-        if not order_of(self._reader, self.state.sequence + 1):
-            return False
-        self.state = oldest_state(self._directory)
-        self._keep()
-        notice(f"history before sequence {self.state.sequence + 1} was pruned meanwhile")
-        return True
 
     def end(self) -> str:
         """Why there is no next step."""
@@ -122,12 +99,6 @@ class Timeline:
         """Whether an event is none that was asked for."""
         return not self._until.reach(Batch(sequence, [event]))
 
-    @property
-    def _first(self) -> int:
-        """The oldest event that there is."""
-        files = self._reader.files()
-        return files[0].first_sequence if files else 1
-
     def _effect(self, event: Any) -> list[Change]:
         try:
             return effect(self.state, event)
@@ -147,28 +118,27 @@ class Timeline:
         """
         index = sequence - self._batch.first_sequence
         if not 0 <= index < len(self._batch.events):
-            batch = whatever_goes(self._reader, lambda: self._batch_from(sequence))
+            batch = _batch_from(self._reader, sequence)
+            if batch is None:
+                # The journal may have gone on since.
+                with self._reader.now().held() as reader:
+                    batch = _batch_from(reader, sequence)
             if batch is None:
                 return None
             self._batch, index = batch, 0
         return self._batch.events[index]
 
-    def _batch_from(self, sequence: int) -> Batch | None:
-        if sequence < self._first:
-            raise gone(self._reader)
-        return next(self._reader.batches(sequence), None)
-
     def _move(self, sequence: int) -> None:
         """Make the state that after the event `sequence`. On failure it stays what it was."""
         place = max((kept for kept in self._checkpoints if kept <= sequence), default=None)
         if place is None or sequence - place > CHECKPOINT_EVENTS:
-            self.state = rebuild(self._directory, Point(sequence=sequence))
+            self.state = rebuild(self._reader, Point(sequence=sequence))
             # Steps further back begin here, or where a snapshot is.
             if sequence > CHECKPOINT_EVENTS:
                 with contextlib.suppress(ToolError):
                     self._keep(
                         rebuild(
-                            self._directory,
+                            self._reader,
                             Point(sequence=sequence - CHECKPOINT_EVENTS),
                         )
                     )
@@ -189,23 +159,16 @@ class Timeline:
             del self._checkpoints[next(iter(self._checkpoints))]
 
 
+def _batch_from(reader: Reader, sequence: int) -> Batch | None:
+    if sequence < reader.first:
+        raise gone(reader)
+    return next(reader.batches(sequence), None)
+
+
 def print_steps(timeline: Timeline, count: int | None) -> None:
     """All steps to the end, or so many."""
-    for step in islice(_steps(timeline), count):
+    for step in islice(iter(timeline.forward, None), count):
         show(step)
-
-
-def _steps(timeline: Timeline) -> Iterator[Step]:
-    while True:
-        try:
-            step = timeline.forward()
-        except GoneError:
-            if not timeline.skip():
-                raise
-            continue
-        if step is None:
-            return
-        yield step
 
 
 def show(step: Step) -> None:

@@ -10,14 +10,11 @@ from coild.rules.events import HistoryPruned, SnapshotTaken
 from coild.rules.holding import InconsistentEventError
 from coild.rules.projection import Projection
 from coild.vocabulary import VOCABULARY
-from journal import FileSystem, JournalCorruptError, JournalError
+from journal import FileSystem, JournalCorruptError, JournalError, View
 from journal.check import Anchor, Fault, Gap, Kind, Verified, missing, opens, verify
-from journal.format import list_history, list_snapshots, snapshot_path
-from tools.output import ToolError, progress
+from journal.format import list_snapshots, snapshot_path
+from tools.output import progress
 from tools.verify.deep import replay
-
-#: Who prunes again and again while this looks, keeps no history that could be replayed.
-_LOOKS = 20
 
 #: What does not keep the events from being replayed.
 _REPLAYABLE = {Kind.TORN, Kind.INDEX}
@@ -35,31 +32,16 @@ def check(
 ) -> Checked:
     """Check a journal, which may be written to, compacted and pruned meanwhile.
 
-    Raises ToolError, OSError.
+    Raises OSError.
     """
-    for _ in range(_LOOKS):
-        checked = _check_files(fs, directory, anchor)
-        if not deep or any(fault.kind not in _REPLAYABLE for fault in checked.faults):
-            return checked
-        try:
-            found = list(replay(fs, directory, checked.verified))
-        except FileNotFoundError:
-            if not _pruned_since(fs, directory, checked.verified):
-                raise
-            continue
-        if not found or not _pruned_since(fs, directory, checked.verified):
-            checked.faults.extend(found)
-            return checked
-    raise ToolError(f"{directory} is pruned all the time; run it again when that is over")
+    with View.of(fs, directory) as view:
+        checked = _check_files(view, directory, anchor)
+        if deep and all(fault.kind in _REPLAYABLE for fault in checked.faults):
+            checked.faults.extend(replay(view, directory, checked.verified))
+    return checked
 
 
-def _pruned_since(fs: FileSystem, directory: Path, verified: Verified) -> bool:
-    """Whether the oldest segment is another one than it was."""
-    files = list_history(fs, directory)
-    return not files or files[0].first_sequence != verified.beginning.sequence + 1
-
-
-def _check_files(fs: FileSystem, directory: Path, anchor: Anchor | None) -> Checked:
+def _check_files(fs: View, directory: Path, anchor: Anchor | None) -> Checked:
     try:
         with progress("verifying") as update:
             verified = verify(
@@ -115,7 +97,7 @@ def _judge_snapshots(directory: Path, verified: Verified) -> list[Fault]:
     return faults
 
 
-def _missing_beginning(fs: FileSystem, directory: Path, verified: Verified) -> Iterator[Fault]:
+def _missing_beginning(fs: View, directory: Path, verified: Verified) -> Iterator[Fault]:
     """What is wrong if the oldest segments are gone; nothing if that was ordered."""
     before = verified.beginning.sequence
     pruned = pruned_through(verified)
@@ -123,12 +105,12 @@ def _missing_beginning(fs: FileSystem, directory: Path, verified: Verified) -> I
         yield missing(fs, directory, Gap(pruned + 1, before), pruned)
 
 
-def _missing_snapshot(fs: FileSystem, directory: Path, verified: Verified) -> Iterator[Fault]:
+def _missing_snapshot(fs: View, directory: Path, verified: Verified) -> Iterator[Fault]:
     """What is wrong if history was pruned, and nothing says how the state was after that."""
     before = verified.beginning.sequence
     if not before or pruned_through(verified) < before:
         return
-    # A bad one that is there was told; one that a compaction made meanwhile is none of those read.
+    # A bad one that is there was told.
     unrecorded = {snapshot.sequence for snapshot in verified.unrecorded}
     if any(
         file.sequence >= before and file.sequence not in unrecorded

@@ -10,16 +10,16 @@ from coild.audit.invariants import BrokenInvariantError, Checker
 from coild.rules.holding import InconsistentEventError
 from coild.rules.projection import Projection
 from coild.vocabulary import VOCABULARY
-from journal import FileSystem, JournalCorruptError, Reader
+from journal import JournalCorruptError, Reader, View
 from journal.check import Fault, Kind, Verified
 from journal.format import snapshot_path
 from tools.output import progress
 
 
-def replay(fs: FileSystem, directory: Path, verified: Verified) -> Iterator[Fault]:
+def replay(fs: View, directory: Path, verified: Verified) -> Iterator[Fault]:
     """Replay from genesis, or from the oldest snapshot if history was pruned; what is wrong.
 
-    What is pruned meanwhile is told as wrong, too, or raises FileNotFoundError. Raises OSError.
+    Raises OSError.
     """
     state = Projection()
     checker = Checker()

@@ -36,10 +36,7 @@ from coild.vocabulary import VOCABULARY
 from journal import index_sealed, prepare, retire
 from journal.compact.prepare import sealed_segments
 from tests.kits.daemon.process import TIMEOUT_SECONDS, environment
-from tests.kits.journal.building import (
-    Opened,
-    opened,
-)
+from tests.kits.journal.building import SEGMENT_BYTES, Opened, opened
 from tests.kits.journal.disks import FS
 from tools.history.cli import main
 
@@ -131,10 +128,15 @@ def histories(draw: st.DrawFn) -> list[Any]:
 
 
 def writing(
-    directory: Path, clock: Callable[[], int] = time.time_ns
+    directory: Path,
+    clock: Callable[[], int] = time.time_ns,
+    segment_bytes: int = SEGMENT_BYTES,
 ) -> AbstractContextManager[Opened]:
     """A journal of small segments that is being written, from its snapshot on if it has one."""
-    return opened(directory, schema=SCHEMA, clock=clock, restore=Projection().restore)
+    restore = Projection().restore
+    return opened(
+        directory, schema=SCHEMA, clock=clock, segment_bytes=segment_bytes, restore=restore
+    )
 
 
 def write(

@@ -197,10 +197,14 @@ def test_no_row_is_lost_between_what_was_and_what_comes(
 def test_a_busy_journal_is_shown_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes after the beginning is new, also if there is always more by the next look."""
     place = tmp_path / "journal"
-    write(place, [*beginning(), *cycles(3)])
 
     def go_on(copy: Path, number: int) -> None:
-        write(copy, cycles(1, start=number))
+        with writing(copy, segment_bytes=1 << 20) as journal:
+            for event in cycles(1, start=number) if number else [*beginning(), *cycles(3)]:
+                journal.append([event])
+            journal.append([])
+
+    go_on(place, 0)
 
     shown = []
     for _, answer in interrupted_calls(

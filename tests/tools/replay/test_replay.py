@@ -52,7 +52,7 @@ from tests.kits.journal.history import compact, write
 from tests.kits.journal.replay import BEGAN, fold, histories, history
 from tests.kits.system.tool import run_here
 from tools.output import ToolError
-from tools.past import Point, rebuild
+from tools.past import Point, open_reader, rebuild
 from tools.replay import step as replay_step
 from tools.replay.cli import main
 from tools.replay.step import Timeline
@@ -155,18 +155,18 @@ def test_compaction_changes_no_answer(events: list[Any], data: st.DataObject) ->
                 assert fold(events[:through]).digest() == done.digest
             for sequence, expected in states.items():
                 by_sequence = Point(sequence=sequence)
-                found = rebuild(directory, by_sequence)
-                anew = rebuild(directory, by_sequence, from_genesis=True)
+                found = rebuild(open_reader(directory), by_sequence)
+                anew = rebuild(open_reader(directory), by_sequence, from_genesis=True)
 
                 assert (expected.dump(), sequence) == (found.dump(), found.sequence)
                 assert (expected.dump(), expected.time) == (anew.dump(), anew.time)
 
-                then = rebuild(directory, Point(time=expected.time))
+                then = rebuild(open_reader(directory), Point(time=expected.time))
                 count = sum(event.time <= expected.time for event in events)
 
                 assert (count, fold(events[:count]).dump()) == (then.sequence, then.dump())
 
-            assert len(events) == rebuild(directory, Point()).sequence
+            assert len(events) == rebuild(open_reader(directory), Point()).sequence
 
 
 @given(histories, st.data())
@@ -477,7 +477,7 @@ def test_a_clock_that_jumped_back_breaks_nothing(tmp_path: Path) -> None:
         count = sum(other.time <= event.time for other in events)
         moment = Point(time=event.time)
 
-        assert fold(events[:count]).dump() == rebuild(directory, moment).dump()
+        assert fold(events[:count]).dump() == rebuild(open_reader(directory), moment).dump()
 
 
 def test_steps_are_printed_when_nobody_can_press_keys(journal: Path) -> None:
@@ -605,7 +605,7 @@ def test_a_bad_event_stops_the_steps_before_it(tmp_path: Path) -> None:
     released = next(event for event in EVENTS if isinstance(event, AddressReleased))
     bad = msgspec.structs.replace(released, time=EVENTS[-1].time, container_id="nobody")
     write(directory, [*EVENTS, bad])
-    timeline = Timeline(directory, END)
+    timeline = Timeline(open_reader(directory), END)
     for _ in range(2):
         with pytest.raises(ToolError, match="make no state"):
             timeline.forward()
@@ -622,7 +622,7 @@ def test_any_walk_along_the_history_has_its_states(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(replay_step, "CHECKPOINT_EVENTS", spacing)
         patched.setattr(replay_step, "CHECKPOINTS_MAX", 3)
-        timeline = Timeline(journal, 35)
+        timeline = Timeline(open_reader(journal), 35)
         for move in moves:
             if move < 0:
                 timeline.back()

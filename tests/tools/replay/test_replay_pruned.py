@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from coild.audit.times import format_utc
@@ -43,6 +41,7 @@ QUESTIONS = {
     "a check": ["--check"],
     "first steps": ["--step", "-n", "3"],
     "late steps": ["--step", "--from", KEPT],
+    "all steps": ["--step"],
     "steps from genesis": ["--step", "--from", "genesis", "-n", "2"],
 }
 
@@ -81,49 +80,18 @@ def test_a_replay_while_history_is_pruned(
             assert re.search(r"the events up to \d+ were pruned; ", answer.stderr), answer
 
         assert not re.search("corrupt|nowhere|missing|No such file", answer.stderr), answer
-        assert answer[:2] in legal or question.startswith("steps from"), answer
+        assert answer[:2] in legal, answer
     assert asked > 5
-
-
-@pytest.mark.parametrize("gradually", [False, True])
-def test_steps_go_on_behind_what_is_pruned(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, gradually: bool
-) -> None:
-    """As before up to some event, and then as a later run would begin; it is said."""
-    place = tmp_path / "journal"
-    through = archived_journal(place, order=True)
-    whole = run_tool(main, place, "--step").stdout.splitlines()
-    told = 0
-    steps = through if gradually else through[-1:]
-    for _, answer in interrupted_calls(
-        main,
-        monkeypatch,
-        place,
-        lambda copy: [partial(prune, FS, copy, to) for to in steps],
-        "--step",
-    ):
-        assert answer.status == 0, answer
-        shown = answer.stdout.splitlines()
-        sequences = [msgspec.json.decode(line)["sequence"] for line in shown]
-        gaps = sum(second - first > 1 for first, second in pairwise(sequences))
-
-        assert shown == [whole[sequence - 1] for sequence in sequences]
-        assert sequences[-1] == len(whole)
-        # What was pruned before the first step can be said to be, too.
-        assert answer.stderr.count("was pruned meanwhile") in {gaps, gaps + (sequences[0] > 1)}
-        told += gaps
-    assert told
 
 
 @pytest.mark.parametrize("question", ["the end", "a check", "a difference", "first steps"])
 def test_a_replay_while_files_are_lost_without_an_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, question: str
 ) -> None:
-    """What goes away and is not on record is never said to be pruned; what needs it is an error."""
+    """What goes away and is not on record is never said to be pruned."""
     place = tmp_path / "journal"
     through = archived_journal(place, order=False)
     legal = legal_answers(place, through, QUESTIONS[question])
-    failed = 0
     for _, answer in interrupted_calls(
         main,
         monkeypatch,
@@ -132,12 +100,7 @@ def test_a_replay_while_files_are_lost_without_an_order(
         *QUESTIONS[question],
     ):
         assert "the events up to" not in answer.stderr
-        assert answer[:2] in legal or answer.status == 1
-        if answer.status:
-            assert answer.stdout == ""
-            assert re.search("No such file|are nowhere|are missing", answer.stderr)
-            failed += 1
-    assert failed or question in {"the end", "a difference"}
+        assert answer[:2] in legal
 
 
 def _compact_and_prune(directory: Path, answers: list[Answer]) -> None:
