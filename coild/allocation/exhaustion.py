@@ -45,7 +45,6 @@ def _of_old(pool: Pool, version: int, state: Projection) -> str:
     if not found:
         return ""
     names = listed([f"{block.subnet} of pool {block.pool!r}" for block in found], _NAMED_MAX)
-    return (
-        f"{_OF_OLD}({names}), until their "
-        f"{sum(block.held for block in found)} addresses are released"
-    )
+    held = sum(block.held for block in found)
+    until = f"their {held} addresses are released" if held else "their addresses have rested"
+    return f"{_OF_OLD}({names}), until {until}"

@@ -11,8 +11,10 @@ from typing import Any, cast
 import pytest
 
 from coild.allocation import keeper
+from coild.allocation.exhaustion import exhausted
 from coild.allocation.service import ConflictError, NoAddressError
 from coild.blocks import NoBlockError
+from coild.blocks.static import StaticBlocks
 from coild.http.budget import Budget
 from coild.http.status import StatusBodies
 from coild.rules.addresses import Subnet
@@ -785,6 +787,35 @@ def test_a_block_goes_when_it_was_idle_for_long_enough(
         )
 
     run(scenario)
+
+
+def test_what_blocks_of_old_wait_for_is_told() -> None:
+    """A pool whose addresses they have is told until when; then it gets what it needs."""
+
+    async def scenario() -> list[str]:
+        old = await Bench({"web": pool(2, "10.0.0.0/30")}).start()
+        await old.allocate("c0", "web")
+        new = Bench({"default": pool(1, "10.0.0.0/30")}, journal=old.journal, now=old.now)
+        await new.start()
+
+        def reasons() -> str:
+            assert isinstance(new.source, StaticBlocks)
+            return "".join(exhausted(new.service.allocator, new.source, new.state))
+
+        told = [reasons()]
+        await new.release("c0", "web")
+        told.append(reasons())
+        with pytest.raises(NoAddressError):
+            await new.allocate("c1")
+        new.now += 30
+        await new.allocate("c1")
+        return [*told, reasons()]
+
+    held, resting, free = asyncio.run(scenario())
+
+    assert held.endswith("(10.0.0.0/30 of pool 'web'), until their 1 addresses are released")
+    assert resting.endswith("(10.0.0.0/30 of pool 'web'), until their addresses have rested")
+    assert not free
 
 
 def test_namespaces_have_pools_of_their_own() -> None:
