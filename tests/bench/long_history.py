@@ -15,17 +15,14 @@ from coild.rules.events import (
     AddressReleased,
     BlockAcquired,
     DaemonStarted,
-    SegmentsIndexed,
-    SnapshotTaken,
 )
 from coild.rules.pool_events import pools_changed
-from coild.rules.projection import Projection
-from coild.vocabulary import VOCABULARY
-from journal import Prepared, prepare, retire
 from journal.write.recovery import recover
 from journal.write.segment_writer import Log
 from journal.write.spare import Spare
 from tests.bench.populate import POOL
+from tests.kits.journal import history
+from tests.kits.journal.building import opened
 from tests.kits.journal.disks import FS
 
 SEGMENT_BYTES = 16 << 20
@@ -100,27 +97,13 @@ def write(directory: Path, events: int, held: int) -> _Held:
     return holding[len(holding) // 2]
 
 
-def record(directory: Path, done: Prepared) -> None:
-    """Have the journal vouch for indexes and snapshot, as the daemon does."""
-    recovered = recover(
-        FS,
-        directory,
-        schema=SCHEMA,
-        segment_bytes=SEGMENT_BYTES,
-        now=_START,
-        restore=lambda _: None,
-    )
-    log = Log(FS, recovered, Spare(FS, directory, SEGMENT_BYTES), SCHEMA, lambda: _START)
-    log.append([msgspec.msgpack.encode(SegmentsIndexed(_START, done.indexes))])
-    event = SnapshotTaken(_START, done.sequence, bytes.fromhex(done.digest), done.snapshot_bytes)
-    log.append([msgspec.msgpack.encode(event)])
-    log.mark()
-    log.close()
-
-
 def compact(directory: Path) -> None:
     """Archive all sealed segments, with their indexes and a snapshot."""
-    newest = max(int(path.stem) for path in directory.glob("*.seg"))
-    done = prepare(FS, directory, newest - 1, VOCABULARY, Projection(), now=_START)
-    record(directory, done)
-    retire(FS, directory, SCHEMA)
+    with opened(
+        directory,
+        segment_bytes=SEGMENT_BYTES,
+        schema=SCHEMA,
+        clock=lambda: _START,
+        restore=lambda _: None,
+    ) as journal:
+        history.compact(directory, journal, time=_START)

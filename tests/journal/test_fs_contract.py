@@ -92,9 +92,10 @@ def test_a_file_is_not_made_a_directory(place: Place) -> None:
     assert b"content" == place.content("file")
 
 
-def test_a_parent_must_exist(place: Place) -> None:
-    """Nothing is made in a directory that is missing."""
-    missing = place.directory / "missing" / "name"
+@pytest.mark.parametrize("error", [FileNotFoundError, NotADirectoryError])
+def test_a_parent_must_be_a_directory(place: Place, error: type[OSError]) -> None:
+    """Nothing is made in a directory that is missing, or below a file."""
+    parent = place.directory / "missing" if error is FileNotFoundError else place.made("file")
     for call in (
         place.fs.make_directory,
         place.fs.create,
@@ -104,27 +105,10 @@ def test_a_parent_must_exist(place: Place) -> None:
         place.fs.sync_directory,
         place.fs.remove,
         lambda path: place.fs.rename(path, path),
-        lambda path: place.fs.rename(place.made("file"), path),
-    ):
-        with pytest.raises(FileNotFoundError):
-            call(missing)
-
-
-def test_a_parent_must_be_a_directory(place: Place) -> None:
-    """Nothing is made below a file."""
-    below = place.made("file") / "name"
-    for call in (
-        place.fs.make_directory,
-        place.fs.create,
-        place.fs.open,
-        lambda path: place.fs.open(path, create=True),
-        place.fs.list_directory,
-        place.fs.remove,
-        lambda path: place.fs.rename(path, path),
         lambda path: place.fs.rename(place.made("other"), path),
     ):
-        with pytest.raises(NotADirectoryError):
-            call(below)
+        with pytest.raises(error):
+            call(parent / "name")
 
 
 def test_what_is_missing_is_not_found(place: Place) -> None:

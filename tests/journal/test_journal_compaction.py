@@ -25,7 +25,6 @@ from journal import (
 )
 from journal.compact.prepare import archive_lock
 from journal.format.segments import RECOVERED_NAME, SPARE_NAME
-from journal.fs import FileSystem
 from journal.read.indexed import write_index
 from tests.crash.simulated.images import crash_images
 from tests.kits.journal.building import (
@@ -523,25 +522,6 @@ def test_the_last_segment_of_an_older_schema_gets_the_new_number(directory: Path
     assert old[12:4096] == after[1][12:4096]
     assert sum(frame.count for frame in frames) == len(events) - header.previous_sequence
     assert events == read_back(directory)
-
-
-@pytest.mark.parametrize("torn", [False, True])
-def test_a_crash_while_the_number_is_raised(directory: Path, *, torn: bool) -> None:
-    """Wherever the copy ends, the journal opens with what it had, and gets the number then."""
-    events = older(directory)
-    if torn:
-        last = segments(directory)[-1]
-        data = last.read_bytes()
-        last.write_bytes(patched(data, frames_of(data)[1][-1].end, b"\xabFRM torn"))
-
-    def start(copy: Path, fs: FileSystem) -> None:
-        reopen(copy, fs=fs)
-
-    for image in crash_images(directory, start):
-        assert state_of(events).digest == reopen(image).state.digest
-        assert SCHEMA == frames_of(segments(image)[-1].read_bytes())[0].schema
-        assert not (image / RECOVERED_NAME).exists()
-        assert events == read_back(image)
 
 
 def aged(directory: Path) -> list[int]:

@@ -12,7 +12,6 @@ from journal.write.recovery import Recovered, recover
 from journal.write.repair_note import SetAside, fingerprint, forget, unrecorded, write_note
 from journal.write.segment_writer import Log
 from journal.write.spare import Spare
-from tests.crash.simulated.images import crash_images
 from tests.kits.journal.building import (
     DECODER,
     SCHEMA,
@@ -86,24 +85,6 @@ def test_a_torn_tail_is_told_of_until_it_is_recorded(torn: Path) -> None:
     assert not last.set_aside
     assert [*GOOD, Put(aside.kept, b"")] == events
     assert TORN == (torn / aside.kept).read_bytes()
-
-
-def test_an_interrupted_start_forgets_no_repair_and_tells_of_none_twice(torn: Path) -> None:
-    """Ended anywhere, by kill -9 or power cut: the next start's journal has each repair once."""
-    images = crash_images(torn, recover_and_record)
-    for left in images:
-        recover_and_record(left)
-        found, events = recovered(left)
-        FS.close(found.fd)
-        told = [event.key for event in events[len(GOOD) :]]
-
-        assert GOOD == events[: len(GOOD)]
-        assert len(told) == len(set(told))
-        # A copy that was made before the note was, is made again: that one is told of.
-        assert TORN in [(left / kept).read_bytes() for kept in told]
-        assert not found.set_aside
-        assert not (left / NOTE_NAME).exists()
-    assert len(images) > 10
 
 
 def test_a_note_of_nothing_is_dropped(tmp_path: Path) -> None:

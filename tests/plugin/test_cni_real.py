@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import threading
@@ -179,48 +178,6 @@ def test_a_pod_is_removed_while_the_daemon_is_down(
     assert {"lo"} == left
     assert {} == coild.status()["pods"]
     assert [("one", REQUESTED)] == releases(coild)
-
-
-def test_a_late_removal_does_not_undo_an_addition(
-    coild: Daemon, plugin_path: Path, tmp_path: Path, new_pod: Callable[[], str]
-) -> None:
-    """A DEL that was kept for the daemon never releases what the same container got since."""
-    runtime = Runtime(plugin_path, ptp(tmp_path))
-    netns = new_pod()
-    runtime.add("one", netns)
-    coild.kill()
-    runtime.delete("one", netns)
-    coild.start()
-
-    (address,) = addresses(runtime.add("one", netns))
-    coild.kill()
-    coild.start()
-    runtime.add("two", new_pod())
-
-    assert address == coild.status()["pods"]["one"]
-    assert [("one", REQUESTED)] == releases(coild)
-
-
-def test_a_removal_that_timed_out_does_not_undo_an_addition(
-    coild: Daemon, plugin_path: Path, tmp_path: Path, new_pod: Callable[[], str]
-) -> None:
-    """Nor does a DEL that a hung daemon reads only when the next ADD of the container waits."""
-    network = ptp(tmp_path)
-    network["plugins"][0]["ipam"]["timeout"] = 1
-    runtime = Runtime(plugin_path, network)
-    netns = new_pod()
-    runtime.add("one", netns)
-
-    coild.process.send_signal(signal.SIGSTOP)
-    runtime.delete("one", netns)
-    with ThreadPoolExecutor() as threads:
-        addition = threads.submit(runtime.add, "one", netns)
-        coild.process.send_signal(signal.SIGCONT)
-        (address,) = addresses(addition.result())
-    coild.kill()
-    coild.start()
-
-    assert address == coild.status()["pods"]["one"]
 
 
 def test_many_pods_and_crashes(

@@ -129,6 +129,15 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture
+def told(place: Path) -> Iterator[tuple[Notifier, socket.socket]]:
+    """What tells a manager, and what that has to read; a read does not wait."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as inbox:
+        inbox.bind(str(place / "notify"))
+        inbox.setblocking(False)
+        yield Notifier({"NOTIFY_SOCKET": str(place / "notify")}), inbox
+
+
+@pytest.fixture
 def tcp() -> Iterator[socket.socket]:
     """A TCP socket that listens on loopback, as a socket unit has it."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
@@ -246,68 +255,54 @@ def test_a_manager_that_cannot_be_reached_is_none(address: str) -> None:
     notifier.alive()
 
 
-def test_progress_is_told_once_a_second() -> None:
+def test_progress_is_told_once_a_second(told: tuple[Notifier, socket.socket]) -> None:
     """However often a start says that it goes on, a datagram goes out once a second at most."""
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as inbox,
-    ):
-        inbox.bind(f"{directory}/notify")
-        inbox.setblocking(False)
-        notifier = Notifier({"NOTIFY_SOCKET": f"{directory}/notify"})
-        started = time.monotonic()
-        # Fewer than an inbox holds.
-        for _ in range(5):
-            notifier.starting("1 %")
-        taken = time.monotonic() - started
-        notifier.close()
-        received = 0
-        with contextlib.suppress(BlockingIOError):
-            while inbox.recv(4096):
-                received += 1
+    notifier, inbox = told
+    started = time.monotonic()
+    # Fewer than an inbox holds.
+    for _ in range(5):
+        notifier.starting("1 %")
+    taken = time.monotonic() - started
+    notifier.close()
+    received = 0
+    with contextlib.suppress(BlockingIOError):
+        while inbox.recv(4096):
+            received += 1
 
     assert 1 <= received <= 1 + taken
 
 
-def test_a_manager_that_does_not_read_is_not_waited_for() -> None:
+def test_a_manager_that_does_not_read_is_not_waited_for(
+    told: tuple[Notifier, socket.socket],
+) -> None:
     """With an inbox that is full, pings are dropped at once; what was told before is all there."""
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as inbox,
-    ):
-        inbox.bind(f"{directory}/notify")
-        inbox.setblocking(False)
-        notifier = Notifier({"NOTIFY_SOCKET": f"{directory}/notify"})
-        notifier.ready("here")
-        # At a second each, longer than any test may take.
-        for _ in range(1000):
-            notifier.alive()
-        notifier.close()
-        first, second = inbox.recv(4096), inbox.recv(4096)
+    notifier, inbox = told
+    notifier.ready("here")
+    # At a second each, longer than any test may take.
+    for _ in range(1000):
+        notifier.alive()
+    notifier.close()
+    first, second = inbox.recv(4096), inbox.recv(4096)
 
     assert b"READY=1\nSTATUS=here" == first
     assert b"WATCHDOG=1" == second
 
 
-def test_ready_arrives_at_a_manager_that_reads_later_and_nobody_waits_for_it() -> None:
+def test_ready_arrives_at_a_manager_that_reads_later_and_nobody_waits_for_it(
+    told: tuple[Notifier, socket.socket],
+) -> None:
     """With an inbox that is full, READY and STOPPING come in order as soon as there is room."""
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as inbox,
-    ):
-        inbox.bind(f"{directory}/notify")
-        inbox.setblocking(False)
-        notifier = Notifier({"NOTIFY_SOCKET": f"{directory}/notify"})
-        for _ in range(1000):
-            notifier.alive()
-        # Nothing is read before they returned: whoever waits for room would wait in vain.
-        notifier.ready("here")
-        notifier.stopping("going")
-        inbox.settimeout(TIMEOUT_SECONDS)
-        received = [inbox.recv(4096)]
-        while not received[-1].startswith(b"STOPPING"):
-            received.append(inbox.recv(4096))
-        notifier.close()
+    notifier, inbox = told
+    for _ in range(1000):
+        notifier.alive()
+    # Nothing is read before they returned: whoever waits for room would wait in vain.
+    notifier.ready("here")
+    notifier.stopping("going")
+    inbox.settimeout(TIMEOUT_SECONDS)
+    received = [inbox.recv(4096)]
+    while not received[-1].startswith(b"STOPPING"):
+        received.append(inbox.recv(4096))
+    notifier.close()
 
     assert [b"READY=1\nSTATUS=here", b"STOPPING=1\nSTATUS=going"] == received[-2:]
     assert {b"WATCHDOG=1"} == set(received[:-2])

@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import msgspec
+
 from journal import Policy, Vocabulary, prepare, retire
 from journal.compact.prune import plan_pruning, prune
 from journal.format.codec import FRAME_MAGIC
 from journal.fs import FileSystem
+from journal.read.vouching import RecordOf
 from journal.write.custody import Custody, acquire_lock
 from journal.write.recovery import Recovered, recover
 from journal.write.segment_writer import FRAME_OVERHEAD_BYTES, Log
@@ -97,11 +100,19 @@ class Clock:
         return self._now
 
 
-def open_journal(fs: FileSystem, schema: int, clock: Callable[[], int]) -> Opened:
-    """Do what `Journal.open` does. Raises as it does."""
+def open_journal(
+    fs: FileSystem,
+    schema: int,
+    clock: Callable[[], int],
+    *,
+    state: Any = None,
+    decoder: msgspec.msgpack.Decoder[list[Any]] = DECODER,
+    record_of: RecordOf | None = None,
+) -> Opened:
+    """Do what `Journal.open` does, by default with the toy events. Raises as it does."""
     fs.make_directory(DIRECTORY)
     custody = acquire_lock(fs, DIRECTORY)
-    state = State()
+    state = state or State()
     try:
         recovered = recover(
             fs,
@@ -109,9 +120,10 @@ def open_journal(fs: FileSystem, schema: int, clock: Callable[[], int]) -> Opene
             schema=schema,
             segment_bytes=SEGMENT_BYTES,
             now=clock(),
-            decoder=DECODER,
+            decoder=decoder,
             deliver=state.apply_all,
             restore=state.restore,
+            record_of=record_of,
         )
     except BaseException:
         custody.close()

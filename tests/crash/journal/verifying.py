@@ -33,11 +33,7 @@ from journal.check.findings import Kind
 from journal.compact.prune import plan_pruning, prune
 from journal.format.scan import list_decoder
 from journal.fs import FileSystem
-from journal.write.custody import acquire_lock
-from journal.write.recovery import recover
-from journal.write.segment_writer import Log
-from journal.write.spare import Spare
-from tests.crash.journal.session import DIRECTORY, SEGMENT_BYTES, Clock, Opened, Session, seeded_ids
+from tests.crash.journal.session import DIRECTORY, Clock, Opened, Session, open_journal, seeded_ids
 from tests.crash.journal.workloads import WORKLOADS
 from tests.crash.simulated.disk import SimulatedDisk
 from tests.crash.simulated.fates import Bounds
@@ -200,23 +196,11 @@ def has_journal(disk: SimulatedDisk) -> bool:
 
 def _open(fs: FileSystem, clock: Callable[[], int]) -> Opened:
     """Do what a start of coild does."""
-    fs.make_directory(DIRECTORY)
-    custody = acquire_lock(fs, DIRECTORY)
-    state = Projection()
-    try:
-        recovered = recover(
-            fs,
-            DIRECTORY,
-            schema=SCHEMA,
-            segment_bytes=SEGMENT_BYTES,
-            now=clock(),
-            decoder=_DECODER,
-            deliver=state.apply_all,
-            restore=state.restore,
-            record_of=VOCABULARY.record_of,
-        )
-    except BaseException:
-        custody.close()
-        raise
-    log = Log(fs, recovered, spare := Spare(fs, DIRECTORY, SEGMENT_BYTES), SCHEMA, clock, custody)
-    return Opened(fs, custody, recovered, log, spare, state)  # type: ignore[arg-type]
+    return open_journal(
+        fs,
+        SCHEMA,
+        clock,
+        state=Projection(),
+        decoder=_DECODER,
+        record_of=VOCABULARY.record_of,
+    )

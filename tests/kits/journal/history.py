@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import signal
 import subprocess
 import sys
@@ -38,6 +36,7 @@ from journal.compact.prepare import sealed_segments
 from tests.kits.daemon.process import TIMEOUT_SECONDS, environment
 from tests.kits.journal.building import SEGMENT_BYTES, Opened, opened
 from tests.kits.journal.disks import FS
+from tests.kits.system.tool import run_here
 from tools.history.cli import main
 
 KEYS = [
@@ -202,24 +201,20 @@ def index(directory: Path) -> None:
 
 def ask(directory: Path, *arguments: str) -> list[dict[str, Any]]:
     """The rows that answer a question, as scripts get them."""
-    stdout = io.StringIO()
-    with contextlib.redirect_stdout(stdout):
-        status = main(["--journal", str(directory), "-o", "json", *arguments])
-
-    assert status == 0
-    rows = [msgspec.json.decode(line) for line in stdout.getvalue().splitlines()]
+    rows = [
+        msgspec.json.decode(line)
+        for line in table(directory, "-o", "json", *arguments).splitlines()
+    ]
     assert all(list(row) == KEYS for row in rows)
     return rows
 
 
 def table(directory: Path, *arguments: str) -> str:
-    """What a person is shown."""
-    stdout = io.StringIO()
-    with contextlib.redirect_stdout(stdout):
-        status = main(["--journal", str(directory), *arguments])
-
-    assert status == 0
-    return stdout.getvalue()
+    """What a person is shown; what is said beside it goes to this process's stderr."""
+    done = run_here(main, "--journal", str(directory), *arguments)
+    sys.stderr.write(done.stderr)
+    assert done.returncode == 0
+    return done.stdout
 
 
 def follower(directory: Path, *arguments: str) -> subprocess.Popen[str]:

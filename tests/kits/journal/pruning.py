@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +22,7 @@ from tests.kits.journal.history import (
     write,
     writing,
 )
+from tests.kits.system.tool import Main, run_here
 
 
 class Answer(NamedTuple):
@@ -34,12 +33,10 @@ class Answer(NamedTuple):
     stderr: str
 
 
-def run_tool(main: Callable[[Sequence[str]], int], directory: Path, *arguments: str) -> Answer:
+def run_tool(main: Main, directory: Path, *arguments: str) -> Answer:
     """Run a tool in this process, for scripts."""
-    stdout, stderr = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
-        status = main(["--journal", str(directory), "-o", "json", *arguments])
-    return Answer(status, stdout.getvalue(), stderr.getvalue())
+    done = run_here(main, "--journal", str(directory), "-o", "json", *arguments)
+    return Answer(done.returncode, done.stdout, done.stderr)
 
 
 class Interrupting(HookedFileSystem):
@@ -61,7 +58,7 @@ class Interrupting(HookedFileSystem):
 
 
 def interrupted_calls(
-    main: Callable[[Sequence[str]], int],
+    main: Main,
     monkeypatch: pytest.MonkeyPatch,
     place: Path,
     steps: Callable[[Path], list[Callable[[], object]]],

@@ -11,6 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from unittest import mock
 
+#: What is an entry point; its arguments are those of the process if none are given.
+Main = Callable[[Sequence[str] | None], int]
+
 
 @contextlib.contextmanager
 def in_utc() -> Iterator[None]:
@@ -23,9 +26,7 @@ def in_utc() -> Iterator[None]:
         time.tzset()
 
 
-def run_here(
-    main: Callable[[Sequence[str] | None], int], *arguments: str
-) -> subprocess.CompletedProcess[str]:
+def run_here(main: Main, *arguments: str) -> subprocess.CompletedProcess[str]:
     """What a process that calls `main` would have ended with, its local time being UTC.
 
     A start of Python and of all imports costs more than most of what a tool does. What a process

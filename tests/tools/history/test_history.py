@@ -33,6 +33,7 @@ from tests.kits.journal.history import (
     table,
     write,
 )
+from tests.kits.system.tool import run_here
 from tools.history.cli import main
 
 
@@ -273,21 +274,27 @@ def test_a_window_has_the_holdings_that_overlap_it(tmp_path: Path) -> None:
         (["-o", "xml"], "invalid choice"),
         (["--nonsense"], "unrecognized arguments"),
         (["10.64.0.1", "10.64.0.2"], "unrecognized arguments"),
+        (["--since-before", "7d"], "--since-before asks since when one is held: add --held"),
+        (["--since-before", "7d", "--at", "now"], "add --held"),
+        (["--held", "--at", "now"], "--held asks who holds one now: leave --at out"),
+        (["--held", "--since", "-2h"], "leave --since out"),
+        (["--held", "--until", "now", "--since-before", "7d"], "leave --until out"),
+        (["--held", "-f"], "leave -f out"),
+        (["--held", "--since-before", "7"], "'7' is no time: write it like"),
+        (["--held", "--since-before", ""], "'' is no time"),
+        (["--held", "--since-before", "7y"], "'7y' is no time"),
+        (["--held", "--since-before", "99999999w"], "99999999w' is no time"),
+        (["--held", "--since-before"], "expected one argument"),
+        (["--since", "7d"], "'7d' is no time"),
     ],
 )
-def test_a_bad_flag_is_one_line_and_exit_2(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
-) -> None:
-    """Before anything is read, it says what is wrong and how to write it."""
-    try:
-        status: Any = main(["--journal", str(tmp_path), *arguments])
-    except SystemExit as error:  # as argparse ends
-        status = error.code
-    shown = capsys.readouterr()
+def test_a_bad_flag_is_one_line_and_exit_2(tmp_path: Path, arguments: list[str], said: str) -> None:
+    """Before anything is read, it says what is wrong and how to write it, or what to leave out."""
+    done = run_here(main, "--journal", str(tmp_path), *arguments)
 
-    assert (2, "") == (status, shown.out)
-    assert said in shown.err
-    assert shown.err.count("\n") == 1
+    assert (2, "") == (done.returncode, done.stdout)
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_no_journal_is_one_line_and_exit_1(

@@ -32,7 +32,6 @@ from tests.kits.journal.history import (
     write,
 )
 from tests.kits.journal.pruning import ends
-from tools.history.cli import main
 
 DAY = 24 * 3600 * 10**9
 
@@ -196,35 +195,3 @@ def test_those_that_released_take_no_memory() -> None:
 
     assert ["held"] == [row.container_id for row in ledger.rows()]
     assert sizes[1] < sizes[0] + 100_000
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--since-before", "7d"], "--since-before asks since when one is held: add --held"),
-        (["--since-before", "7d", "--at", "now"], "add --held"),
-        (["--held", "--at", "now"], "--held asks who holds one now: leave --at out"),
-        (["--held", "--since", "-2h"], "leave --since out"),
-        (["--held", "--until", "now", "--since-before", "7d"], "leave --until out"),
-        (["--held", "-f"], "leave -f out"),
-        (["--held", "--since-before", "7"], "'7' is no time: write it like"),
-        (["--held", "--since-before", ""], "'' is no time"),
-        (["--held", "--since-before", "7y"], "'7y' is no time"),
-        (["--held", "--since-before", "99999999w"], "99999999w' is no time"),
-        (["--held", "--since-before"], "expected one argument"),
-        (["--since", "7d"], "'7d' is no time"),
-    ],
-)
-def test_a_bad_combination_is_one_line_and_exit_2(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
-) -> None:
-    """Before anything is read, it says what to leave out, or to add."""
-    try:
-        status: Any = main(["--journal", str(tmp_path), *arguments])
-    except SystemExit as error:  # as argparse ends
-        status = error.code
-    shown = capsys.readouterr()
-
-    assert (2, "") == (status, shown.out)
-    assert said in shown.err
-    assert 1 == shown.err.count("\n")
