@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from coild.process.clock import Clock
 from coild.process.clock_watch import ClockWatch
 from coild.rules.events import BlockAcquired, BlockReleased
 from tests.http.test_readiness import told
-from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, command, environment, wait_for
+from tests.kits.daemon.process import Daemon, command, ended, environment, wait_for
 from tests.kits.journal.history import EPOCH, allocated, beginning, write
 from tests.kits.variants import stepped_clock
 from tools.history import cli as history
@@ -231,16 +230,12 @@ def test_a_first_start_before_1970_is_told_in_a_line(tmp_path: Path) -> None:
     clock = tmp_path / "clock"
     stepped_clock.make_clock(clock)
     stepped_clock.set_clock(clock, -time.time_ns() - YEAR)
-    ended = subprocess.run(
+    done = ended(
         command("--data-dir", str(tmp_path / "data"), module=stepped_clock.__name__),
         env=environment(**{stepped_clock.VARIABLE: str(clock)}),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
     )
 
-    assert ended.returncode == 1
-    assert ended.stderr.startswith("coild: the system's clock says -31")
-    assert ended.stderr.count("\n") == 1
+    assert done.returncode == 1
+    assert done.stderr.startswith("coild: the system's clock says -31")
+    assert done.stderr.count("\n") == 1
     assert not (tmp_path / "data" / "journal").exists()

@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from coild.process import logs
-from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, command, environment, wait_for
+from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, command, ended, environment, wait_for
 
 SUBSETS = list(chain.from_iterable(combinations("012", size) for size in (1, 2, 3)))
 SILENT = ["HUP", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "PWR", "STKFLT", "XCPU", "PIPE"]
@@ -126,13 +126,7 @@ def test_an_installation_fails_only_for_what_it_prints(
 ) -> None:
     """The network on stdout is what was asked for; of what stderr takes, nothing depends."""
     line = [command()[0], "-m", "tools.ipam", "--install", str(tmp_path / "bin")]
-    done = subprocess.run(
-        ["sh", "-c", f'exec "$@" {redirection}', "sh", *line],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = ended(["sh", "-c", f'exec "$@" {redirection}', "sh", *line])
 
     assert done.returncode == status
     assert ("coild-ipam" in done.stdout) == (not status)

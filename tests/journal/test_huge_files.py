@@ -25,7 +25,7 @@ from journal.format.codec import SEGMENT_BYTES_MAX
 from journal.format.segments import list_archive, list_segments
 from journal.format.snapshot import list_snapshots
 from journal.write.custody import acquire_lock
-from tests.kits.daemon.process import ROOT, TIMEOUT_SECONDS, environment
+from tests.kits.daemon.process import ROOT, ended
 from tests.kits.journal.disks import FS
 from tests.kits.journal.verify import (
     Made,
@@ -63,14 +63,9 @@ for path, reason in found.rejected:
 
 def limited(*command: str) -> subprocess.CompletedProcess[str]:
     """Run python with 2 GiB of address space."""
-    return subprocess.run(
+    return ended(
         [sys.executable, *command],
         cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)),
     )
 
@@ -197,15 +192,7 @@ def test_a_configuration_that_is_none(tmp_path: Path, what: str) -> None:
 def test_a_configuration_from_a_pipe_that_is_open(tmp_path: Path) -> None:
     """As a shell's <(...) gives it, and an empty one from /dev/null."""
     script = 'exec "$0" -m coild --check-config --config <(sleep 0.1; echo "max-connections = 7")'
-    done = subprocess.run(
-        ["bash", "-c", script, sys.executable],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
+    done = ended(["bash", "-c", script, sys.executable], cwd=ROOT)
 
     assert "max-connections = 7\n" in done.stdout
     assert "" == done.stderr

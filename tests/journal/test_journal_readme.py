@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ import msgspec
 import pytest
 
 from journal import read_events
-from tests.kits.daemon.process import environment
+from tests.kits.daemon.process import ended
 from tests.kits.journal.building import (
     SCHEMA,
     SEGMENT_BYTES,
@@ -142,18 +141,7 @@ def test_the_example_runs(tmp_path: Path) -> None:
     """The README's example runs as it stands, and again, with the events of its first run."""
     (tmp_path / "example.py").write_text(example(), encoding="utf-8")
 
-    runs = [
-        subprocess.run(
-            [sys.executable, "-W", "error", "example.py"],
-            cwd=tmp_path,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        for _ in range(2)
-    ]
+    runs = [ended([sys.executable, "-W", "error", "example.py"], cwd=tmp_path) for _ in range(2)]
 
     lines = ["1 1", "2 2", "3 3", "4 1", "5 2", "6 3"]
     assert ["", ""] == [run.stderr for run in runs]

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from journal.format.segments import list_history
 from journal.fs import OsFileSystem
 from journal.read.head import read_head
 from journal.read.reader import Reader, read_events
-from tests.kits.daemon.process import ROOT, TIMEOUT_SECONDS, Daemon, environment
+from tests.kits.daemon.process import ROOT, Daemon, ended
 from tests.kits.journal.building import patched
 from tests.kits.journal.history import ask
 
@@ -86,7 +85,7 @@ def test_an_old_journal_is_replayed(
     data_dir, expected = old
     vouch(data_dir / "journal")
     told, check = (
-        subprocess.run(
+        ended(
             [
                 sys.executable,
                 "-m",
@@ -97,12 +96,7 @@ def test_an_old_journal_is_replayed(
                 "json",
                 *how,
             ],
-            env=environment(),
             cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_SECONDS,
-            check=False,
         )
         for how in (start, ("--check",))
     )

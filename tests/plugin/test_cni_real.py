@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ import pyroute2
 import pytest
 
 from coild.rules.events import COLLECTED, REQUESTED, AddressReleased
-from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, wait_for
+from tests.kits.daemon.process import Daemon, ended, wait_for
 from tests.kits.plugin.cni import install_plugin
 from tests.kits.plugin.runtime import Runtime, plugins
 from tests.kits.system.debian import package
@@ -105,13 +104,7 @@ def bridge(tmp_path: Path, address_type: str = "ipv4") -> dict[str, Any]:
 def inside(netns: str, *command: str) -> str:
     """What a busybox command says in a pod."""
     busybox = package("busybox-static") / "bin/busybox"
-    return subprocess.run(
-        ["nsenter", f"--net={netns}", busybox, *command],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=True,
-    ).stdout
+    return ended(["nsenter", f"--net={netns}", busybox, *command], check=True).stdout
 
 
 def addresses(result: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, command, environment, run
+from tests.kits.daemon.process import Daemon, command, ended, run
 
 #: For root alone: without what makes it stronger than permissions.
 _POWERS = "-dac_override,-dac_read_search,-fowner,-net_bind_service"
@@ -147,14 +147,8 @@ def test_an_address_that_may_come_is_status_1(tmp_path: Path) -> None:
 
 def test_a_working_directory_that_is_gone_is_status_1(place: Path) -> None:
     """A relative path from a directory that was removed is a line, not a traceback."""
-    done = subprocess.run(
-        ["sh", "-c", 'rmdir "$PWD"; exec "$@"', "sh", *command("--data-dir", "data")],
-        cwd=place,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
+    done = ended(
+        ["sh", "-c", 'rmdir "$PWD"; exec "$@"', "sh", *command("--data-dir", "data")], cwd=place
     )
 
     assert done.returncode == 1
@@ -219,11 +213,4 @@ def test_what_no_start_can_mend_is_status_2(tmp_path: Path, arguments: tuple[str
 def _powerless(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `coild` as a user to whom permissions apply."""
     powers = ("setpriv", f"--bounding-set={_POWERS}", f"--inh-caps={_POWERS}")
-    return subprocess.run(
-        [*(powers if os.geteuid() == 0 else ()), *command(*arguments)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
+    return ended([*(powers if os.geteuid() == 0 else ()), *command(*arguments)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import stat
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import pytest
 
 from coild.config.endpoint import Endpoint
 from coild.process.tcp import bind_all
-from tests.kits.daemon.process import Daemon, command, environment, listening_sockets, run
+from tests.kits.daemon.process import Daemon, command, ended, listening_sockets, run
 from tests.kits.daemon.wire import address_of, exchange, request_bytes
 
 #: A user that owns nothing.
@@ -94,12 +93,7 @@ def test_a_user_without_rights_cannot_even_ask(tmp_path: Path, path: Path) -> No
     """With TCP off, a local user who is neither root nor of its group reaches nothing."""
     with Daemon(tmp_path / "data", "--http", "off", "--socket", str(path)) as daemon:
         daemon.allocate("c1")
-        tried = subprocess.run(
-            [sys.executable, "-IS", "-c", _CONNECT, str(path), str(_NOBODY)],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        tried = ended([sys.executable, "-IS", "-c", _CONNECT, str(path), str(_NOBODY)], check=True)
 
         assert tried.stdout == "Permission denied\n"
         assert {"unix": 1} == listening_sockets(daemon.process.pid)
@@ -110,13 +104,7 @@ def test_the_tool_that_asks_the_daemon_finds_its_unix_socket(tmp_path: Path, pat
     """coild-compact works beside a daemon that opens no TCP."""
     with Daemon(tmp_path / "data", "--http", "off", "--socket", str(path)) as daemon:
         daemon.allocate("c1")
-        done = subprocess.run(
-            command("--data-dir", str(tmp_path / "data"), module="tools.compact"),
-            env=environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = ended(command("--data-dir", str(tmp_path / "data"), module="tools.compact"))
 
         assert (0, "") == (done.returncode, done.stderr)
         assert "1 segments archived" in done.stdout

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from coild.process.open_files import FILES_MIN
-from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, command, environment
+from tests.kits.daemon.process import Daemon, command, ended, environment
 
 
 def limited(files: int, *flags: str) -> Sequence[str]:
@@ -28,14 +28,7 @@ class LimitedDaemon(Daemon):
 
 def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    return subprocess.run(
-        words,
-        env=environment(**variables),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
+    return ended(words, env=environment(**variables))
 
 
 @pytest.mark.parametrize("files", [8, FILES_MIN - 1])

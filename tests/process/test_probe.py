@@ -19,6 +19,7 @@ from tests.failures.test_full_disk import allocate_all, fill_beside
 from tests.kits.daemon.process import (
     TIMEOUT_SECONDS,
     Daemon,
+    ended,
     environment,
     listening_sockets,
     wait_for,
@@ -72,15 +73,7 @@ def python_first(root: Path) -> dict[str, str]:
 def probed(root: Path, name: str, *more: str) -> subprocess.CompletedProcess[str]:
     """How a probe of the manifest comes out."""
     words = [below(word, root) for word in daemon()[name]["exec"]["command"]]
-    return subprocess.run(
-        [*words, *more],
-        env=python_first(root),
-        cwd="/",
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=TIMEOUT_SECONDS,
-    )
+    return ended([*words, *more], cwd="/", env=python_first(root))
 
 
 @contextlib.contextmanager

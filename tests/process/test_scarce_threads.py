@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from coild.process.threads import start_workers
-from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, command, environment, wait_for
+from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, command, ended, environment, wait_for
 from tests.kits.variants import scarce_threads
 
 
@@ -38,9 +38,9 @@ def test_a_daemon_that_serves_needs_no_further_thread(tmp_path: Path) -> None:
 
     assert [200] * 3 == [answer.status_code for answer in answers]
     assert (0, False) == (status, "Traceback" in log)
-    for ended in scarce:
-        last = ended.stderr.splitlines()[-1]
-        assert (1, False) == (ended.returncode, "Traceback" in ended.stderr)
+    for done in scarce:
+        last = done.stderr.splitlines()[-1]
+        assert (1, False) == (done.returncode, "Traceback" in done.stderr)
         assert last.startswith("coild: the system gives coild no further thread: raise its limit")
 
 
@@ -111,14 +111,10 @@ def test_all_workers_are_there_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _start(data_dir: Path, threads: int) -> subprocess.CompletedProcess[str]:
     """A start with so many threads, which ends by itself."""
-    return subprocess.run(
+    return ended(
         command(
             *("--data-dir", str(data_dir), "--http", "127.0.0.1:0", "--segment-size=1MiB"),
             module=scarce_threads.__name__,
         ),
         env=environment(**{scarce_threads.VARIABLE: str(threads)}),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
     )

@@ -29,6 +29,7 @@ from tests.kits.daemon.process import (
     TIMEOUT_SECONDS,
     Daemon,
     command,
+    ended,
     environment,
     listening_sockets,
     wait_for,
@@ -564,12 +565,8 @@ def test_the_units_are_what_systemd_takes(unit: Path, tmp_path: Path) -> None:
         (tmp_path / file.name).write_text(
             file.read_text().replace("/usr/local/bin/coild", "/bin/true")
         )
-    done = subprocess.run(
-        [*tool("systemd-analyze"), "verify", "--recursive-errors=no", str(tmp_path / unit.name)],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
+    done = ended(
+        [*tool("systemd-analyze"), "verify", "--recursive-errors=no", str(tmp_path / unit.name)]
     )
 
     assert done.stderr + done.stdout == ""
@@ -578,12 +575,8 @@ def test_the_units_are_what_systemd_takes(unit: Path, tmp_path: Path) -> None:
 
 def test_the_service_is_rated_two_or_better() -> None:
     """systemd-analyze security rates the exposure of the service at 2.0 at most."""
-    done = subprocess.run(
-        [*tool("systemd-analyze"), "security", "--offline=true", "--threshold=20", str(SERVICE)],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
+    done = ended(
+        [*tool("systemd-analyze"), "security", "--offline=true", "--threshold=20", str(SERVICE)]
     )
 
     assert done.returncode == 0, done.stdout.splitlines()[-1:]

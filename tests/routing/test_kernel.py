@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ import pytest
 from coild.routing.announcer import RouteError
 from coild.routing.netlink import KernelRoutes
 from coild.rules.addresses import Subnet
-from tests.kits.daemon.process import ROOT, TIMEOUT_SECONDS, environment
+from tests.kits.daemon.process import ROOT, ended
 from tests.kits.system.netns import Namespace
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make network namespaces")
@@ -128,12 +127,8 @@ def test_an_operator_sees_it(kernel: KernelRoutes, netlink: Any, block: Subnet) 
     shown = f"{block} dev lo proto {PROTOCOL} "
     # Not a skipped test, for CI has no iproute2: pyroute2 sees the route in any case.
     if found := shutil.which("ip"):
-        shown = subprocess.run(
-            [found, f"-{block.version}", "route", "show", "table", str(TABLE)],
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_SECONDS,
-            check=True,
+        shown = ended(
+            [found, f"-{block.version}", "route", "show", "table", str(TABLE)], check=True
         ).stdout
 
     assert [ours(block)] == routes(netlink)
@@ -366,15 +361,7 @@ def test_without_the_right(namespace: Namespace, runner: list[str]) -> None:
         "    print(error)\n"
     )
 
-    done = subprocess.run(
-        [*runner, sys.executable, "-W", "error", "-c", code],
-        env=environment(),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
+    done = ended([*runner, sys.executable, "-W", "error", "-c", code], cwd=ROOT)
 
     assert ("the kernel does not permit it\n", "") == (done.stdout, done.stderr)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import httpx
 import pyroute2
 import pytest
 
-from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, command, environment, wait_for
+from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, command, ended, environment, wait_for
 from tests.kits.system.netns import Namespace
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make network namespaces")
@@ -84,16 +83,12 @@ def test_routes_that_are_asked_for_need_the_right(
     """Asked for routes without the capability, coild exits 1 with one line that says what to do."""
     variables = environment()
     del variables["COILD_EXPORT_ROUTES"]
-    done = subprocess.run(
+    done = ended(
         [
             *WITHOUT,
             *command("--data-dir", str(tmp_path / "data"), "--http", "127.0.0.1:0", *arguments),
         ],
         env=variables,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
     )
 
     last = done.stderr.splitlines()[-1]

@@ -23,6 +23,7 @@ from journal.format.archive import decompress
 from tests.kits.daemon.process import (
     TIMEOUT_SECONDS,
     Daemon,
+    ended,
     environment,
     fold,
     status_of,
@@ -42,13 +43,9 @@ LONG = "n" * 250
 
 def compact(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run `coild-compact` until it ends."""
-    return subprocess.run(
+    return ended(
         [sys.executable, "-W", "error", "-m", "tools.compact", *arguments],
         env=environment(**variables),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
     )
 
 

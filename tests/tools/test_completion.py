@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.kits.daemon.process import ROOT, TIMEOUT_SECONDS, environment, run
+from tests.kits.daemon.process import ROOT, ended, run
 
 MODULES = {
     "coild": "coild",
@@ -23,15 +23,7 @@ MODULES = {
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Python in this environment."""
-    return subprocess.run(
-        [sys.executable, "-W", "error", *arguments],
-        env=environment(),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
+    return ended([sys.executable, "-W", "error", *arguments], cwd=ROOT)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -40,13 +32,7 @@ def test_bash_completes_an_option(name: str) -> None:
     script = python("-m", MODULES[name], "--print-completion", "bash")
     function = "_shtab_" + name.replace("-", "_")
     asked = f"COMP_WORDS=({name} --dat); COMP_CWORD=1; {function}; echo ${{COMPREPLY[@]}}"
-    done = subprocess.run(
-        ["bash", "-c", f"{script.stdout}\n{asked}"],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
+    done = ended(["bash", "-c", f"{script.stdout}\n{asked}"])
 
     assert (0, "") == (script.returncode, script.stderr)
     assert ("--data-dir\n", "") == (done.stdout, done.stderr)

@@ -6,7 +6,6 @@ import ipaddress
 import itertools
 import json
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import yaml
 from coild import __version__
 from coild.http import operations
 from coild.process.probe import TIMEOUT_SECONDS as PROBE_SECONDS
-from tests.kits.daemon.process import ROOT, run
+from tests.kits.daemon.process import ROOT, ended, run
 from tests.kits.system.systemd import SERVICE, SOCKET
 from tools.cni.config import DEFAULT
 
@@ -222,9 +221,7 @@ def test_the_shell_of_the_page_is_shell() -> None:
 
     assert commands
     for block in commands:
-        parsed = subprocess.run(
-            ["sh", "-n"], input=block, capture_output=True, text=True, check=False, timeout=10
-        )
+        parsed = ended(["sh", "-n"], input=block)
         assert parsed.stderr == "", block
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coild.audit.times import format_local, format_utc, parse_age, parse_moment, parse_span
-from tests.kits.daemon.process import environment
+from tests.kits.daemon.process import ended, environment
 
 S = 10**9
 HOUR = 3600 * S
@@ -132,12 +131,8 @@ def test_shown_forms() -> None:
 def test_the_times_of_the_log_are_times(monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
     """What coild writes before a line, plain or as JSON, is taken for just that moment."""
     lines = {
-        style: subprocess.run(
-            [sys.executable, "-c", _LOGS, style],
-            env=environment(TZ=zone),
-            capture_output=True,
-            text=True,
-            check=True,
+        style: ended(
+            [sys.executable, "-c", _LOGS, style], check=True, env=environment(TZ=zone)
         ).stderr
         for style in ("plain", "json")
     }

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.kits.daemon.process import ROOT, TIMEOUT_SECONDS, environment
+from tests.kits.daemon.process import ROOT, ended
 from tests.kits.journal.history import allocated, beginning, write
 from tests.kits.system.tool import run_here
 
@@ -30,15 +30,7 @@ TOOLS = {
 def shell(line: str) -> subprocess.CompletedProcess[str]:
     """Run a line of the shell; `tool NAME` is a tool of this checkout."""
     line = line.replace("tool ", f"{sys.executable} -W error -m tools.")
-    return subprocess.run(
-        ["/bin/sh", "-c", line],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
+    return ended(["/bin/sh", "-c", line], cwd=ROOT)
 
 
 @pytest.fixture

@@ -46,13 +46,28 @@ def environment(**variables: str) -> dict[str, str]:
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run `coild` until it ends by itself."""
+    return ended(command(*arguments), env=environment(**variables))
+
+
+def ended(
+    words: Sequence[str | Path],
+    *,
+    env: dict[str, str] | None = None,
+    check: bool = False,
+    **options: Any,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command until it ends by itself, with `environment()` if there is no other.
+
+    `options` are those of `subprocess.run`. Raises CalledProcessError if it is to be checked.
+    """
     return subprocess.run(
-        command(*arguments),
-        env=environment(**variables),
+        words,
+        env=environment() if env is None else env,
         capture_output=True,
         text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
+        timeout=2 * TIMEOUT_SECONDS,
+        check=check,
+        **options,
     )
 
 

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import msgspec
 
-from tests.kits.daemon.process import ROOT, TIMEOUT_SECONDS, environment
+from tests.kits.daemon.process import ROOT, TIMEOUT_SECONDS, ended
 
 VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 #: A port that nobody listens on: that of tcpmux, which no machine has had for long.
@@ -63,7 +63,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 def install_plugin(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `coild-ipam --install` of this checkout."""
-    return subprocess.run(
+    return ended(
         [
             sys.executable,
             "-W",
@@ -74,12 +74,7 @@ def install_plugin(directory: Path, *arguments: str) -> subprocess.CompletedProc
             str(directory),
             *arguments,
         ],
-        env=environment(),
         cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
     )
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.kits.daemon.process import TIMEOUT_SECONDS, environment
+from tests.kits.daemon.process import TIMEOUT_SECONDS, ended
 from tests.kits.system.debian import package
 
 #: "Try again later" (CNI spec 1.1.0, section "Error").
@@ -29,14 +28,7 @@ class PluginError(Exception):
 
 def plugins(directory: Path) -> Path:
     """A new directory with coild-ipam, installed as its users do, and Debian's plugins."""
-    installed = subprocess.run(
-        [sys.executable, "-m", "tools.ipam", "--install", str(directory)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
+    installed = ended([sys.executable, "-m", "tools.ipam", "--install", str(directory)])
     assert 0 == installed.returncode, installed.stderr
     for plugin in (package("containernetworking-plugins") / "usr/lib/cni").iterdir():
         (directory / plugin.name).symlink_to(plugin)
@@ -130,15 +122,11 @@ class Runtime:
             "CNI_ARGS": args,
             "CNI_PATH": str(self._plugin_path),
         }
-        completed = subprocess.run(
+        completed = ended(
             [self._plugin_path / plugin["type"]],
-            input=json.dumps(config),
             # What is not said is not in the environment; and it is nothing but this.
             env={"PATH": os.environ["PATH"]} | {k: v for k, v in variables.items() if v},
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_SECONDS,
-            check=False,
+            input=json.dumps(config),
         )
         said = json.loads(completed.stdout) if completed.stdout else None
         if completed.returncode:

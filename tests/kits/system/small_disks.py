@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.kits.daemon.process import ended
+
 
 @contextlib.contextmanager
 def small_disk(path: Path, size: str) -> Iterator[Path]:
@@ -17,12 +19,7 @@ def small_disk(path: Path, size: str) -> Iterator[Path]:
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small file system")
     path.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    mounted = ended(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(path)])
     if mounted.returncode != 0:
         assert not os.environ.get("CI"), f"CI must test a full disk: {mounted.stderr}"
         pytest.skip(f"cannot mount a small file system here: {mounted.stderr.strip()}")

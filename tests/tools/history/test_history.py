@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,7 +16,7 @@ from hypothesis import given, settings
 
 from coild.audit.times import format_local, format_utc
 from coild.rules.projection import Projection
-from tests.kits.daemon.process import Daemon, environment, wait_for
+from tests.kits.daemon.process import Daemon, ended, wait_for
 from tests.kits.journal.history import (
     ADDRESSES,
     BLOCKS,
@@ -322,8 +321,6 @@ def test_an_old_journal_is_read() -> None:
 def test_it_starts_quickly() -> None:
     """What only the daemon needs is not imported."""
     code = "import sys, tools.history.cli; print(*sys.modules)"
-    found = subprocess.run(
-        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
-    )
+    found = ended([sys.executable, "-c", code], check=True)
 
     assert not {"sanic", "shtab", "tqdm", "uvloop"} & set(found.stdout.split())
