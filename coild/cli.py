@@ -22,9 +22,9 @@ from coild.rules.printable import printable
 from journal import JournalCorruptError, JournalError, JournalUnsupportedError
 
 _EPILOG = """\
-Every flag is also an environment variable (--scan-interval: COILD_SCAN_INTERVAL; what is repeated
-is separated by spaces there) and, but for those of pools, a key of the TOML file (scan-interval =
-"10m"). Flags come before environment, environment before file. In the file, pools are tables:
+Every flag is also an environment variable (--scan-interval: COILD_SCAN_INTERVAL; repeated values
+are separated by spaces) and, except those of pools, a key of the TOML file (scan-interval = "10m").
+Flags override the environment, which overrides the file. In the file, pools are tables:
 
   [pools.default]
   subnets = ["10.64.0.0/16", "fd00:64::/64"]
@@ -36,11 +36,11 @@ is separated by spaces there) and, but for those of pools, a key of the TOML fil
 examples:
   coild                                             the embedded default on 127.0.0.1:9383
   coild --pool default=10.20.0.0/16 --pool web=10.30.0.0/24,fd00:30::/112 --block-size 4
-  coild --config /etc/coild.toml --check-config     what would be in force
+  coild --config /etc/coild.toml --check-config     print the resulting configuration
   curl -s "http://$(cat /var/lib/coild/http)/status"
 
 exit status: 0 stopped by a signal; 1 the daemon failed, or could not start for a reason that may
-pass (a port that is taken, a file that is not there or not permitted): start it again; 2 wrong
+pass (a port that is in use, a file that is missing or not permitted): start it again; 2 wrong
 usage or configuration, which fails at each start.
 """
 
@@ -96,19 +96,19 @@ def _parser() -> Parser:
         "--http",
         metavar="HOST:PORT[,HOST:PORT…]",
         help="TCP addresses to listen on; localhost is both families, port 0 picks a free one; off"
-        ": no TCP, only --socket; where it listens is in DIR/http (default: 127.0.0.1:9383)",
+        ": no TCP, only --socket; DIR/http says where coild listens (default: 127.0.0.1:9383)",
     )
     add("--socket", metavar="PATH", help="unix socket to listen on as well, mode 0660")
     add(
         "--allowed-hosts",
         metavar="NAME[,NAME…]",
-        help="names in Host headers to accept besides loopback",
+        help="names to accept in Host headers, besides those of loopback",
     )
     add(
         "--max-connections",
         metavar="N",
-        help="connections at a time, on TCP and on the unix socket each; beyond it idle ones are "
-        f"closed, then new ones refused (default: {CONNECTIONS_MAX})",
+        help="connections at a time, on TCP and on the unix socket each; beyond that, idle ones are"
+        f" closed, then new ones refused (default: {CONNECTIONS_MAX})",
     )
     add(
         "--node-name",
@@ -124,13 +124,13 @@ def _parser() -> Parser:
     add(
         "--scan-interval",
         metavar="DURATION",
-        help="how often to look for empty blocks, and how long one must have been empty to be given"
-        " back (default: 10m)",
+        help="how often to look for empty blocks, and how long a block must be empty before it is "
+        "given back (default: 10m)",
     )
     add(
         "--reuse-after",
         metavar="DURATION",
-        help="how long a released address rests while another is free (default: 30s)",
+        help="how long a released address is not reused while another is free (default: 30s)",
     )
     add(
         "--table-id",
@@ -146,8 +146,8 @@ def _parser() -> Parser:
     add(
         "--compact-after",
         metavar="SIZE",
-        help="snapshot the state and archive the journal when it has grown so much since the last "
-        "time; 0 is never (default: 64MiB)",
+        help="journal growth that starts a compaction, which writes a snapshot and archives what it"
+        " covers; 0: never (default: 64MiB)",
     )
     add(
         "--pool",
@@ -160,21 +160,21 @@ def _parser() -> Parser:
         "--reserved",
         metavar="NAME=ADDRESS[,RANGE,SUBNET…]",
         action="append",
-        help="what is never handed out of that pool, like web=10.30.0.9,10.30.0.16-10.30.0.20; may "
-        "be repeated",
+        help="addresses of that pool never to hand out, like web=10.30.0.9,10.30.0.16-10.30.0.20; "
+        "may be repeated",
     )
     add(
         "--gateway",
         metavar="NAME=ADDRESS[,ADDRESS…]",
         action="append",
-        help="the gateway of that pool's pods, one in each subnet, which is never handed out; may "
-        "be repeated",
+        help="the gateway of that pool's pods, one in each subnet, never handed out; may be "
+        "repeated",
     )
     add(
         "--reserve-edges",
         action=argparse.BooleanOptionalAction,
         help="never hand out the first and the last address of an IPv4 subnet, and the first of an "
-        "IPv6 subnet, of the pools given by --pool (default: to nobody who asks for a CNI network)",
+        'IPv6 subnet, of the pools given by --pool (default: only if a request has "details")',
     )
     add(
         "--allow-remote",
@@ -185,20 +185,20 @@ def _parser() -> Parser:
     add(
         "--export-routes",
         action=argparse.BooleanOptionalAction,
-        help="keep a route to each block of this node on lo, for BIRD or FRR to announce "
-        "(default: if permitted, and without fail if --table-id or --protocol-id is given)",
+        help="keep a route to each block of this node on lo, for BIRD or FRR to announce, and do "
+        "not start without (default: if permitted; with --table-id or --protocol-id: always)",
     )
     add(
         "--after-reboot",
         choices=AFTER_REBOOT,
-        help="what becomes of the addresses that were held before the node was booted "
+        help="release or keep addresses that were held before the node was booted "
         "(default: release)",
     )
     add(
         "--proc",
         metavar="DIR",
-        help="the proc file system of the container runtime, whose PID 1 and boot ID tell of "
-        "reboots, for a coild in a container of its own (default: /proc)",
+        help="the container runtime's proc file system, whose PID 1 and boot ID tell of reboots; "
+        "for a coild that runs in its own container (default: /proc)",
     )
     add("--log-level", choices=LOG_LEVELS, help="(default: info)")
     add("--log-format", choices=LOG_FORMATS, help="(default: plain)")

@@ -1,4 +1,4 @@
-"""Arguments that tools have in common, and which journal they mean."""
+"""The tools' common arguments, and the journal that they name."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from coild.config.parser import Parser
 from coild.rules.printable import printable
 from tools.output import ToolError, UsageError
 
-#: Of a sequence in the journal.
+#: The largest sequence.
 _NUMBER_MAX = (1 << 64) - 1
 #: A value like -2h, which argparse would take for an option.
 _DASHED = re.compile(r"-[^-]")
-#: What argparse says then of a long option that takes one.
+#: What argparse says of a long option without its value.
 _WITHOUT_VALUE = re.compile(r"argument (?:-\w/)?(--[\w-]+): expected one argument")
 
 
@@ -51,16 +51,16 @@ class _Parser(Parser):
 
 
 def build_parser(prog: str, description: str, epilog: str, *, output: bool = True) -> Parser:
-    """A parser with the options that all tools have; `output`: what they print is also JSON."""
+    """A parser with the options of all tools; with `output`, also --output for JSON."""
     parser = _Parser(prog, description, epilog)
     place = parser.add_mutually_exclusive_group()
     place.add_argument(
         "--data-dir",
         metavar="DIR",
-        help="the daemon's data directory, also COILD_DATA_DIR (default: as the daemon's)",
+        help="the daemon's data directory; also COILD_DATA_DIR (default: the daemon's default)",
     )
     place.add_argument(
-        "--journal", metavar="DIR", help="the journal itself, like a bare copy of one"
+        "--journal", metavar="DIR", help="the journal's own directory, such as a copy of one"
     )
     if output:
         parser.add_argument(
@@ -68,7 +68,7 @@ def build_parser(prog: str, description: str, epilog: str, *, output: bool = Tru
             "--output",
             choices=("table", "json"),
             default="table",
-            help="a table for people, or JSON lines with times in UTC (default: table)",
+            help="a readable table, or JSON lines with times in UTC (default: table)",
         )
     return parser
 
@@ -81,7 +81,7 @@ def add_value(
     text: str,
     **more: Any,
 ) -> None:
-    """Add an argument that `parse` reads: what its ValueError says, people are told."""
+    """Add an argument that `parse` reads; the text of its ValueError is shown to the user."""
 
     def read(argument: str) -> Any:
         try:
@@ -100,14 +100,14 @@ def parse_time(text: str) -> int:
 
 
 def parse_number(text: str) -> int:
-    """A sequence, or how many. Raises ValueError."""
+    """A sequence or a count. Raises ValueError."""
     if not (text.isascii() and text.isdecimal()) or len(text) > 20 or int(text) > _NUMBER_MAX:
         raise ValueError(f"it takes a number like 1200, not {text!r}")
     return int(text)
 
 
 def journal_directory(arguments: argparse.Namespace) -> Path:
-    """The journal that is meant. Raises ToolError if there is none."""
+    """The directory of the journal that the arguments name. Raises ToolError if there is none."""
     if arguments.journal == "" or arguments.data_dir == "":
         raise UsageError("an empty directory name is none")
     if arguments.journal is not None:

@@ -1,4 +1,4 @@
-"""`coild-compact`: snapshot the state, and move what it covers into the archive."""
+"""`coild-compact`: write a snapshot of the state, and archive the segments that it covers."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ PROG = "coild-compact"
 _ANSWER_BYTES_MAX = 1 << 20
 
 _EPILOG = """\
-Beside a running daemon, the daemon is asked to do it (POST /compact); without one, it is done here.
-History is lost only by --keep-archive, --keep-size and --delete; what goes is said, and recorded in
-the journal before it goes.
+If the daemon runs, this asks it to compact (POST /compact); otherwise it compacts by itself.
+Only --keep-archive, --keep-size and --delete lose history; what they remove is recorded in the
+journal first, and printed.
 
-Age is counted from the system's time or that of the newest event, whichever is earlier. If events
-are more than a day ahead of the system's clock, or it was set forward by more than that while the
-daemon ran (which --dry-run cannot see), --keep-archive is refused: --trust-clock says to go on.
+Ages are measured from the system's time or the newest event, whichever is earlier. If events are
+more than a day ahead of the system's clock, or it was set forward by more than that while the
+daemon ran (which --dry-run cannot see), --keep-archive is refused unless --trust-clock is given.
 
 examples:
-  coild-compact                        snapshot now, move what it covers into archive/
-  coild-compact --dry-run              what it would do, and what it would free
-  coild-compact --keep-archive 90d     and lose what is older than 90 days
-  coild-compact --keep-size 2GiB       and lose the oldest until the archive has 2 GiB
-  coild-compact --delete               and lose all that is in the archive then
+  coild-compact                        write a snapshot, archive the segments that it covers
+  coild-compact --dry-run              print what it would do, and the bytes it would free
+  coild-compact --keep-archive 90d     also remove archived segments older than 90 days
+  coild-compact --keep-size 2GiB       also remove the oldest until the archive has 2 GiB
+  coild-compact --delete               also remove the whole archive then
 
 exit status: 0 done; 1 it failed, nothing is lost, and the next run finishes; 2 wrong usage.
 """
@@ -70,19 +70,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser(
         PROG, "Snapshot the state of a journal, and archive the events that it covers.", _EPILOG
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, do nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print what it would do, do nothing")
     keep = parser.add_argument_group("losing history")
-    add_value(keep, "--keep-archive", "DURATION", parse_span, "of the archive, keep so much")
+    add_value(keep, "--keep-archive", "DURATION", parse_span, "keep the newest, up to this age")
     add_value(keep, "--keep-size", "SIZE", parse_size, "keep the newest, up to this size")
     keep.add_argument("--delete", action="store_true", help="keep nothing of the archive")
     keep.add_argument(
-        "--trust-clock", action="store_true", help="measure ages though the clocks differ"
+        "--trust-clock", action="store_true", help="measure ages even if the clocks differ"
     )
     return run(parser, _compact, argv)
 
 
 def _compact(arguments: argparse.Namespace) -> int:
-    # What the compactor says, wherever it runs.
+    # The compactor's messages, wherever it runs.
     logging.basicConfig(format=f"{PROG}: %(message)s")
     policy = _policy(arguments)
     directory = journal_directory(arguments)
@@ -98,7 +98,7 @@ def _compact(arguments: argparse.Namespace) -> int:
 
 
 def _policy(arguments: argparse.Namespace) -> Policy | None:
-    """What is to be kept; None: everything."""
+    """The archive to keep; None: all of it."""
     if arguments.delete and (arguments.keep_archive, arguments.keep_size) != (None, None):
         raise UsageError(
             "--delete keeps nothing of the archive: give it, or --keep-archive and --keep-size"
@@ -119,7 +119,7 @@ def _show(done: Compaction | CompactionPlan) -> int:
 
 
 def _lines(done: dict[str, Any]) -> Iterator[str]:
-    """What was done, or would be, for people."""
+    """Lines that say what was done or would be."""
     would = "would be " if "dry-run" in done else ""
     if not would and not done["sequence"]:
         yield "nothing to compact: the journal has no events"

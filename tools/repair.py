@@ -1,4 +1,4 @@
-"""`coild-repair` cuts a journal off where its damage begins, when that is ordered."""
+"""`coild-repair` cuts off a journal where its damage begins."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ _DANGER = "what they allocated could be given to someone else"
 
 _EPILOG = """\
 examples:
-  coild-repair --truncate-tail                  show what would go, and ask
+  coild-repair --truncate-tail                  show what would be removed, and ask
   coild-repair --truncate-tail --yes            the same without asking
-  coild-repair --truncate-tail --journal DIR    a copy: the place to try it first
+  coild-repair --truncate-tail --journal DIR    a copy: try it there first
 
-The daemon must be stopped. What goes is kept beside the journal's files, and the journal records
-that it went. Damage in the archive, or in what a snapshot covers, is not repaired: restore the file
-from a backup.
+The daemon must be stopped. Removed bytes are kept beside the journal's files, and the journal
+records the removal. Damage in the archive, or in segments that a snapshot covers, is not repaired:
+restore the file from a backup.
 
-exit status: 0 repaired, or nothing to repair; 1 refused, declined or failed, and if it failed, a
-second run goes on; 2 a wrong option.
+exit status: 0 repaired, or nothing to repair; 1 refused, declined or failed (after a failure, run
+it again to go on); 2 a wrong option.
 """
 
 
@@ -61,9 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--truncate-tail",
         action="store_true",
-        help="cut the journal off where the damage begins; all events behind it are lost to it",
+        help="cut off the journal where the damage begins; it loses all events behind that",
     )
-    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")
     return run(parser, _run, argv)
 
 

@@ -1,4 +1,4 @@
-"""The plugin's side for people, who start it without CNI_COMMAND: help, version, installation."""
+"""The plugin's command line, used without CNI_COMMAND: help, version, installation."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ the environment and the network configuration on stdin: CNI versions 0.3.1 to 1.
 
 keys of "ipam" in the network configuration, all optional:
   coild         unix:/path of the daemon's --socket (default: unix:/run/coild/coild.sock), or an
-                address like http://127.0.0.1:9383, where any local user may ask, and may answer
-                in the place of a coild that is down
+                address like http://127.0.0.1:9383, which any local user can use, and can serve
+                in place of a coild that is down
   address-type  "ipv4" (default), "ipv6" or "dual"
-  subnet        the subnet of the addresses, or a list with one a family: its prefix length is the
-                result's, and no pod gets its edges (default: the subnet of the pool in coild)
-  gateway       an address, or a list with one a family, that no pod gets (default: the pool's in
-                coild, or else fe80::1, and for IPv4 an address that the node takes from coild for
-                itself, once; with a subnet: none)
+  subnet        the subnet of the addresses, or a list with one per family: the result has its
+                prefix length, and no pod gets its first or last address (default: the subnet of
+                coild's pool)
+  gateway       an address, or a list with one per family, that no pod gets (default: that of
+                coild's pool; if it has none, fe80::1, and an IPv4 address that the plugin allocates
+                once for the node; with a subnet: none)
   routes        [{"dst": "0.0.0.0/0", "gw": "..."}] (default: default routes; with a subnet: none)
   resolvConf    a file like /etc/resolv.conf, for the result's dns
-  timeout       seconds that a run may take at most (default: 10; 0.1 to 300)
+  timeout       the seconds that a run may take (default: 10; 0.1 to 300)
   spool         where releases are kept while coild is down (default: /var/lib/coild/spool)
-ADD refuses other keys, and what it does not honour: IP= in CNI_ARGS, "ips", "ipRanges" and "dns" of
-runtimeConfig, "ips" of args.cni. coild chooses the address. DEL releases it in whatever version of
-CNI the configuration is by then.
+ADD refuses other keys, and options that it does not support: IP= in CNI_ARGS, "ips", "ipRanges" and
+"dns" of runtimeConfig, "ips" of args.cni. coild chooses the address. DEL releases it whatever CNI
+version the configuration has by then.
 
 examples:
   coild-ipam --install                      into /opt/cni/bin; prints a configuration to start from
@@ -50,7 +51,7 @@ _CONFLIST = {
 
 
 def talk() -> int:
-    """Do what the arguments say; the exit status."""
+    """Carry out the command line; the exit status."""
     parser = _parser()
     try:
         arguments = parser.parse_args()
@@ -83,7 +84,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--unchecked",
         action="store_true",
-        help="with --python: take it without running it, for it is not here but on the node",
+        help="with --python: do not run it to check it, because it is only on the node",
     )
     return parser
 

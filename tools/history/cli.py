@@ -30,23 +30,23 @@ examples:
   coild-history --pod default/web-0 --since -2h     what a pod had in the last two hours
   coild-history --block 10.64.0.0/27 -n 20 -o json  the 20 newest holders in a block, for scripts
   coild-history -f                                  every allocation and release from now on
-  coild-history --held --since-before 7d            what is held since a week or longer: a leak?
+  coild-history --held --since-before 7d            addresses held for a week or longer: leaks?
 
 times: '2026-11-22 14:03:07', 14:03, 2026-11-22T14:03:07Z, '2026-11-22 14:03 UTC', -2h, +1h30m,
 '2h ago', now, today, yesterday, tomorrow, @1795356180; local time if no zone is written.
 
-Reads the journal beside a running daemon, or a copy, archive included, and changes nothing in it
-but indexes that are missing. Indexes count as far as the journal's events vouch for them: other
-segments are read whole, which takes longer, until the next coild-compact. It shows what is known to
-be on disk, and tells on stderr if the last events are not yet. With -f it goes on until --until or
+Reads the journal and its archive, beside a running daemon or in a copy, and changes nothing except
+that it writes missing indexes. Only indexes that the journal's events vouch for are used: other
+segments are read whole, which takes longer, until the next coild-compact. Only events known to be
+on disk are shown; if the last ones are not, stderr says so. With -f it runs until --until or
 Ctrl-C.
 
-exit status: 0 answered, also if nobody held it; 1 the journal cannot be read, or does not reach
-back far enough; 2 wrong usage; 130 interrupted.
+exit status: 0 answered, also if there was no holder; 1 the journal cannot be read, or does not
+reach back far enough; 2 wrong usage; 130 interrupted.
 """
 #: With -f, before anything new; as `journalctl -f`.
 _FOLLOW_ROWS = 10
-#: What asks for one moment, and what says nothing beside it.
+#: Options that ask for one moment, and the options that make no sense with them.
 _ALONE = (
     ("at", "--at asks for one moment", ("since", "until", "follow", "count")),
     ("held", "--held asks who holds one now", ("at", "since", "until", "follow")),
@@ -86,7 +86,7 @@ def _show_rows(reader: Reader, query: Query, count: int | None, output: Output) 
     if query.held:
         _say_unknown(reader, rows, query.until)
     output.show(rows)
-    # Of none that were asked for, nothing is said.
+    # With -n 0 an empty answer needs no explanation.
     if not rows and count != 0:
         notice("nobody, as far as the journal goes")
 
@@ -101,12 +101,12 @@ def _parser() -> Parser:
     add("address", "ADDRESS", _parse_address, "holders of this address", nargs="?")
     add("--pod", "NAMESPACE/NAME", _parse_pod, "what this pod had")
     add("--container", "ID", _parse_name, "what this container had")
-    add("--pool", "NAME", _parse_name, "holders of addresses of this pool")
+    add("--pool", "NAME", _parse_name, "holders of addresses in this pool")
     add("--block", "CIDR", _parse_block, "holders of addresses in this block")
     add("--at", "TIME", parse_time, "who held it then")
-    add("--since", "TIME", parse_time, "whoever held it at this time or later")
-    add("--until", "TIME", parse_time, "whoever held it at this time or earlier")
-    parser.add_argument("--held", action="store_true", help="who holds one now")
+    add("--since", "TIME", parse_time, "only holders at this time or later")
+    add("--until", "TIME", parse_time, "only holders at this time or earlier")
+    parser.add_argument("--held", action="store_true", help="only current holders")
     before = "with --held: allocated at this time or earlier; 7d is 7 days ago"
     add("--since-before", "TIME", lambda text: parse_age(text, time.time_ns()), before)
     add("-n", "N", parse_number, "the N newest only", dest="count")
@@ -114,14 +114,14 @@ def _parser() -> Parser:
         "-f",
         "--follow",
         action="store_true",
-        help=f"go on: a row when an address is allocated, and again when it is released; begins "
-        f"with the {_FOLLOW_ROWS} newest unless -n or --since says otherwise",
+        help="keep running: print a row when an address is allocated, and again when it is "
+        f"released; begin with the {_FOLLOW_ROWS} newest unless -n or --since says otherwise",
     )
     return parser
 
 
 def _understand(arguments: argparse.Namespace) -> tuple[Query, int | None]:
-    """What is asked for, and how many rows of it, the newest. Raises UsageError."""
+    """The query, and how many of its newest rows to show. Raises UsageError."""
     _check_combination(arguments)
     since, until, count = arguments.since, arguments.until, arguments.count
     if since is not None and until is not None and since > until:

@@ -37,7 +37,7 @@ _GENESIS = "genesis"
 _EPILOG = """\
 examples:
   coild-replay                              the state at the end of the journal
-  coild-replay --until-seq 1200 -o json     after the event 1200, as /status would have said it
+  coild-replay --until-seq 1200 -o json     after event 1200, as /status would have shown it
   coild-replay --until '2026-11-22 14:03'   at a time; also -2h, yesterday, 14:03 or RFC 3339
   coild-replay --diff 1200 1300             what changed between two events
   coild-replay --diff -2h now               or between two times
@@ -47,12 +47,12 @@ examples:
   coild-replay --journal /backup/journal    a copy: read-only, without configuration or daemon
 
 A replay begins at the nearest snapshot; --from genesis replays everything, to the same digest.
-It ends with what is known to be on disk, and tells on stderr if the last events are not yet.
---step at a terminal is moved by keys: n, space or enter forward, p or b back, g SEQ to an event,
-q to quit; otherwise all steps are printed.
+It ends with the last event known to be on disk; if more are there, stderr says so.
+At a terminal, --step takes keys: n, space or enter forward, p or b back, g SEQ to an event, q to
+quit; otherwise it prints all steps.
 
-exit status: 0 good; 1 an invariant is broken, there is no such moment, or the journal cannot be
-read; 2 a wrong flag.
+exit status: 0 good; 1 an invariant is broken, there is no such event or time, or the journal
+cannot be read; 2 a wrong flag.
 """
 
 
@@ -68,22 +68,22 @@ def _parser() -> Parser:
     # Without this, argparse takes -2h for an option.
     parser._negative_number_matcher = re.compile(r"-\d")  # noqa: SLF001
     what = parser.add_mutually_exclusive_group()
-    text = "what changed between two moments; integers are sequences, all else is a time"
+    text = "what changed between two moments; integers are sequences, other values times"
     add_value(what, "--diff", ("A", "B"), _point, text, nargs=2)
     what.add_argument("--step", action="store_true", help="one event at a time, and its effect")
     what.add_argument(
-        "--check", action="store_true", help="check all invariants; 1 if one is broken"
+        "--check", action="store_true", help="check all invariants; exit 1 if one is broken"
     )
     what.add_argument(
-        "--digest", action="store_true", help="one line that ends with the digest of the state"
+        "--digest", action="store_true", help="print a line that ends with the state's digest"
     )
     until = parser.add_mutually_exclusive_group()
-    text = "the state after the event N; 0 is empty"
+    text = "the state after event N; 0 is the empty state"
     add_value(until, "--until-seq", "N", _point_after, text, dest="until")
     add_value(until, "--until", "TIME", _point_at, "the state at a time")
     text = "genesis: replay from the first event on; with --step, the first event to show"
     add_value(parser, "--from", "genesis|SEQ", _start, text, dest="start")
-    text = "with --step, print so many steps, and ask for no keys"
+    text = "with --step, print N steps, and read no keys"
     add_value(parser, "-n --lines", "N", parse_number, text)
     return parser
 

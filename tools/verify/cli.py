@@ -28,26 +28,26 @@ from tools.verify.advice import (
 from tools.verify.check import check, starts
 
 _HEAD = re.compile(r"([0-9]{1,20}):([0-9a-fA-F]{32})")
-#: How people are told of what is not simply bad.
+#: The names of faults other than plain damage.
 _NAMES = {
     Kind.TORN: "torn tail",
     Kind.UNSUPPORTED: "unsupported",
     Kind.UNREADABLE: "unreadable",
     Kind.MISSING: "missing segment",
 }
-#: Of no place in a file, but of all of it.
+#: Faults of a whole file, not of a place in it.
 _WHOLE = {Kind.MISSING, Kind.UNREADABLE, Kind.INDEX}
 _EPILOG = """\
 examples:
   coild-verify                            the journal of this node's daemon, which may be running
   coild-verify --journal /backup/journal  a copy
   coild-verify --deep                     replay it as well, and check every invariant
-  coild-verify --head                     print its head at once: keep that elsewhere
+  coild-verify --head                     print only its head, to keep elsewhere
   coild-verify --anchor 1200:0f3c...      prove that nothing up to a head kept elsewhere changed
 
-exit status: 0 good; 1 a torn tail, which the daemon sets aside when it starts; 2 corrupt, or it
-does not contain the anchor; 3 unsupported or unreadable, or the anchor is malformed or of history
-that was pruned. An option that does not exist gives 2 as well, with a usage error.
+exit status: 0 good; 1 a torn tail, which the daemon sets aside when it starts; 2 corrupt, or the
+anchor is not in it; 3 unsupported or unreadable, or the anchor is malformed or in pruned history.
+An unknown option also gives 2, with a usage error.
 """
 
 
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--deep", action="store_true", help="also replay, and check the invariants")
     what.add_argument(
-        "--head", action="store_true", help="only print the head, which no power cut takes back"
+        "--head", action="store_true", help="only print the head, which no power cut can undo"
     )
     parser.add_argument(
         "--anchor",
