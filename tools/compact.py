@@ -36,7 +36,7 @@ from journal import (
     index_sealed,
     prepare,
 )
-from journal.read.head import read_head
+from journal.read.tail import read_head
 from tools.arguments import add_value, build_parser, journal_directory
 from tools.offline_writer import writing
 from tools.output import ToolError, UsageError, emit, is_json, progress, put

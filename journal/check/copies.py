@@ -6,26 +6,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from journal.check.findings import Fault, Kind
-from journal.format.chain import Position
-from journal.format.codec import SegmentHeader
-from journal.format.scan import Scan
-from journal.format.segments import SegmentFile
+from journal.format.chain import Position, Walked
 from journal.read.indexed import Found
 
 
 class Copy(NamedTuple):
     """One copy of a segment, read whole."""
 
-    file: SegmentFile
-    header: SegmentHeader
-    found: Scan
+    walked: Walked
     data: bytes
     events: list[Found]
-
-    @property
-    def end(self) -> Position:
-        """Where its successor begins."""
-        return Position(self.found.next_sequence - 1, self.found.digest, self.header.journal_id)
 
 
 def choose(
@@ -36,10 +26,10 @@ def choose(
     `ends` is what others say of where the segment ends; where nobody does, all `good` ones are. One
     that ends elsewhere is whole by itself, but events are missing from it or were altered.
     """
-    true = [copy for copy in good if copy.end in ends] or good
+    true = [copy for copy in good if copy.walked.end in ends] or good
     chosen = true[0]
     faults = list(bad)
-    if not ends or chosen.end in ends:
+    if not ends or chosen.walked.end in ends:
         # What the other copy has is not lost.
         faults = [
             fault._replace(kind=Kind.COPY) if fault.kind is Kind.SEGMENT else fault for fault in bad
@@ -52,5 +42,6 @@ def choose(
             if copy in true
             else "it does not end where the next segment begins, as its other copy does"
         )
-        faults.append(Fault(Kind.COPY, copy.file.path, 0, copy.header.previous_sequence, reason))
+        file, header, _ = copy.walked
+        faults.append(Fault(Kind.COPY, file.path, 0, header.previous_sequence, reason))
     return chosen, faults

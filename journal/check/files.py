@@ -10,7 +10,13 @@ from journal.check.findings import BadIndex, Fault, Gap, Kind, Verified
 from journal.format.codec import MalformedError, SegmentHeader, UnsupportedError
 from journal.format.index import Index, Keys, OldIndexError
 from journal.format.scan import Scan
-from journal.format.segments import SegmentFile, archive_path, list_archive, segment_path
+from journal.format.segments import (
+    SegmentFile,
+    archive_path,
+    list_archive,
+    opened,
+    segment_path,
+)
 from journal.format.snapshot import (
     Snapshot,
     SnapshotFile,
@@ -71,36 +77,23 @@ def check_index(
     """
     path = file.index_path
     try:
-        fd = fs.open(path)
-    except FileNotFoundError:
+        with opened(fs, path) as fd:
+            index = Index.of_file(fs, fd, header, keys)
+            index.check()
+            told = index.last_sequence, index.last_time, index.end, index.last_digest
+            if told != (found.next_sequence - 1, found.time, found.offset, found.digest):
+                raise MalformedError("the index tells of another end of the segment")
+            whole = expected()
+            if fs.read(fd, len(whole) + 1, 0) == whole:
+                return None
+    except (FileNotFoundError, OldIndexError):
         return None
-    except OSError as error:
-        return BadIndex(path, why_unreadable(error))
-    try:
-        file_bytes = fs.size(fd)
-        # What a damaged header asks for may be more than there is memory.
-        index = Index(lambda size, at: fs.read(fd, min(size, file_bytes), at), header, keys)
-        index.check_length(file_bytes)
-        index.check()
-        told = index.last_sequence, index.last_time, index.end, index.last_digest
-        if told != (found.next_sequence - 1, found.time, found.offset, found.digest):
-            raise MalformedError("the index tells of another end of the segment")
-        whole = expected()
-        if fs.read(fd, len(whole) + 1, 0) != whole:
-            return Fault(
-                Kind.INDEX,
-                path,
-                0,
-                found.next_sequence - 1,
-                "it does not list what its segment holds: it was altered",
-            )
     except MalformedError as error:
-        return None if isinstance(error, OldIndexError) else BadIndex(path, str(error))
+        return BadIndex(path, str(error))
     except OSError as error:
         return BadIndex(path, why_unreadable(error))
-    finally:
-        fs.close(fd)
-    return None
+    reason = "it does not list what its segment holds: it was altered"
+    return Fault(Kind.INDEX, path, 0, found.next_sequence - 1, reason)
 
 
 def read_snapshots(fs: ReadOnlyFileSystem, directory: Path, schema: int) -> list[Snapshot | Fault]:

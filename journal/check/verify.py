@@ -6,9 +6,12 @@ found to be wrong in the last segment is looked at again before it is told.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from journal.check.copies import Copy, choose
 from journal.check.files import check_index, check_snapshots, missing, read_snapshots, unreadable
@@ -27,8 +30,6 @@ from journal.format.chain import (
 from journal.format.codec import (
     GENESIS_DIGEST,
     SEGMENT_HEADER_BYTES,
-    MalformedError,
-    SegmentHeader,
     decode_frame,
 )
 from journal.format.copies import beginnings
@@ -59,72 +60,64 @@ def verify(
     a segment and is none, OSError.
     """
     with View.of(fs, directory) as view:
-        return _Pass(view, directory, schema, event_type, keys, wanted, anchor).run(progress)
+        check = _Check(view, directory, schema, list_decoder(event_type), keys, wanted, anchor)
+        return check.run(progress)
 
 
-class _Pass:
-    """One look at everything."""
+@dataclass
+class _Check:
+    """The check of one view of a journal."""
 
-    def __init__(
-        self,
-        fs: View,
-        directory: Path,
-        schema: int,
-        event_type: Any,
-        keys: Keys,
-        wanted: tuple[type, ...],
-        anchor: Anchor | None,
-    ) -> None:
-        self._fs = fs
-        self._directory = directory
-        self._schema = schema
-        self._decoder = list_decoder(event_type)
-        self._keys = keys
-        self._wanted = wanted
-        self._anchor = anchor
-        self._result = Verified()
-        #: Where the snapshots say that a segment ends.
-        self._ends: set[Position] = set()
-        #: How many events could be read of each segment, by its first sequence.
-        self._counts: dict[int, int] = {}
+    fs: View
+    directory: Path
+    schema: int
+    decoder: msgspec.msgpack.Decoder[list[Any]]
+    keys: Keys
+    wanted: tuple[type, ...]
+    anchor: Anchor | None
+    result: Verified = field(default_factory=Verified)
+    #: Where the snapshots say that a segment ends.
+    ends: set[Position] = field(default_factory=set)
+    #: How many events could be read of each segment, by its first sequence.
+    counts: dict[int, int] = field(default_factory=dict)
 
     def run(self, progress: Progress | None) -> Verified:
         """Check the whole journal; the result. Raises as `verify`."""
-        candidates = read_snapshots(self._fs, self._directory, self._schema)
-        self._ends = {Position.behind(at) for at in candidates if not isinstance(at, Fault)}
+        candidates = read_snapshots(self.fs, self.directory, self.schema)
+        self.ends = {Position.behind(at) for at in candidates if not isinstance(at, Fault)}
         files = self._list()
         order = sorted(files)
         if order:
-            self._result.beginning = Position(max(0, order[0] - 1), GENESIS_DIGEST, None)
+            self.result.beginning = Position(max(0, order[0] - 1), GENESIS_DIGEST, None)
         position: Position | None = None
         for done, first in enumerate(order, start=1):
             if position is not None and first > position.sequence + 1:
                 gap = Gap(position.sequence + 1, first - 1)
-                fault = missing(self._fs, self._directory, gap, position.sequence)
-                self._result.faults.append(fault)
+                fault = missing(self.fs, self.directory, gap, position.sequence)
+                self.result.faults.append(fault)
                 position = None
             behind = files[order[done]] if done < len(order) else []
             position = self._check(files[first], position, behind)
             if progress is not None:
                 progress(done, len(files))
-        self._result.count = sum(self._counts.values())
+        self.result.count = sum(self.counts.values())
         if position is not None and (
             all(file.archived for file in files[order[-1]])
-            or order[-1] <= position.sequence in {end.sequence for end in self._ends}
+            or order[-1] <= position.sequence in {end.sequence for end in self.ends}
         ):
             # The segment that is being written is never archived, nor is a snapshot of its events.
             last = position.sequence
-            fault = missing(self._fs, self._directory, Gap(last + 1, None), last)
-            self._result.faults.append(fault)
-        check_snapshots(self._fs, self._directory, candidates, self._result)
-        return self._result
+            fault = missing(self.fs, self.directory, Gap(last + 1, None), last)
+            self.result.faults.append(fault)
+        check_snapshots(self.fs, self.directory, candidates, self.result)
+        return self.result
 
     def _list(self) -> dict[int, list[SegmentFile]]:
         """The copies of each segment by its first sequence, the live one first."""
         files: dict[int, list[SegmentFile]] = {}
-        for file in list_segments(self._fs, self._directory):
+        for file in list_segments(self.fs, self.directory):
             files.setdefault(file.first_sequence, []).append(file)
-        for file in list_archive(self._fs, self._directory):
+        for file in list_archive(self.fs, self.directory):
             files.setdefault(file.first_sequence, []).append(file)
         return files
 
@@ -145,10 +138,10 @@ class _Pass:
             else:
                 good.append(outcome)
         if not good:
-            self._result.faults += bad
+            self.result.faults += bad
             return None
         copy, faults = choose(good, bad, self._ends_of(copies, behind))
-        self._result.faults += faults
+        self.result.faults += faults
         return self._accept(copy, copies, sealed=sealed)
 
     def _ends_of(self, copies: list[SegmentFile], behind: list[SegmentFile]) -> set[Position]:
@@ -156,7 +149,7 @@ class _Pass:
         if len(copies) == 1 or not behind:
             return set()
         between = range(copies[0].first_sequence, behind[0].first_sequence)
-        ends = beginnings(self._fs, behind, self._schema) | self._ends
+        ends = beginnings(self.fs, behind, self.schema) | self.ends
         return {end for end in ends if end.sequence in between}
 
     def _check_copy(
@@ -170,10 +163,9 @@ class _Pass:
         except DamagedSegmentError as error:
             if error.walked is not None and error.data is not None:
                 # What is good before the damage counts as far as it goes.
-                header, end = error.walked.header, error.walked.end
-                self._find_anchor(error.data, header, end)
-                self._result.head = self._result.vouched = end
-                self._count(header, end)
+                self._find_anchor(error.data, error.walked)
+                self.result.head = self.result.vouched = error.walked.end
+                self._count(error.walked)
             return Fault(Kind.SEGMENT, file.path, error.offset, error.last_sequence, error.reason)
         except JournalUnsupportedError as error:
             return Fault(Kind.UNSUPPORTED, file.path, 0, last, error.reason)
@@ -182,8 +174,8 @@ class _Pass:
         found = walked.found
         if found.end is End.TORN:
             torn = Fault(Kind.TORN, file.path, found.offset, found.next_sequence - 1, found.reason)
-            self._result.faults.append(torn)
-        return Copy(file, walked.header, found, data, events)
+            self.result.faults.append(torn)
+        return Copy(walked, data, events)
 
     def _read(
         self, file: SegmentFile, before: Position | None, *, sealed: bool
@@ -195,16 +187,16 @@ class _Pass:
         def keep(batch: list[Any]) -> None:
             nonlocal sequence
             for number, event in enumerate(batch, start=sequence):
-                if isinstance(event, self._wanted):
+                if isinstance(event, self.wanted):
                     events.append(Found(number, event))
             sequence += len(batch)
 
         walked, data = read_one(
-            self._fs,
+            self.fs,
             file,
-            self._schema,
+            self.schema,
             before,
-            self._decoder,
+            self.decoder,
             keep,
             sealed=sealed,
             verify_chain=True,
@@ -213,53 +205,47 @@ class _Pass:
 
     def _accept(self, copy: Copy, copies: list[SegmentFile], *, sealed: bool) -> Position:
         """Take note of a good segment; where its successor begins."""
-        result, header, found, end = self._result, copy.header, copy.found, copy.end
+        result, (file, header, found), end = self.result, copy.walked, copy.walked.end
         if not result.segments and not result.faults:
             result.beginning = claimed_position(header)
         result.segments += 1
-        self._count(header, end)
+        self._count(copy.walked)
         result.events += copy.events
         result.head = result.vouched = end
-        if not sealed and not copy.file.archived:
+        if not sealed and not file.archived:
             result.vouched = Position(*found.vouched, header.journal_id)
         result.boundaries[header.previous_sequence] = header.previous_digest
         if end.sequence > header.previous_sequence:
             # Marks alone end nothing: the segment before them does.
             result.boundaries[end.sequence] = end.digest
-        self._find_anchor(copy.data, header, end)
+        self._find_anchor(copy.data, copy.walked)
         if sealed:
-            expected = cache(partial(build_index, copy.data, header, self._decoder, self._keys))
+            expected = cache(partial(build_index, copy.data, header, self.decoder, self.keys))
             for file in copies:
-                bad = check_index(self._fs, file, header, found, self._keys, expected)
+                bad = check_index(self.fs, file, header, found, self.keys, expected)
                 if isinstance(bad, Fault):
                     result.altered_indexes.append(bad)
                 elif bad:
                     result.bad_indexes.append(bad)
         return end
 
-    def _count(self, header: SegmentHeader, end: Position) -> None:
+    def _count(self, walked: Walked) -> None:
         """Note how many events a segment gave, of whichever copy gave more."""
-        first = header.first_sequence
-        self._counts[first] = max(self._counts.get(first, 0), end.sequence - first + 1)
+        first = walked.header.first_sequence
+        self.counts[first] = max(self.counts.get(first, 0), walked.found.next_sequence - first)
 
-    def _find_anchor(self, data: bytes, header: SegmentHeader, end: Position) -> None:
+    def _find_anchor(self, data: bytes, walked: Walked) -> None:
         """Look for the anchor's digest at the header and behind each frame."""
-        anchor = self._anchor
-        if anchor is None or not header.previous_sequence <= anchor.sequence <= end.sequence:
+        _, header, found = walked
+        place = Anchor(header.previous_sequence, header.previous_digest)
+        if self.anchor is None or not place.sequence <= self.anchor.sequence < found.next_sequence:
             return
-        if (header.previous_sequence, header.previous_digest) == anchor:
-            self._result.anchored = True
-        offset, sequence, digest = SEGMENT_HEADER_BYTES, header.previous_sequence, b""
-        view = memoryview(data)
-        while digest != end.digest and sequence <= anchor.sequence:
-            try:
-                frame = decode_frame(view, offset, header)
-            except MalformedError:
-                return
-            offset, digest = frame.end, frame.digest
-            sequence = frame.first_sequence + frame.count - 1
-            if (sequence, digest) == anchor:
-                self._result.anchored = True
+        offset, view = SEGMENT_HEADER_BYTES, memoryview(data)
+        while place != self.anchor and offset < found.offset:
+            frame = decode_frame(view, offset, header)
+            offset = frame.end
+            place = Anchor(frame.first_sequence + frame.count - 1, frame.digest)
+        self.result.anchored |= place == self.anchor
 
 
 def _last_before(file: SegmentFile, before: Position | None) -> int:

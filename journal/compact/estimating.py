@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from journal.compact.prune import Coming, Policy, Pruning, archive_bytes, plan_pruning
 from journal.format.archive import compress
-from journal.format.segments import SegmentFile, list_segments
+from journal.format.segments import SegmentFile, list_segments, opened
 from journal.fs import FileSystem
 
 #: What is compressed of a segment to tell how well the rest will.
@@ -55,10 +55,7 @@ def estimate(
 
 def _compressed(fs: FileSystem, file: SegmentFile) -> tuple[int, int]:
     """A segment's bytes, and about how many the archive takes, as its beginning compresses."""
-    fd = fs.open(file.path)
-    try:
+    with opened(fs, file.path) as fd:
         size = fs.size(fd)
         sample = fs.read(fd, _SAMPLE_BYTES, 0)
-    finally:
-        fs.close(fd)
     return size, round(len(compress(sample)) * size / max(1, len(sample)))

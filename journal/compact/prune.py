@@ -16,7 +16,7 @@ import msgspec
 
 from journal.compact.prepare import archive_lock
 from journal.format.archive import errors_of, read_header
-from journal.format.segments import SegmentFile, list_archive, list_history
+from journal.format.segments import SegmentFile, list_archive, list_history, opened
 from journal.format.snapshot import list_snapshots
 from journal.fs import FileSystem
 
@@ -136,11 +136,8 @@ def prune(fs: FileSystem, directory: Path, through: int) -> None:
 
 def size_of(fs: FileSystem, file: SegmentFile) -> int:
     """The bytes of a segment's file."""
-    fd = fs.open(file.path)
-    try:
+    with opened(fs, file.path) as fd:
         return fs.size(fd)
-    finally:
-        fs.close(fd)
 
 
 def archive_bytes(fs: FileSystem, directory: Path) -> int:

@@ -38,7 +38,7 @@ from journal.format.codec import (
     UnsupportedError,
     decode_header,
 )
-from journal.format.segments import SegmentFile, check_size, read_file
+from journal.format.segments import SegmentFile, check_size, opened, read_file
 from journal.fs import ReadOnlyFileSystem
 
 if sys.version_info >= (3, 14):
@@ -203,9 +203,6 @@ class SegmentReader(Protocol):
     def read(self, size: int, offset: int) -> bytes:
         """`size` bytes from `offset`; fewer at the end. Raises OSError, MalformedError."""
 
-    def close(self) -> None:
-        """Close the file."""
-
 
 class _Plain:
     def __init__(self, fs: ReadOnlyFileSystem, fd: int) -> None:
@@ -215,9 +212,6 @@ class _Plain:
 
     def read(self, size: int, offset: int) -> bytes:
         return self._fs.read(self._fd, size, offset)
-
-    def close(self) -> None:
-        self._fs.close(self._fd)
 
 
 class _Archived:
@@ -244,18 +238,12 @@ class _Archived:
         skipped = first * layout.chunk_bytes
         return b"".join(parts)[offset - skipped : stop - skipped]
 
-    def close(self) -> None:
-        self._fs.close(self._fd)
 
-
-def open_segment(fs: ReadOnlyFileSystem, file: SegmentFile) -> SegmentReader:
+@contextlib.contextmanager
+def open_segment(fs: ReadOnlyFileSystem, file: SegmentFile) -> Iterator[SegmentReader]:
     """A segment to read from, archived or not. Raises OSError, MalformedError, UnsupportedError."""
-    fd = fs.open(file.path)
-    try:
-        return _Archived(fs, fd) if file.archived else _Plain(fs, fd)
-    except BaseException:
-        fs.close(fd)
-        raise
+    with opened(fs, file.path) as fd:
+        yield _Archived(fs, fd) if file.archived else _Plain(fs, fd)
 
 
 def read_segment(fs: ReadOnlyFileSystem, file: SegmentFile) -> bytes:
@@ -266,11 +254,8 @@ def read_segment(fs: ReadOnlyFileSystem, file: SegmentFile) -> bytes:
     if not file.archived:
         return read_file(fs, file.path)
     # Only a file whose trailer fits its length, and the segment's own header, is read whole.
-    segment = open_segment(fs, file)
-    try:
+    with open_segment(fs, file) as segment:
         _check_decoded_size(segment)
-    finally:
-        segment.close()
     return decompress(read_file(fs, file.path, _compressed_bytes_max(SEGMENT_BYTES_MAX, 1 << 20)))
 
 
@@ -297,11 +282,8 @@ def read_header(fs: ReadOnlyFileSystem, file: SegmentFile, schema: int) -> Segme
 
     Raises OSError, MalformedError, UnsupportedError.
     """
-    segment = open_segment(fs, file)
-    try:
+    with open_segment(fs, file) as segment:
         return decode_header(segment.read(SEGMENT_HEADER_BYTES, 0), schema)
-    finally:
-        segment.close()
 
 
 @contextlib.contextmanager

@@ -34,9 +34,11 @@ names a journal's whole content up to there. `journal/README.md` is the specific
 from __future__ import annotations
 
 import hashlib
+import secrets
 import struct
 import zlib
 from collections.abc import Sequence
+from typing import Self
 
 import msgspec
 
@@ -89,6 +91,29 @@ class SegmentHeader(msgspec.Struct, frozen=True):
     previous_sequence: int
     previous_digest: bytes
     created: int
+
+    @classmethod
+    def begin(
+        cls,
+        schema: int,
+        segment_bytes: int,
+        created: int,
+        last_sequence: int = 0,
+        digest: bytes = GENESIS_DIGEST,
+        journal_id: bytes | None = None,
+    ) -> Self:
+        """The header of a new segment behind the event `last_sequence`; of a new journal too."""
+        return cls(
+            journal_id=journal_id or secrets.token_bytes(ID_BYTES),
+            segment_id=secrets.token_bytes(ID_BYTES),
+            schema=schema,
+            segment_bytes=segment_bytes,
+            frame_bytes_max=frame_bytes_max(segment_bytes),
+            first_sequence=last_sequence + 1,
+            previous_sequence=last_sequence,
+            previous_digest=digest,
+            created=created,
+        )
 
     @property
     def seed(self) -> int:

@@ -76,17 +76,12 @@ def is_archived(fs: ReadOnlyFileSystem, directory: Path, file: SegmentFile) -> b
     Raises OSError for the segment itself.
     """
     copy = SegmentFile(file.first_sequence, archive_path(directory, file.first_sequence))
-    live = open_segment(fs, file)
-    try:
-        archived = open_segment(fs, copy)
+    with open_segment(fs, file) as live:
         try:
-            return live.size == archived.size and all(
-                live.read(CHUNK_BYTES, at) == archived.read(CHUNK_BYTES, at)
-                for at in range(0, live.size, CHUNK_BYTES)
-            )
-        finally:
-            archived.close()
-    except (MalformedError, UnsupportedError, FileNotFoundError, IsADirectoryError):
-        return False
-    finally:
-        live.close()
+            with open_segment(fs, copy) as archived:
+                return live.size == archived.size and all(
+                    live.read(CHUNK_BYTES, at) == archived.read(CHUNK_BYTES, at)
+                    for at in range(0, live.size, CHUNK_BYTES)
+                )
+        except (MalformedError, UnsupportedError, FileNotFoundError, IsADirectoryError):
+            return False

@@ -33,13 +33,14 @@ import zlib
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import msgspec
 
 from journal.format.archive import CHUNK_BYTES
 from journal.format.codec import DIGEST_BYTES, MalformedError, SegmentHeader
 from journal.format.scan import Deliver, End, Scan, advance, judge_end
+from journal.fs import ReadOnlyFileSystem
 
 #: From an event to the keys by which it is to be found.
 KeysOf = Callable[[Any], Iterable[bytes]]
@@ -167,17 +168,22 @@ class Index:
         self.end: int = end
         self.last_digest: bytes = last_digest
 
+    @classmethod
+    def of_file(cls, fs: ReadOnlyFileSystem, fd: int, header: SegmentHeader, keys: Keys) -> Self:
+        """The index in the file that is open as `fd`. Raises as the constructor, OSError."""
+        file_bytes = fs.size(fd)
+        # What a damaged header asks for may be more than there is memory.
+        index = cls(lambda size, at: fs.read(fd, min(size, file_bytes), at), header, keys)
+        if file_bytes != index.file_bytes:
+            raise MalformedError(
+                f"the index has {file_bytes} bytes, another length than it says: {index.file_bytes}"
+            )
+        return index
+
     @property
     def file_bytes(self) -> int:
         """The length of the whole file."""
         return self._entries_offset + self._entries * _ENTRY_BYTES
-
-    def check_length(self, file_bytes: int) -> None:
-        """Raise MalformedError if the file has another length than the index says."""
-        if file_bytes != self.file_bytes:
-            raise MalformedError(
-                f"the index has {file_bytes} bytes, another length than it says: {self.file_bytes}"
-            )
 
     def find(self, key: bytes) -> list[int]:
         """The numbers of the chunks that may have events with `key`, in order.

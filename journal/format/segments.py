@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -121,19 +122,26 @@ class TooLargeError(MalformedError):
     """A file has more bytes than its format allows; none of them was read."""
 
 
+@contextlib.contextmanager
+def opened(fs: ReadOnlyFileSystem, path: Path) -> Iterator[int]:
+    """The file `path`, open to be read."""
+    fd = fs.open(path)
+    try:
+        yield fd
+    finally:
+        fs.close(fd)
+
+
 def read_file(fs: ReadOnlyFileSystem, path: Path, bytes_max: int = SEGMENT_BYTES_MAX) -> bytes:
     """All bytes of `path`, which may be `bytes_max`; a segment's limit if nothing else is said.
 
     The limit is what the format allows: any user can give a file a length, which is no reason to
     take as much memory. Raises TooLargeError, OSError.
     """
-    fd = fs.open(path)
-    try:
+    with opened(fs, path) as fd:
         size = fs.size(fd)
         check_size(size, bytes_max)
         return fs.read(fd, size, 0)
-    finally:
-        fs.close(fd)
 
 
 def check_size(size: int, bytes_max: int) -> None:
@@ -148,13 +156,10 @@ def read_part(fs: ReadOnlyFileSystem, path: Path, offset: int, size: int) -> byt
     Raises OSError.
     """
     try:
-        fd = fs.open(path)
+        with opened(fs, path) as fd:
+            return fs.read(fd, min(size, max(0, fs.size(fd) - offset)), offset)
     except (FileNotFoundError, IsADirectoryError):
         return b""
-    try:
-        return fs.read(fd, min(size, max(0, fs.size(fd) - offset)), offset)
-    finally:
-        fs.close(fd)
 
 
 def read_if_file(fs: ReadOnlyFileSystem, path: Path) -> bytes:
@@ -165,13 +170,10 @@ def read_if_file(fs: ReadOnlyFileSystem, path: Path) -> bytes:
 def file_bytes(fs: ReadOnlyFileSystem, path: Path) -> int:
     """The length of `path`; 0 if it is a directory, or a link to nowhere. Raises OSError."""
     try:
-        fd = fs.open(path)
+        with opened(fs, path) as fd:
+            return fs.size(fd)
     except (FileNotFoundError, IsADirectoryError):
         return 0
-    try:
-        return fs.size(fd)
-    finally:
-        fs.close(fd)
 
 
 def zero_fill(fs: FileSystem, fd: int, start: int, size: int) -> None:

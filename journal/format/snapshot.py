@@ -28,6 +28,7 @@ from typing import NamedTuple
 import msgspec
 
 from journal.format.codec import DIGEST_BYTES, MalformedError, UnsupportedError
+from journal.format.segments import opened
 from journal.fs import ReadOnlyFileSystem
 
 _MAGIC = b"\x89JSNP\r\n\x1a"
@@ -91,11 +92,8 @@ def read_snapshot(fs: ReadOnlyFileSystem, path: Path, schema: int) -> Snapshot:
 
     Raises MalformedError with the reason, UnsupportedError for what a newer version wrote, OSError.
     """
-    fd = fs.open(path)
-    try:
+    with opened(fs, path) as fd:
         return _read(fs, fd, path, schema)
-    finally:
-        fs.close(fd)
 
 
 def _read(fs: ReadOnlyFileSystem, fd: int, path: Path, schema: int) -> Snapshot:

@@ -1,3 +1,3 @@
 """Reading a journal: from where a replay starts, to the end, or for one key."""
 
-__all__ = ["head", "tail"]
+__all__ = ["tail"]

@@ -91,11 +91,8 @@ class _Follower:
         found: list[Found] = []
         with errors_of(file, self._next - 1):
             header = read_header(reader.fs, file, reader.schema)
-            segment = open_segment(reader.fs, file)
-            try:
+            with open_segment(reader.fs, file) as segment:
                 data = segment.read(_PIECE_BYTES, self._offset)
-            finally:
-                segment.close()
             read: list[tuple[Frame, list[object]]] = []
             # The rest is zeros, a frame that is being written, or one that the piece cuts off.
             with contextlib.suppress(MalformedError):

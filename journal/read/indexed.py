@@ -33,7 +33,7 @@ from journal.format.codec import (
 )
 from journal.format.index import Index, Keys, Record, build_index, records_in
 from journal.format.scan import End, scan
-from journal.format.segments import SegmentFile
+from journal.format.segments import SegmentFile, opened
 from journal.fs import FileSystem, ReadOnlyFileSystem
 from journal.read.view import View
 
@@ -165,12 +165,9 @@ class Indexes:
         chunks = sorted({chunk for key in wanted for chunk in index.find(key)})
         if not chunks:
             return
-        segment = open_segment(self._fs, file)
-        try:
+        with open_segment(self._fs, file) as segment:
             for chunk in chunks:
                 yield from self._read_chunk(segment, header, index, chunk)
-        finally:
-            segment.close()
 
     def _read_chunk(
         self, segment: SegmentReader, header: SegmentHeader, index: Index, chunk: int
@@ -201,24 +198,12 @@ def _opened(
     fs: ReadOnlyFileSystem, file: SegmentFile, header: SegmentHeader, keys: Keys
 ) -> Iterator[Index | None]:
     """The index of a sealed segment, or None if there is none to be used."""
-    try:
-        fd = fs.open(file.index_path)
-    except OSError:
-        yield None
-        return
-    try:
-        try:
-            # What a damaged header asks for may be more than there is memory.
-            file_bytes = fs.size(fd)
-            index = Index(
-                lambda size, offset: fs.read(fd, min(size, file_bytes), offset), header, keys
-            )
-            index.check_length(file_bytes)
-        except (MalformedError, OSError):
-            index = None
+    with contextlib.ExitStack() as stack:
+        index = None
+        with contextlib.suppress(MalformedError, OSError):
+            fd = stack.enter_context(opened(fs, file.index_path))
+            index = Index.of_file(fs, fd, header, keys)
         yield index
-    finally:
-        fs.close(fd)
 
 
 def read_frames(

@@ -83,14 +83,14 @@ def find_replay_start(
             _check_fit(fs, snapshot, following[0], schema)
             if records is not None:
                 # What is damaged before the record is reached, a replay of everything refuses.
-                trust_damaged = until is None
-                check_vouched(fs, snapshot, following, schema, records, trust_damaged=trust_damaged)
+                word = word_on(fs, snapshot, following, schema, records)
+                _check_word(word, snapshot, trust_damaged=until is None)
             restore(snapshot)
         except UnsupportedError as error:
             raise JournalUnsupportedError(file.path, str(error)) from None
-        except UnrecordedError as error:
+        except _UnrecordedError as error:
             rejected.append(UnrecordedSnapshot(file.path, str(error)))
-        except (ValueError, _UnreadableError) as error:
+        except ValueError as error:
             rejected.append(RejectedSnapshot(file.path, str(error)))
         else:
             return ReplayStart(Position.behind(snapshot), snapshot, following, tuple(rejected))
@@ -98,47 +98,34 @@ def find_replay_start(
     return ReplayStart(GENESIS, None, files, tuple(rejected))
 
 
-class UnrecordedError(ValueError):
+class _UnrecordedError(ValueError):
     """The journal has no record of a snapshot."""
 
 
-def check_vouched(
-    fs: ReadOnlyFileSystem,
-    snapshot: Snapshot,
-    following: list[SegmentFile],
-    schema: int,
-    records: Records,
-    *,
-    trust_damaged: bool,
-) -> None:
+def _check_word(word: Word, snapshot: Snapshot, *, trust_damaged: bool) -> None:
     """Raise ValueError unless the journal vouches for a snapshot.
 
-    `trust_damaged` is for who will read all of `following` anyway, and refuses what is damaged
-    there. Raises UnrecordedError, a ValueError, if there is no record; OSError.
+    `trust_damaged` is for who will read all that follows it anyway, and refuses what is damaged.
     """
-    match word_on(fs, snapshot, following, schema, records):
+    match word:
         case Word.CONTRADICTED:
             raise ValueError(
                 f"its state has digest {snapshot.digest}, the journal's record of it another: "
                 "it was altered"
             )
         case Word.UNRECORDED:
-            raise UnrecordedError(
+            raise _UnrecordedError(
                 "the journal has no record of it: the compaction that made it did not get that far"
             )
         case Word.DAMAGED if not trust_damaged:
             raise ValueError("the journal is damaged before its record of it")
 
 
-class _UnreadableError(Exception):
-    """A snapshot is not a file, or the disk does not give it."""
-
-
 def _read(fs: ReadOnlyFileSystem, file: SnapshotFile, schema: int) -> Snapshot:
     try:
         return read_snapshot(fs, file.path, schema)
     except OSError as error:
-        raise _UnreadableError(f"it cannot be read: {error.strerror}") from None
+        raise ValueError(f"it cannot be read: {error.strerror}") from None
 
 
 def _check_fit(

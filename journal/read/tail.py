@@ -5,20 +5,38 @@ An event is vouched for when something follows it; a daemon that lives marks the
 
 from __future__ import annotations
 
+import sys
 import time
+from functools import partial
 from pathlib import Path
 
-from journal.errors import JournalError
+from journal.errors import JournalCorruptError, JournalError
 from journal.format.archive import read_header
+from journal.format.chain import read_one, read_stable
+from journal.format.scan import Scan
 from journal.format.segments import SegmentFile, list_segments, read_part
 from journal.fs import FileSystem, OsFileSystem
-from journal.read.head import read_head
+from journal.read.view import View
 
 #: A daemon that lives marks the end of a silence after half a second.
 _MARKED_SECONDS = 1.5
 _PAUSE_SECONDS = 0.02
 #: Of a frame, as much as tells it from what was never written: its magic is not zero.
 _BEGUN_BYTES = 8
+
+
+def read_head(fs: FileSystem, directory: Path, schema: int) -> tuple[SegmentFile, Scan]:
+    """The last segment and where it ends, without the ones before it.
+
+    Raises JournalCorruptError, JournalUnsupportedError, OSError.
+    """
+    with View.of(fs, directory, sys.maxsize) as view:
+        files = list_segments(view, directory)
+        if not files:
+            raise JournalCorruptError(directory, 0, 0, "its newest segments are missing")
+        read = partial(read_one, view, files[-1], schema, None, sealed=False)
+        walked, _ = read_stable(read)
+    return walked.file, walked.found
 
 
 def wait_vouched(directory: Path, schema: int, *, through: int | None = None) -> int:

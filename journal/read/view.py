@@ -47,12 +47,7 @@ class View(ReadOnlyFileSystem):
         self._start = start
         self._held: dict[Path, int] = {}
         self._descriptors: set[int] = set()
-        self._names = self._list()
-        try:
-            self._look()
-        except BaseException:
-            self.release()
-            raise
+        self._names: dict[Path, list[str]] = {}
 
     @classmethod
     @contextlib.contextmanager
@@ -63,12 +58,12 @@ class View(ReadOnlyFileSystem):
             return
         view = cls(directory, fs, start)
         try:
+            view._look()
             yield view
         finally:
-            view.release()
+            view._release()
 
-    def release(self) -> None:
-        """Close what is held."""
+    def _release(self) -> None:
         self._held.clear()
         while self._descriptors:
             self.disk.close(self._descriptors.pop())
@@ -96,8 +91,9 @@ class View(ReadOnlyFileSystem):
 
     def _look(self) -> None:
         """Open what is listed, until nothing came and none but pruned files went meanwhile."""
+        self._names = self._list()
         for _ in range(_LOOKS_MAX):
-            self.release()
+            self._release()
             listed = self._files()
             lost = {path for path in self._wanted() if not self._hold(path)}
             names, self._names = self._names, self._list()

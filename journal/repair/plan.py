@@ -6,7 +6,6 @@ start, and what is archived was whole once, so a backup has it. Nothing is chang
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +24,6 @@ from journal.format.chain import (
 )
 from journal.format.codec import (
     ALIGNMENT,
-    ID_BYTES,
     SEGMENT_BYTES_MAX,
     SEGMENT_BYTES_MIN,
     MalformedError,
@@ -33,7 +31,6 @@ from journal.format.codec import (
     UnsupportedError,
     decode_header,
     encode_header,
-    frame_bytes_max,
 )
 from journal.format.scan import Deliver, list_decoder
 from journal.format.segments import (
@@ -104,7 +101,6 @@ def plan_truncation(
     start = _find_start(fs, directory, schema, restore, records)
     position, time = start.position, start.time
     before: SegmentHeader | None = None
-    damage: _Damage | None = None
     for number, file in enumerate(start.files):
         sealed = number < len(start.files) - 1
         looked = _look(fs, file, position, schema, decoder, deliver, sealed=sealed)
@@ -114,7 +110,7 @@ def plan_truncation(
                 raise JournalCorruptError(file.path, at, position.sequence, looked.reason)
             _check_not_stray(fs, start.files[number:], position, schema)
             _check_no_copy(fs, directory, file, position, looked.reason)
-            damage = _Damage(looked.reason, start.files[number:], looked)
+            damaged = start.files[number:]
             break
         if looked.walked is not None:
             # Only behind a live segment can the journal go on as it is.
@@ -123,11 +119,11 @@ def plan_truncation(
     else:
         if position.journal_id is None or (start.files and not start.files[-1].archived):
             return None
-        reason = "the segment that follows the last one is missing"
-        damage = _Damage(reason, [], _ReadResult(b"", None, reason))
-    cut = _cut(directory, damage, position, before, schema, max(now, time))
+        looked = _ReadResult(b"", None, "the segment that follows the last one is missing")
+        damaged = []
+    cut = _cut(directory, damaged, looked, position, before, schema, max(now, time))
     return Truncation(
-        reason=damage.reason,
+        reason=looked.reason,
         last_sequence=cut.last_sequence,
         lost=[
             lost_from(
@@ -137,7 +133,7 @@ def plan_truncation(
                 schema,
                 cut.last_sequence,
             )
-            for number, file in enumerate(damage.files)
+            for number, file in enumerate(damaged)
         ],
         replacement=cut.replacement,
         path=cut.path,
@@ -155,14 +151,6 @@ class _ReadResult(NamedTuple):
     data: bytes
     walked: Walked | None
     reason: str
-
-
-class _Damage(NamedTuple):
-    """The damage, the segments from there on, and the first of them."""
-
-    reason: str
-    files: list[SegmentFile]
-    looked: _ReadResult
 
 
 def _look(
@@ -204,30 +192,30 @@ class _Cut(NamedTuple):
 
 def _cut(
     directory: Path,
-    damage: _Damage,
+    damaged: list[SegmentFile],
+    looked: _ReadResult,
     position: Position,
     before: SegmentHeader | None,
     schema: int,
     created: int,
 ) -> _Cut:
     """Raises JournalCorruptError if nothing would be left to go on with."""
-    looked = damage.looked
     last = position.sequence
     following = segment_path(directory, last + 1)
     if looked.walked is not None:
         # Its own header and its good frames stay.
         _, header, found = looked.walked
         data = looked.data[: found.offset]
-        path = damage.files[0].path
+        path = damaged[0].path
         return _Cut(found.offset, found.next_sequence - 1, data, path, header.segment_bytes)
     size = before.segment_bytes if before else _size_for(len(looked.data))
-    if before is not None and damage.files[0].path != following:
-        return _Cut(0, last, None, damage.files[0].path, size)
-    if position.journal_id is None and damage.files[0].path != following:
+    if before is not None and damaged[0].path != following:
+        return _Cut(0, last, None, damaged[0].path, size)
+    if position.journal_id is None and damaged[0].path != following:
         raise JournalCorruptError(
             following, 0, last, "it is missing, and nothing that is left says how it began"
         )
-    fresh = _fresh_header(position, schema, size, created)
+    fresh = SegmentHeader.begin(schema, size, created, *position)
     return _Cut(0, last, encode_header(fresh), following, size)
 
 
@@ -302,21 +290,6 @@ def _check_no_copy(
                 position.sequence,
                 f"{reason}; but the archive has a copy, which `zstd -d {copy.path}` gives back",
             )
-
-
-def _fresh_header(position: Position, schema: int, size: int, created: int) -> SegmentHeader:
-    """Of an empty segment that continues the journal at `position`."""
-    return SegmentHeader(
-        journal_id=position.journal_id or secrets.token_bytes(ID_BYTES),
-        segment_id=secrets.token_bytes(ID_BYTES),
-        schema=schema,
-        segment_bytes=size,
-        frame_bytes_max=frame_bytes_max(size),
-        first_sequence=position.sequence + 1,
-        previous_sequence=position.sequence,
-        previous_digest=position.digest,
-        created=created,
-    )
 
 
 def _size_for(file_bytes: int) -> int:

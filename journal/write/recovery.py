@@ -17,7 +17,6 @@ an answer must never show what a power cut could undo.
 from __future__ import annotations
 
 import contextlib
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,9 @@ import msgspec
 from journal.errors import JournalCorruptError
 from journal.format.chain import Progress, Walked, walk
 from journal.format.codec import (
-    GENESIS_DIGEST,
-    ID_BYTES,
     SEGMENT_HEADER_BYTES,
     SegmentHeader,
     encode_header,
-    frame_bytes_max,
 )
 from journal.format.scan import Deliver, End, Scan
 from journal.format.segments import (
@@ -206,17 +202,7 @@ def _clean_up(fs: FileSystem, directory: Path, segment_bytes: int) -> None:
 
 def _begin(fs: FileSystem, directory: Path, schema: int, segment_bytes: int, now: int) -> Recovered:
     """Make the first segment of a new journal."""
-    header = SegmentHeader(
-        journal_id=secrets.token_bytes(ID_BYTES),
-        segment_id=secrets.token_bytes(ID_BYTES),
-        schema=schema,
-        segment_bytes=segment_bytes,
-        frame_bytes_max=frame_bytes_max(segment_bytes),
-        first_sequence=1,
-        previous_sequence=0,
-        previous_digest=GENESIS_DIGEST,
-        created=now,
-    )
+    header = SegmentHeader.begin(schema, segment_bytes, now)
     temporary = directory / SPARE_NAME
     fd = fs.create(temporary)
     try:

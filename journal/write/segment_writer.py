@@ -6,13 +6,11 @@ Synchronous and without threads, so a test can drive it call by call against a d
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Sequence
 
 from journal.format.codec import (
     ALIGNMENT,
     FRAME_HEADER_BYTES,
-    ID_BYTES,
     SEGMENT_HEADER_BYTES,
     SegmentHeader,
     encode_frame,
@@ -154,16 +152,13 @@ class Log:
         # A name that leads elsewhere would have the segment made in another's directory.
         self._custody.check()
         self._time = max(self._time, self._clock())
-        header = SegmentHeader(
-            journal_id=self._header.journal_id,
-            segment_id=secrets.token_bytes(ID_BYTES),
-            schema=self._schema,
-            segment_bytes=self.spare.segment_bytes,
-            frame_bytes_max=frame_bytes_max(self.spare.segment_bytes),
-            first_sequence=self.next_sequence,
-            previous_sequence=self.next_sequence - 1,
-            previous_digest=self.digest,
-            created=self._time,
+        header = SegmentHeader.begin(
+            self._schema,
+            self.spare.segment_bytes,
+            self._time,
+            self.next_sequence - 1,
+            self.digest,
+            self._header.journal_id,
         )
         fd, self.path = self.spare.publish(header)
         # Before the old one is closed: should that fail, its number may be another file's at once.

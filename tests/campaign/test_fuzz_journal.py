@@ -211,7 +211,8 @@ def test_a_chunk_that_grows_without_end_takes_little(
 
     assert len(data) < MIB
     assert peak(lambda: decompress(data)) < MIB
-    assert peak(lambda: open_segment(FS, file).read(100, 0)) < MIB
+    with open_segment(FS, file) as segment:
+        assert peak(lambda: segment.read(100, 0)) < MIB
     with pytest.raises(MalformedError, match="its size is wrong"):
         decompress(data)
 

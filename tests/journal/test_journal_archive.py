@@ -139,11 +139,9 @@ def test_any_part_can_be_read(offset: int, size: int) -> None:
     data = noise(3 * CHUNK_BYTES + 17)
     path = archive_path(Path("/"), 1)
     disk = SimulatedDisk.holding({path.parent.name: {path.name: compress(data)}})
-    segment = open_segment(disk, SegmentFile(1, path))
-
-    assert len(data) == segment.size
-    assert data[offset : offset + size] == segment.read(size, offset)
-    segment.close()
+    with open_segment(disk, SegmentFile(1, path)) as segment:
+        assert len(data) == segment.size
+        assert data[offset : offset + size] == segment.read(size, offset)
 
 
 def test_reading_a_part_notices_its_damage(tmp_path: Path) -> None:
@@ -151,12 +149,11 @@ def test_reading_a_part_notices_its_damage(tmp_path: Path) -> None:
     data = noise(4 * CHUNK_BYTES)
     compressed = compress(data)
     file = as_archive(tmp_path, flipped(compressed, 1000))
-    segment = open_segment(FS, file)
 
-    with pytest.raises(MalformedError, match="chunk 0"):
-        segment.read(1, 0)
-    assert data[CHUNK_BYTES : 2 * CHUNK_BYTES] == segment.read(CHUNK_BYTES, CHUNK_BYTES)
-    segment.close()
+    with open_segment(FS, file) as segment:
+        with pytest.raises(MalformedError, match="chunk 0"):
+            segment.read(1, 0)
+        assert data[CHUNK_BYTES : 2 * CHUNK_BYTES] == segment.read(CHUNK_BYTES, CHUNK_BYTES)
 
 
 def journal(directory: Path) -> list[Path]:

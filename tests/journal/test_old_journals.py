@@ -23,8 +23,8 @@ from journal.format.codec import SEGMENT_HEADER_BYTES, decode_header, encode_fra
 from journal.format.scan import list_decoder
 from journal.format.segments import list_history
 from journal.fs import OsFileSystem
-from journal.read.head import read_head
 from journal.read.reader import Reader, read_events
+from journal.read.tail import read_head
 from tests.kits.daemon.process import ROOT, Daemon, ended
 from tests.kits.journal.building import patched
 from tests.kits.journal.history import ask

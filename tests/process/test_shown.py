@@ -14,7 +14,7 @@ from coild.rules.events import SCHEMA
 from journal.format.codec import decode_header
 from journal.format.scan import scan
 from journal.fs import OsFileSystem
-from journal.read.head import read_head
+from journal.read.tail import read_head
 from tests.failures.test_failing_disk import FailingDaemon, fail
 from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, wait_for
 from tests.kits.daemon.wire import allocate_body

@@ -10,8 +10,7 @@ from pathlib import Path
 from coild.vocabulary import VOCABULARY
 from journal import JournalCorruptError, OsFileSystem
 from journal.check import Anchor, Fault, Kind, Verified
-from journal.read.head import read_head
-from journal.read.tail import wait_vouched
+from journal.read.tail import read_head, wait_vouched
 from tools.arguments import build_parser, journal_directory
 from tools.output import ToolError, emit, fail, is_json, journal_option, notice, put
 from tools.run import run

@@ -137,12 +137,12 @@ def _archive(data: bytes, mend: int) -> None:
     if mend & CHECKSUM:
         data = mended_archive(data)
     file = SegmentFile(1, archive_path(ROOT, 1))
-    reader = open_segment(BoundedDisk.holding({"archive": {file.path.name: data}}), file)
-    part = reader.read(100, 50)
-    reader.read(1 << 40, max(0, reader.size - 10))
-    segment = decompress(data)
-    assert segment[50:150] == part, "two readers see different bytes"
-    assert len(segment) == reader.size
+    with open_segment(BoundedDisk.holding({"archive": {file.path.name: data}}), file) as reader:
+        part = reader.read(100, 50)
+        reader.read(1 << 40, max(0, reader.size - 10))
+        segment = decompress(data)
+        assert segment[50:150] == part, "two readers see different bytes"
+        assert len(segment) == reader.size
 
 
 def _snapshot(data: bytes, mend: int) -> None:
