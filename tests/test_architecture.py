@@ -201,6 +201,20 @@ def test_the_tools_come_in_by_the_front_doors(module: str) -> None:
     }
 
 
+def test_the_doors_are_no_wider_than_the_tools_need() -> None:
+    """What a room exports, a tool takes: a name, or a module as a whole."""
+    used = {each for module in of("tools") for each in taken(module)}
+    names = {f"{source}.{name}" for source, name in used} | {source for source, _ in used}
+    rooms = [module for module in SOURCES if module.count(".") == 1 and exported(module)]
+
+    assert not {
+        f"{room}.{name}"
+        for room in rooms
+        for name in exported(room)
+        if f"{room}.{name}" not in names
+    }
+
+
 @pytest.mark.parametrize("module", SOURCES)
 def test_files_stay_short(module: str) -> None:
     """No source file is longer than what is read in one go."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from enum import Enum, auto
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import msgspec
 
 from journal.format.chain import GENESIS, Position
-from journal.format.snapshot import Snapshot
+from journal.format.snapshot import Snapshot, snapshot_path
 from journal.read.indexed import Found
 
 
@@ -52,6 +52,11 @@ class Fault(NamedTuple):
     reason: str
     #: What a missing segment takes with it.
     gap: Gap | None = None
+
+    @classmethod
+    def of_snapshot(cls, directory: Path, sequence: int, reason: str) -> Self:
+        """A snapshot is wrong, or is missing."""
+        return cls(Kind.SNAPSHOT, snapshot_path(directory, sequence), 0, sequence, reason)
 
 
 class BadIndex(NamedTuple):

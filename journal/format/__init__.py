@@ -1,15 +1,13 @@
 """The files of a journal, as bytes: segments, snapshots, archive, indexes, and their chain."""
 
 from journal.format.codec import MalformedError, UnsupportedError
-from journal.format.segments import journal_of, list_history
-from journal.format.snapshot import SnapshotFile, list_snapshots, read_snapshot, snapshot_path
+from journal.format.segments import journal_of
+from journal.format.snapshot import list_snapshots, read_snapshot, snapshot_path
 
 __all__ = [
     "MalformedError",
-    "SnapshotFile",
     "UnsupportedError",
     "journal_of",
-    "list_history",
     "list_snapshots",
     "read_snapshot",
     "snapshot_path",

@@ -85,15 +85,8 @@ def _judge_snapshots(directory: Path, verified: Verified) -> list[Fault]:
         verified.snapshots.append(snapshot)
         # Beside damage, the record may be in what is damaged.
         if recorded is not None and recorded.hex() != snapshot.digest:
-            faults.append(
-                Fault(
-                    Kind.SNAPSHOT,
-                    snapshot_path(directory, snapshot.sequence),
-                    0,
-                    snapshot.sequence,
-                    f"its state has digest {snapshot.digest}, the journal says {recorded.hex()}",
-                )
-            )
+            reason = f"its state has digest {snapshot.digest}, the journal says {recorded.hex()}"
+            faults.append(Fault.of_snapshot(directory, snapshot.sequence, reason))
     return faults
 
 

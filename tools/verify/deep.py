@@ -12,7 +12,6 @@ from coild.rules.projection import Projection
 from coild.vocabulary import VOCABULARY
 from journal import JournalCorruptError, Reader, View
 from journal.check import Fault, Kind, Verified
-from journal.format import snapshot_path
 from tools.output import progress
 
 
@@ -31,8 +30,7 @@ def replay(fs: View, directory: Path, verified: Verified) -> Iterator[Fault]:
         try:
             state.restore(oldest)
         except ValueError as error:
-            path = snapshot_path(directory, oldest.sequence)
-            yield Fault(Kind.SNAPSHOT, path, 0, oldest.sequence, str(error))
+            yield Fault.of_snapshot(directory, oldest.sequence, str(error))
             return
         checker.begin(state)
     reader = Reader(directory, VOCABULARY.event_type, schema=VOCABULARY.schema, fs=fs)
@@ -45,13 +43,8 @@ def replay(fs: View, directory: Path, verified: Verified) -> Iterator[Fault]:
                     return
                 snapshot = snapshots.get(state.sequence)
                 if snapshot is not None and state.dump() != snapshot.state:
-                    yield Fault(
-                        Kind.SNAPSHOT,
-                        snapshot_path(directory, snapshot.sequence),
-                        0,
-                        snapshot.sequence,
-                        "its state is not the one that the events before it make",
-                    )
+                    reason = "its state is not the one that the events before it make"
+                    yield Fault.of_snapshot(directory, snapshot.sequence, reason)
     except JournalCorruptError as error:
         yield Fault(Kind.SEGMENT, error.file, error.offset, error.last_sequence, error.reason)
         return
