@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coild.blocks.static import StaticBlocks
+from coild.blocks import BlockSource
 from coild.rules.addresses import BITS, Pool
 from coild.rules.allocator import Allocator
 from coild.rules.printable import listed
@@ -13,7 +13,7 @@ _NAMED_MAX = 3
 _OF_OLD = ": blocks of a former configuration stand in its subnets "
 
 
-def exhausted(allocator: Allocator, blocks: StaticBlocks, state: Projection) -> list[str]:
+def exhausted(allocator: Allocator, blocks: BlockSource, state: Projection) -> list[str]:
     """For each pool and family without a free address, a line that names them."""
     return [
         f"pool {name!r} has no free IPv{version} address{_of_old(pool, version, state)}"
@@ -25,7 +25,7 @@ def exhausted(allocator: Allocator, blocks: StaticBlocks, state: Projection) -> 
     ]
 
 
-def blocked(allocator: Allocator, blocks: StaticBlocks, state: Projection) -> list[str]:
+def blocked(allocator: Allocator, blocks: BlockSource, state: Projection) -> list[str]:
     """Those of `exhausted` that have no address because of blocks of a former configuration."""
     return [line for line in exhausted(allocator, blocks, state) if _OF_OLD in line]
 

@@ -135,6 +135,14 @@ class BlockKeeper:
             if not await self._release_of_old():
                 raise
             subnet = await self._source.acquire(pool, version)
+        if not self._allocator.may_acquire(pool, subnet):
+            # Once journalled, it could give an address to two pods, or keep the next start from
+            # reading the journal.
+            logger.error("the source of blocks gave %s, no new block of pool %s", subnet, pool)
+            raise NoBlockError(
+                f"no block of pool {pool!r} could be had: its source gave {subnet}, "
+                "which is no new block of it"
+            )
         try:
             sequence = await self._committer.when_room(
                 lambda: self._committer.commit(BlockAcquired(self._clock(), subnet.key, pool))

@@ -17,10 +17,21 @@ class NoBlockError(Exception):
 
 
 class BlockSource(Protocol):
-    """One side of the seam: the configuration's pools, or a cluster's."""
+    """One side of the seam: the configuration's pools, or a cluster's.
+
+    It is made before the pools are in force, with those blocks that the node has by its journal:
+    `StaticBlocks` is an example.
+    """
 
     async def acquire(self, pool: str, version: int) -> Subnet:
-        """A block that no other node has. Raises NoBlockError."""
+        """A block that no other node has. Raises NoBlockError.
+
+        It has the size of the pool's blocks, lies in one of the pool's subnets, and overlaps no
+        block that the node has, not even one of another size from a former configuration.
+        """
+
+    def has_block(self, pool: str, version: int) -> bool:
+        """Whether `acquire` would give one, as far as is known now; for what `/readyz` tells."""
 
     async def release(self, pool: str, block: Subnet) -> None:
         """Take back a block that the journal says is no longer the node's."""

@@ -134,6 +134,15 @@ class Allocator:
         spare = free.free <= 1 << self._state.pools[pool].block_size
         return Choice(free.oldest(), early=True, wants_block=spare)
 
+    def may_acquire(self, pool: str, block: Subnet) -> bool:
+        """Whether it is one of the pool's blocks in force, and the node does not have it yet."""
+        owner = self._state.pools[pool]
+        return (
+            block.prefix == owner.block_prefix(block.version)
+            and block.key not in self._state.blocks
+            and any(subnet.contains(block) for subnet in owner.of(block.version))
+        )
+
     def free(self, pool: str, version: int) -> int:
         """How many addresses are free, rested or not, in the blocks that are the node's."""
         return self._list(pool, version).free

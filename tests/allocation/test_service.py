@@ -452,6 +452,24 @@ def test_those_who_found_the_block_full_ask_for_another() -> None:
     run(scenario, source)
 
 
+@pytest.mark.parametrize("given", ["10.9.0.0/30", "10.0.0.4/31", "10.0.0.0/29", "10.0.0.0/30"])
+def test_a_block_that_is_not_the_pools_is_not_taken(given: str) -> None:
+    """Foreign, of another size or given twice: it is refused before the journal has it."""
+    source = HeldBlocks(BLOCK, Subnet.parse(given))
+    source.gate.set()
+
+    async def scenario(bench: Bench) -> None:
+        for number in range(4):
+            await bench.allocate(f"c{number}")
+        with pytest.raises(NoAddressError, match=f"gave {given}, which is no new block"):
+            await bench.allocate("c4")
+
+        assert {"default": [str(BLOCK)]} == await bench.blocks()
+        assert bench.state.digest() == bench.journal.replay().digest()
+
+    run(scenario, source)
+
+
 def test_a_refused_block_is_told_to_all_who_waited() -> None:
     """Why the source has no block is the answer of everyone who needs one."""
     source = HeldBlocks(NoBlockError("the pool is empty"))

@@ -166,6 +166,10 @@ class HeldBlocks:
             raise answer
         return answer
 
+    def has_block(self, pool: str, version: int) -> bool:
+        """As BlockSource.has_block."""
+        return bool(self.answers) and isinstance(self.answers[0], Subnet)
+
     async def release(self, pool: str, block: Subnet) -> None:
         """As BlockSource.release."""
         self.released.append((pool, block))
