@@ -14,6 +14,7 @@ import pytest
 from coild.cli import main
 from coild.config.layers import FileSettings, PoolSettings, Settings, kebab
 from coild.http.operations import OPERATIONS
+from tests.kits.system.tool import TOOLS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -95,6 +96,13 @@ def test_the_table_names_the_requests() -> None:
     }
 
     assert named == {(each.method, re.sub("<[a-z]+>", "<>", each.path)) for each in OPERATIONS}
+
+
+def test_the_table_names_the_tools() -> None:
+    """Each tool that reads a journal has its row, and what has a row is one."""
+    chapter = README.split("\n## The audit trail\n")[1].split("\n## ")[0]
+
+    assert set(re.findall(r"(?m)^\| `coild-([a-z]+)", chapter)) == TOOLS.keys()
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -12,7 +12,16 @@ from coild.http.answers import TEXT
 from coild.http.bodies import AllocateRequest, CollectRequest, ReleaseRequest
 from coild.http.errors import ERRORS, NotReadyError, status_of
 from coild.http.messages import ON_REQUEST, Failure
-from coild.http.operations import ANY, COLLECT, HEADERS, IDS, OPERATIONS, Operation
+from coild.http.operations import (
+    ANY,
+    COLLECT,
+    HEADERS,
+    OPERATIONS,
+    PARTS,
+    Operation,
+    Part,
+    parts_of,
+)
 from coild.rules.limits import (
     BODY_BYTES_MAX,
     COLLECT_BYTES_MAX,
@@ -36,8 +45,6 @@ _DESCRIPTION = (
     "changes nothing."
 )
 
-#: The parts of a path, and the fields of the allocation that they name.
-_PARAMETERS = {"namespace": "pod-namespace", "pod": "pod-name", "container": "container-id"}
 _TEXTS = {
     "pod-namespace": NAME_SCHEMA,
     "pod-name": NAME_SCHEMA,
@@ -99,7 +106,7 @@ def document() -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": answers | bodies,
-            "parameters": {name: _parameter(name) for name in _PARAMETERS},
+            "parameters": {name: _parameter(name, part) for name, part in PARTS.items()},
             # Answers to what is not described above, so no operation has them.
             "responses": {
                 "NoSuchPath": _failure(404, (NotFound,)),
@@ -114,7 +121,7 @@ def _describe(operation: Operation) -> dict[str, Any]:
         "operationId": operation.name,
         "summary": operation.summary,
     }
-    named = [name for name in _PARAMETERS if f"<{name}>" in operation.path]
+    named = parts_of(operation.path)
     if named:
         described["parameters"] = [{"$ref": f"#/components/parameters/{name}"} for name in named]
     if operation.verbose:
@@ -177,13 +184,12 @@ def _media(body: Any, examples: dict[str, Any]) -> dict[str, Any]:
     return {"schema": schema, "examples": values}
 
 
-def _parameter(name: str) -> dict[str, Any]:
-    field = _PARAMETERS[name]
+def _parameter(name: str, part: Part) -> dict[str, Any]:
     return {
         "name": name,
         "in": "path",
         "required": True,
-        "description": f"The {field} of the allocation, percent-encoded as UTF-8, slashes too.",
-        "schema": _TEXTS[field],
-        "example": IDS[field],
+        "description": f"{part.description}, percent-encoded as UTF-8, slashes too.",
+        "schema": part.schema,
+        "example": part.example,
     }

@@ -53,6 +53,7 @@ from coild.http.messages import (
     StatusAnswer,
 )
 from coild.rules.allocator import NoPoolError
+from coild.rules.limits import CONTAINER_ID_SCHEMA, NAME_SCHEMA
 from coild.upkeep.ages import AgeUnknownError
 from coild.upkeep.compactor import TooSoonError
 from coild.upkeep.prune_orders import OrderError
@@ -63,6 +64,24 @@ COMPACT = "/compact"
 COLLECT = "/gc"
 
 IDS = {"pod-namespace": "default", "pod-name": "web-0", "container-id": "c1"}
+
+
+class Part(NamedTuple):
+    """A part of a path that is the caller's, as the document describes it."""
+
+    description: str
+    schema: dict[str, Any]
+    example: str
+
+
+#: What stands in <> in the paths.
+PARTS = {
+    "namespace": Part("The pod-namespace of the allocation", NAME_SCHEMA, IDS["pod-namespace"]),
+    "pod": Part("The pod-name of the allocation", NAME_SCHEMA, IDS["pod-name"]),
+    "container": Part(
+        "The container-id of the allocation", CONTAINER_ID_SCHEMA, IDS["container-id"]
+    ),
+}
 
 #: What any request may be answered with.
 ANY: tuple[type[Exception], ...] = (
@@ -271,6 +290,11 @@ _ALLOWED = tuple(
     (re.compile(re.sub("<[a-z]+>", "[^/]+", re.escape(path))), ", ".join(methods))
     for path, methods in METHODS.items()
 )
+
+
+def parts_of(path: str) -> list[str]:
+    """The names of a path's parts, in the order of the path."""
+    return re.findall("<([a-z]+)>", path)
 
 
 def allowed(path: str) -> str:

@@ -279,7 +279,7 @@ class Projection:
             ):
                 pass  # facts about the daemon and its journal, not about addresses
             case _:
-                raise TypeError(f"{event!r} is not of the vocabulary")
+                raise TypeError(f"{event!r} is not of the vocabulary: it has no case here")
 
     def _change_pools(self, specs: dict[str, PoolSpec], apart: dict[str, ApartSpec]) -> None:
         pools = pools_of(specs, apart)

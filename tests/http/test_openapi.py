@@ -25,6 +25,7 @@ from coild.http import bodies
 from coild.http.api import build_app
 from coild.http.errors import ERRORS, status_of
 from coild.http.openapi import document
+from coild.http.operations import OPERATIONS, PARTS, parts_of
 from coild.rules import limits
 from tests.kits.daemon.openapi import Contract, pointer
 from tests.kits.daemon.process import Daemon
@@ -68,6 +69,13 @@ def test_every_route_is_described_and_nothing_else() -> None:
     }
 
     assert routed == CONTRACT.operations
+
+
+def test_every_part_of_a_path_is_described() -> None:
+    """What stands in <> has its schema and its example, and nothing else has."""
+    parts = {part for operation in OPERATIONS for part in parts_of(operation.path)}
+
+    assert parts == PARTS.keys(), "describe it in PARTS of coild/http/operations.py"
 
 
 def test_every_error_is_described() -> None:
@@ -116,14 +124,14 @@ def test_no_error_is_described_that_is_never_declared() -> None:
 
 def test_every_body_example_is_taken() -> None:
     """The examples of bodies are what the daemon's own decoders take, and their schemas allow."""
-    decoders: dict[str, Callable[[bytes], object]] = {
-        "/ip": partial(bodies.decode_body, bodies.AllocateRequest),
-        "/compact": bodies.decode_compact,
-        "/release": partial(bodies.decode_body, bodies.ReleaseRequest),
-        "/gc": partial(bodies.decode_body, bodies.CollectRequest),
-    }
-    for path, decode in decoders.items():
-        where = ("paths", path, "post", "requestBody", "content", "application/json")
+    for operation in OPERATIONS:
+        if operation.body is None:
+            continue
+        decode: Callable[[bytes], object] = partial(bodies.decode_body, operation.body)
+        if operation.body is bodies.CompactRequest:
+            decode = bodies.decode_compact
+        method = operation.method.lower()
+        where = ("paths", operation.path, method, "requestBody", "content", "application/json")
         for example in CONTRACT.look_up(*where)["examples"].values():
             CONTRACT.validator(*where, "schema").validate(example["value"])
             decode(msgspec.json.encode(example["value"]))

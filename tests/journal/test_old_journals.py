@@ -28,6 +28,7 @@ from journal.read.tail import read_head
 from tests.kits.daemon.process import ROOT, Daemon, ended
 from tests.kits.journal.building import patched
 from tests.kits.journal.history import ask
+from tests.kits.journal.keep import keep
 
 OLD = sorted(path.name for path in (ROOT / "tests" / "old_journals").iterdir() if path.is_dir())
 
@@ -74,7 +75,27 @@ def status_of(state: Projection) -> tuple[dict[str, list[str]], dict[str, str]]:
 
 def test_there_are_old_journals() -> None:
     """One of each vocabulary is kept for ever, today's included."""
-    assert [f"schema-{schema}" for schema in range(1, SCHEMA + 1)] == OLD
+    assert [f"schema-{schema}" for schema in range(1, SCHEMA + 1)] == OLD, (
+        "keep a run's journal that has the new event: python -m tests.kits.journal.keep DATA_DIR"
+    )
+
+
+@pytest.mark.parametrize("name", OLD[-1:])
+def test_a_journal_is_kept_with_what_is_to_be_found_in_it(name: str, tmp_path: Path) -> None:
+    """What `tests.kits.journal.keep` makes of the newest is what is kept, but for the lock."""
+    kept = ROOT / "tests" / "old_journals" / name
+    shutil.copytree(kept, tmp_path / "data")
+    (tmp_path / "data" / "journal" / "LOCK").touch()
+    keep(tmp_path / "data", tmp_path / "kept")
+    files = [
+        {path.relative_to(of): path.read_bytes() for path in of.rglob("*") if path.is_file()}
+        for of in (kept / "journal", tmp_path / "kept" / "journal")
+    ]
+
+    assert files[0] == files[1]
+    assert json.loads((kept / "expected.json").read_text()) == json.loads(
+        (tmp_path / "kept" / "expected.json").read_text()
+    )
 
 
 @pytest.mark.parametrize("start", [(), ("--from", "genesis")])

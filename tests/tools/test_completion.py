@@ -10,14 +10,11 @@ import sys
 import pytest
 
 from tests.kits.daemon.process import ROOT, ended, run
+from tests.kits.system.tool import TOOLS
 
 MODULES = {
     "coild": "coild",
-    "coild-compact": "tools.compact",
-    "coild-history": "tools.history",
-    "coild-repair": "tools.repair",
-    "coild-replay": "tools.replay",
-    "coild-verify": "tools.verify",
+    **{f"coild-{name}": module.removesuffix(".cli") for name, module in TOOLS.items()},
 }
 
 

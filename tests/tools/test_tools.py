@@ -15,10 +15,11 @@ import pytest
 
 from tests.kits.daemon.process import ROOT, ended
 from tests.kits.journal.history import allocated, beginning, write
-from tests.kits.system.tool import run_here
+from tests.kits.system.tool import TOOLS, run_here
 
 OLD = ROOT / "tests/old_journals/schema-2/journal"
-TOOLS = {
+#: What each is asked for.
+ASKED = {
     "history": ("10.64.0.1",),
     "replay": (),
     "verify": (),
@@ -39,11 +40,18 @@ def journal(tmp_path: Path) -> Path:
     return Path(shutil.copytree(OLD, tmp_path / "journal"))
 
 
-@pytest.mark.parametrize("tool", TOOLS)
+def test_every_tool_is_tried() -> None:
+    """A command of pyproject.toml is asked for something by the tests below."""
+    assert ASKED.keys() == TOOLS.keys(), "say in ASKED what to ask it for"
+
+
+@pytest.mark.parametrize("tool", ASKED)
 def test_a_closed_stream_is_no_error(journal: Path, tool: str) -> None:
     """A wrapper may close what it does not need: the rest comes out as ever."""
-    line = f"tool {tool} --journal {journal} {' '.join(TOOLS[tool])}"
+    line = f"tool {tool} --journal {journal} {' '.join(ASKED[tool])}"
     expected = shell(line)
+
+    assert expected.stdout, f"python -m tools.{tool} says nothing: does it call its main?"
     for closed in ("<&-", ">&-", "2>&-"):
         done = shell(f"{line} {closed}")
 
@@ -82,13 +90,10 @@ ARGUMENTS = ("", "--print-completion bash", "--help", "--version", "--nonsense")
 CLOSED = (">/dev/full", "2>/dev/full", ">&-", "2>&-", "<&-")
 #: Each stream with all arguments and with each tool, each tool with all arguments: a Latin square
 #: of the 125. And of what each tool writes, all on a full disk.
-MODULES = {tool: f"tools.{tool}" for tool in TOOLS} | {
-    tool: f"tools.{tool}.cli" for tool in ("history", "replay", "verify")
-}
 STREAMS = [
     case
-    for case in itertools.product(TOOLS, CLOSED, ARGUMENTS)
-    if sum(map(tuple.index, (tuple(TOOLS), CLOSED, ARGUMENTS), case)) % 5 == 0
+    for case in itertools.product(ASKED, CLOSED, ARGUMENTS)
+    if sum(map(tuple.index, (tuple(ASKED), CLOSED, ARGUMENTS), case)) % 5 == 0
     or (case[1] == CLOSED[0] and case[2] in ARGUMENTS[:2])
 ]
 
@@ -97,7 +102,7 @@ STREAMS = [
 def test_no_output_is_no_traceback(journal: Path, tool: str, closed: str, arguments: str) -> None:
     """Whatever is asked, and whichever stream is full or closed."""
     # Without the warning that what stands in for a closed stream is never closed itself.
-    line = f"{sys.executable} -m tools.{tool} --journal {journal} {' '.join(TOOLS[tool])}"
+    line = f"{sys.executable} -m tools.{tool} --journal {journal} {' '.join(ASKED[tool])}"
     done = shell(f"{line} {arguments} {closed}")
 
     assert "Traceback" not in done.stderr
@@ -145,8 +150,8 @@ def test_what_is_no_file_keeps_nobody_waiting(journal: Path, victim: str, kind: 
         os.mkfifo(path)
     else:
         path.symlink_to(os.devnull)
-    for tool, arguments in TOOLS.items():
-        main = importlib.import_module(MODULES[tool]).main
+    for tool, arguments in ASKED.items():
+        main = importlib.import_module(TOOLS[tool]).main
         done = run_here(main, "--journal", str(journal), *arguments)
 
         assert "Traceback" not in done.stderr

@@ -8,8 +8,19 @@ import logging
 import os
 import subprocess
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from unittest import mock
+
+from tests.kits.daemon.process import ROOT
+
+_PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+#: Each tool that reads a journal, as pyproject.toml has it: its name, and the module of its `main`.
+TOOLS = {
+    command.removeprefix("coild-"): target.removesuffix(":main")
+    for command, target in _PROJECT["scripts"].items()
+    if command.startswith("coild-") and command != "coild-ipam"
+}
 
 #: What is an entry point; its arguments are those of the process if none are given.
 Main = Callable[[Sequence[str] | None], int]
