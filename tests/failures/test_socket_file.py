@@ -13,12 +13,11 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from coild.process.socket_watch import SocketWatch
 from tests.http.test_readiness import told
-from tests.kits.daemon.process import Daemon, listening_sockets, run, wait_for
+from tests.kits.daemon.process import Daemon, client_of, listening_sockets, run, wait_for
 from tests.kits.daemon.wire import exchange, request_bytes
 from tests.process.test_systemd import Manager
 
@@ -291,10 +290,7 @@ def test_a_lost_lock_is_locked_again_or_told(tmp_path: Path, path: Path, how: st
 def test_a_passed_socket_is_only_told(tmp_path: Path, path: Path) -> None:
     """The file of a socket that was passed is not made by coild; who makes it is named."""
     kept = path.with_name("kept")
-    client = httpx.Client(
-        transport=httpx.HTTPTransport(uds=os.fspath(kept)), base_url="http://localhost"
-    )
-    with client, socket.socket(socket.AF_UNIX) as unix:
+    with client_of(kept) as client, socket.socket(socket.AF_UNIX) as unix:
         unix.bind(os.fspath(path))
         unix.listen()
         kept.hardlink_to(path)

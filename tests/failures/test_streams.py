@@ -15,11 +15,18 @@ from itertools import chain, combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import httpx
 import pytest
 
 from coild.process import logs
-from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, command, ended, environment, wait_for
+from tests.kits.daemon.process import (
+    TIMEOUT_SECONDS,
+    Daemon,
+    client_of,
+    command,
+    ended,
+    environment,
+    wait_for,
+)
 
 SUBSETS = list(chain.from_iterable(combinations("012", size) for size in (1, 2, 3)))
 SILENT = ["HUP", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "PWR", "STKFLT", "XCPU", "PIPE"]
@@ -156,7 +163,7 @@ def test_an_unread_log_holds_nothing_up(tmp_path: Path, *, blocking: bool) -> No
     with (
         full_pipe(blocking=blocking) as (_, writer),
         started(tmp_path / "data", "", writer) as told,
-        httpx.Client(base_url=f"http://{told.split()[1]}", timeout=TIMEOUT_SECONDS) as client,
+        client_of(told.split()[1]) as client,
     ):
         body = {"pod-namespace": "default", "pod-name": "web-0", "container-id": "c1"}
         statuses = [client.post("/ip", json=body).status_code for _ in range(2)]
@@ -264,7 +271,7 @@ def test_a_parent_that_blocks_signals_does_not_keep_it_from_stopping(tmp_path: P
         try:
             wait_for((data_dir / "http").exists, "coild to start")
             address = (data_dir / "http").read_text().strip()
-            with httpx.Client(base_url=f"http://{address}", timeout=TIMEOUT_SECONDS) as client:
+            with client_of(address) as client:
                 body = {"pod-namespace": "default", "pod-name": "web-0", "container-id": "c1"}
                 statuses = [
                     client.post("/ip", json=body).status_code,

@@ -28,6 +28,7 @@ from journal import read_events
 from tests.kits.daemon.process import (
     TIMEOUT_SECONDS,
     Daemon,
+    client_of,
     command,
     ended,
     environment,
@@ -156,11 +157,8 @@ def unix(place: Path) -> Iterator[socket.socket]:
 
 def over(sock: socket.socket) -> httpx.Client:
     """Asks over the socket that the test made."""
-    if sock.family == socket.AF_UNIX:
-        transport = httpx.HTTPTransport(uds=sock.getsockname())
-        return httpx.Client(transport=transport, base_url="http://localhost")
-    host, port = sock.getsockname()
-    return httpx.Client(base_url=f"http://{host}:{port}")
+    name = sock.getsockname()
+    return client_of(Path(name) if sock.family == socket.AF_UNIX else "{}:{}".format(*name))
 
 
 @pytest.mark.parametrize("abstract", [False, True])
@@ -542,10 +540,7 @@ def test_it_is_activated_by_systemds_own_tool(tmp_path: Path, place: Path) -> No
     try:
         wait_for(path.exists, "the socket")
         before = (tmp_path / "data").exists()
-        transport = httpx.HTTPTransport(uds=str(path))
-        with httpx.Client(
-            transport=transport, base_url="http://localhost", timeout=TIMEOUT_SECONDS
-        ) as client:
+        with client_of(path) as client:
             answer = client.post("/ip", json=BODY)
         process.terminate()
         status = process.wait(TIMEOUT_SECONDS)

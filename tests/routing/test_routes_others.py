@@ -13,15 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
-import pyroute2
 import pytest
 
 from coild.routing.route_watch import Changes, RouteWatch
 from coild.routing.table_lock import TableLock, TableTakenError
 from coild.rules.addresses import Subnet
-from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, wait_for
+from tests.kits.daemon.process import Daemon, wait_for
 from tests.kits.system.netns import Namespace
+from tests.kits.system.routes import health
+from tests.kits.system.routes import routes as all_routes
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make network namespaces")
 
@@ -43,41 +43,14 @@ time.sleep(600)
 """
 
 
-@pytest.fixture
-def netlink() -> Iterator[Any]:
-    """This thread, and what it starts, is in a namespace, which the test looks at by this."""
-    with Namespace() as namespace, namespace.entered(), pyroute2.IPRoute() as netlink:
-        yield netlink
-
-
 def routes(netlink: Any, table: int = 119, protocol: int = 30) -> set[str]:
     """The destinations of a table's routes of one protocol on lo."""
-    return {
-        f"{route.get('dst')}/{route['dst_len']}"
-        for family in (socket.AF_INET, socket.AF_INET6)
-        for route in netlink.get_routes(family=family, table=table)
-        if route.get("oif") == 1 and route["proto"] == protocol
-    }
+    return {where for where, made_by in all_routes(netlink, table) if made_by == protocol}
 
 
 def blocks(daemon: Daemon) -> set[str]:
     """The blocks that a daemon holds."""
     return set(daemon.status()["address-blocks"].get("default", []))
-
-
-def health(daemon: Daemon) -> Any:
-    """How the export goes, as GET /health has it."""
-    return daemon.client.get("/health").json()["routes"]
-
-
-def by_socket(daemon: Daemon, path: Path) -> None:
-    """Ask the daemon by its unix socket from now on: TCP is on lo."""
-    daemon.client.close()
-    daemon.client = httpx.Client(
-        base_url="http://localhost",
-        transport=httpx.HTTPTransport(uds=str(path)),
-        timeout=TIMEOUT_SECONDS,
-    )
 
 
 def soon(condition: Any, what: str) -> None:
@@ -188,7 +161,7 @@ def test_what_others_do_is_put_right_soon(netlink: Any, tmp_path: Path, act: Any
     """Whatever is done to the table, it is as it was soon, and the log tells of it once at most."""
     path = tmp_path / "socket"
     with Daemon(tmp_path / "data", *ONE, "--socket", str(path)) as daemon:
-        by_socket(daemon, path)
+        daemon.ask_by(path)
         fill(daemon)
         expected = blocks(daemon)
         wait_for(lambda: expected == routes(netlink), "the routes")
@@ -214,7 +187,7 @@ def test_health_tells_what_the_kernel_has(netlink: Any, tmp_path: Path) -> None:
     """While lo is down and the routes with it, health says failing, also without an allocation."""
     path = tmp_path / "socket"
     with Daemon(tmp_path / "data", *ONE, "--socket", str(path)) as daemon:
-        by_socket(daemon, path)
+        daemon.ask_by(path)
         fill(daemon)
         expected = blocks(daemon)
         wait_for(lambda: expected == routes(netlink), "the routes")

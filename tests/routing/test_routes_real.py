@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
-import pyroute2
 import pytest
 
-from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, command, ended, environment, wait_for
-from tests.kits.system.netns import Namespace
+from tests.kits.daemon.process import Daemon, command, ended, environment, wait_for
+from tests.kits.system.routes import health, routes, set_lo
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make network namespaces")
 
@@ -30,23 +26,6 @@ class Unprivileged(Daemon):
     runner = WITHOUT
 
 
-@pytest.fixture
-def netlink() -> Iterator[Any]:
-    """This thread, and what it starts, is in a namespace, which the test looks at by this."""
-    with Namespace() as namespace, namespace.entered(), pyroute2.IPRoute() as netlink:
-        yield netlink
-
-
-def routes(netlink: Any, table: int = 119) -> set[tuple[str, int]]:
-    """A table's routes on lo: destination and protocol."""
-    return {
-        (f"{route.get('dst')}/{route['dst_len']}", route["proto"])
-        for family in (socket.AF_INET, socket.AF_INET6)
-        for route in netlink.get_routes(family=family, table=table)
-        if route.get("oif") == 1
-    }
-
-
 def blocks(daemon: Daemon, protocol: int = 30) -> set[tuple[str, int]]:
     """What should be there: a route to each block."""
     held = daemon.status()["address-blocks"].get("default", [])
@@ -56,16 +35,6 @@ def blocks(daemon: Daemon, protocol: int = 30) -> set[tuple[str, int]]:
 def blocks_of(found: set[tuple[str, int]]) -> set[str]:
     """The destinations of our protocol."""
     return {destination for destination, protocol in found if protocol == 30}
-
-
-def health(daemon: Daemon) -> Any:
-    """How the export goes, as GET /health has it."""
-    return daemon.client.get("/health").json()["routes"]
-
-
-def set_lo(netlink: Any, state: str) -> None:
-    """Set lo up or down. The daemon's clients are on lo, too."""
-    netlink.link("set", ifname="lo", state=state)
 
 
 @pytest.mark.parametrize(
@@ -173,13 +142,7 @@ def test_a_failure_fails_no_request(netlink: Any, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     arguments = ("--export-routes", "--block-size", "0", "--pool", POOL, "--socket", str(path))
     with Daemon(tmp_path / "data", *arguments) as daemon:
-        # TCP is on lo.
-        daemon.client.close()
-        daemon.client = httpx.Client(
-            base_url="http://localhost",
-            transport=httpx.HTTPTransport(uds=str(path)),
-            timeout=TIMEOUT_SECONDS,
-        )
+        daemon.ask_by(path)
         set_lo(netlink, "down")
         statuses = [daemon.allocate(f"c{number}").status_code for number in range(3)]
         wait_for(lambda: "failing" == health(daemon), "the failure to be seen")

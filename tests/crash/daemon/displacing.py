@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import httpx
 
-from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, fold, status_of, wait_for
+from tests.kits.daemon.process import Daemon, client_of, fold, status_of, wait_for
 from tests.kits.system.small_disks import fill, small_disk
 
 SIZES = ("--segment-size=1MiB", "--compact-after=0")
@@ -113,13 +113,7 @@ class Load:
             thread.join()
 
     def _client(self, number: int) -> httpx.Client:
-        if number:
-            return self._daemon.new_client()
-        return httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(self._socket)),
-            base_url="http://localhost",
-            timeout=TIMEOUT_SECONDS,
-        )
+        return self._daemon.new_client() if number else client_of(self._socket)
 
     def _run(self, number: int) -> None:
         count = 0

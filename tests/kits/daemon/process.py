@@ -71,6 +71,16 @@ def ended(
     )
 
 
+def client_of(address: str | Path) -> httpx.Client:
+    """A client of a TCP address, host and port, or of a unix socket."""
+    if isinstance(address, Path):
+        transport = httpx.HTTPTransport(uds=str(address))
+        return httpx.Client(
+            transport=transport, base_url="http://localhost", timeout=TIMEOUT_SECONDS
+        )
+    return httpx.Client(base_url=f"http://{address}", timeout=TIMEOUT_SECONDS)
+
+
 def wait_for(condition: Callable[[], object], what: str) -> None:
     """Look again and again until `condition` holds."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
@@ -197,13 +207,12 @@ class Daemon:
 
     def new_client(self) -> httpx.Client:
         """A client of one's own, for a thread."""
-        if isinstance(self.place, Path):
-            return httpx.Client(
-                transport=httpx.HTTPTransport(uds=str(self.place)),
-                base_url="http://localhost",
-                timeout=TIMEOUT_SECONDS,
-            )
-        return httpx.Client(base_url=f"http://{self.address}", timeout=TIMEOUT_SECONDS)
+        return client_of(self.place if isinstance(self.place, Path) else self.address)
+
+    def ask_by(self, path: Path) -> None:
+        """Ask by a unix socket from now on, where TCP is on a lo that goes down."""
+        self.client.close()
+        self.client = client_of(path)
 
     def send(self, data: bytes, **how: Any) -> list[httpx.Response]:
         """Send bytes over a connection of their own: see `exchange`."""

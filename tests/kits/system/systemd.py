@@ -17,7 +17,7 @@ from typing import Self
 import httpx
 import pytest
 
-from tests.kits.daemon.process import ROOT, TIMEOUT_SECONDS, wait_for
+from tests.kits.daemon.process import ROOT, TIMEOUT_SECONDS, client_of, wait_for
 from tests.kits.system.debian import package
 
 UNITS = ROOT / "tools" / "systemd"
@@ -202,12 +202,7 @@ class Systemd:
 
     def client(self) -> httpx.Client:
         """Asks the daemon over its unix socket."""
-        path = str(self.path("/run/coild/coild.sock"))
-        return httpx.Client(
-            transport=httpx.HTTPTransport(uds=path),
-            base_url="http://localhost",
-            timeout=TIMEOUT_SECONDS,
-        )
+        return client_of(self.path("/run/coild/coild.sock"))
 
     def reset(self) -> None:
         """Stop both units and forget that anything failed."""
