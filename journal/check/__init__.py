@@ -1,4 +1,4 @@
-"""Whether a journal is whole: every byte, every file, and how they hang together."""
+"""Checks a journal: every byte, every file, and the links between them."""
 
 from journal.check.files import missing
 from journal.check.findings import Anchor, Fault, Gap, Kind, Verified

@@ -1,4 +1,4 @@
-"""Which copy of a segment counts, when it is in the archive and not yet removed."""
+"""Chooses the copy of a segment that counts, when it is in the archive and not yet removed."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class Copy(NamedTuple):
 def choose(
     good: Sequence[Copy], bad: Sequence[Fault], ends: set[Position]
 ) -> tuple[Copy, list[Fault]]:
-    """The copy that counts, of one or more `good` ones, and what is wrong with the others.
+    """The copy that counts, of one or more `good` ones, and the faults of the others.
 
-    `ends` is what others say of where the segment ends; where nobody does, all `good` ones are. One
-    that ends elsewhere is whole by itself, but events are missing from it or were altered.
+    `ends` is where the segment ends by its successor and the snapshots. If it is empty, all `good`
+    copies count. A copy that ends elsewhere is valid, but lacks events or has altered ones.
     """
     true = [copy for copy in good if copy.walked.end in ends] or good
     chosen = true[0]
     faults = list(bad)
     if not ends or chosen.walked.end in ends:
-        # What the other copy has is not lost.
+        # No event is lost: the other copy is damaged, not the segment.
         faults = [
             fault._replace(kind=Kind.COPY) if fault.kind is Kind.SEGMENT else fault for fault in bad
         ]

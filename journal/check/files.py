@@ -1,4 +1,4 @@
-"""Checking what lies beside the segments of a journal: snapshots, indexes, and what is missing."""
+"""Checks the files beside the segments of a journal: snapshots, indexes, and missing segments."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from journal.format.snapshot import (
 )
 from journal.fs import ReadOnlyFileSystem
 
-#: What says that no file is under a name, but something else: the bytes are gone for good.
+#: Errors that say that a name does not lead to a file: its bytes are gone for good.
 _NO_FILE = {errno.EISDIR, errno.ELOOP, errno.ENOENT, errno.ENOTDIR, errno.ENXIO}
 
 
 def unreadable(kind: Kind, path: Path, last_sequence: int, error: OSError) -> Fault:
-    """The fault of a file that cannot be read: of `kind` if it is none, else one that may mend."""
+    """The fault of what cannot be read: UNREADABLE for a file, as that may pass, else `kind`."""
     if error.errno not in _NO_FILE:
         kind = Kind.UNREADABLE
     return Fault(kind, path, 0, last_sequence, why_unreadable(error))
 
 
 def why_unreadable(error: OSError) -> str:
-    """Why a file cannot be read, for people."""
+    """The reason why a file cannot be read."""
     if error.errno == errno.ENOENT:
         return "it is a link that leads nowhere"
     if error.errno == errno.EISDIR:
@@ -47,8 +47,8 @@ def why_unreadable(error: OSError) -> str:
 
 
 def missing(fs: ReadOnlyFileSystem, directory: Path, gap: Gap, last_sequence: int) -> Fault:
-    """The fault of a gap, by the segment that should begin it. Raises OSError."""
-    # A segment is archived before the first one behind it is, and when a snapshot covers it.
+    """The fault of a gap; its file is the segment that should begin there. Raises OSError."""
+    # A segment is archived before its successor, and only if a snapshot covers it.
     archived = any(file.first_sequence > gap.first for file in list_archive(fs, directory)) or any(
         file.sequence >= gap.first for file in list_snapshots(fs, directory)
     )
@@ -72,8 +72,8 @@ def check_index(
 ) -> BadIndex | Fault | None:
     """The fault of a good segment's index; None for an old one, or for none.
 
-    `expected` gives the index that the segment has. Checksums are anyone's to make anew, so one
-    that is whole must be just that: else it hides events of the segment, which is a fault.
+    `expected` gives the segment's true index. Checksums can be forged, so an index with good ones
+    must equal it: otherwise it hides events of the segment, which is a fault.
     """
     path = file.index_path
     try:
@@ -97,7 +97,7 @@ def check_index(
 
 
 def read_snapshots(fs: ReadOnlyFileSystem, directory: Path, schema: int) -> list[Snapshot | Fault]:
-    """All snapshots, oldest first, or what is wrong with one of them. Raises OSError."""
+    """All snapshots, oldest first, with a fault in place of each bad one. Raises OSError."""
     files = reversed(list_snapshots(fs, directory))
     return [_read_snapshot(fs, file, schema) for file in files]
 
@@ -127,7 +127,7 @@ def check_snapshots(
         if digest == candidate.chain_digest and candidate.journal_id == head.journal_id:
             result.snapshots.append(candidate)
         elif digest is None and not whole:
-            # The damage beside it is told; what the chain was there is not known.
+            # The chain's digest there is not known, and the damage is reported already.
             result.snapshots.append(candidate)
         elif digest is None and candidate.sequence > head.sequence:
             gap = Gap(head.sequence + 1, candidate.sequence)

@@ -18,39 +18,39 @@ class Kind(Enum):
 
     #: The remains of an unfinished write at the end.
     TORN = auto()
-    #: A segment is not what it was.
+    #: A segment is damaged.
     SEGMENT = auto()
-    #: A segment is nowhere: `file` is where it should be.
+    #: A segment is missing: `file` is where it should be.
     MISSING = auto()
-    #: One of two copies of a segment is not what it was.
+    #: One of two copies of a segment is damaged.
     COPY = auto()
     SNAPSHOT = auto()
-    #: An index is whole, but does not list what its segment holds.
+    #: An index has good checksums, but does not list the events of its segment.
     INDEX = auto()
-    #: The bytes are whole, what they say is not: only the caller can tell.
+    #: The bytes are good, but the events contradict each other: only the caller can tell.
     CONTRADICTION = auto()
     #: Written by a newer version.
     UNSUPPORTED = auto()
-    #: The file is there, but the system does not give its bytes.
+    #: The file is there, but the system cannot read it.
     UNREADABLE = auto()
 
 
 class Gap(NamedTuple):
-    """The events that are nowhere: the sequences `first` to `last`; None is not known."""
+    """Missing events: the sequences `first` to `last`; None if the end is not known."""
 
     first: int
     last: int | None
 
 
 class Fault(NamedTuple):
-    """Something wrong at `offset` of `file`; `last_sequence` is the last good event before."""
+    """A fault at `offset` of `file`; `last_sequence` is the last good event before."""
 
     kind: Kind
     file: Path
     offset: int
     last_sequence: int
     reason: str
-    #: What a missing segment takes with it.
+    #: The events of a missing segment.
     gap: Gap | None = None
 
     @classmethod
@@ -80,19 +80,19 @@ class Verified(msgspec.Struct):
     beginning: Position = GENESIS
     #: The end of the last segment that could be read.
     head: Position = GENESIS
-    #: The last place before it that no power cut takes back: see `Scan.vouched`.
+    #: The last place before it that no power cut can undo: see `Scan.vouched`.
     vouched: Position = GENESIS
     segments: int = 0
     #: How many events could be read.
     count: int = 0
     #: Good snapshots, oldest first.
     snapshots: list[Snapshot] = []
-    #: Those with which nothing is the matter, but the journal has no record of them.
+    #: Undamaged snapshots of which the journal has no record.
     unrecorded: list[Snapshot] = []
     faults: list[Fault] = []
     #: Indexes that cannot be used. They prove nothing, and are made again.
     bad_indexes: list[BadIndex] = []
-    #: Those that can be used, and hide events or lead elsewhere.
+    #: Indexes with good checksums that hide events or lead elsewhere.
     altered_indexes: list[Fault] = []
     #: The events of the types that were asked for.
     events: list[Found] = []
@@ -103,5 +103,5 @@ class Verified(msgspec.Struct):
 
     @property
     def unvouched(self) -> int:
-        """How many of the events are at its end, and not known to be durable yet."""
+        """The number of events at the end that are not known to be durable yet."""
         return self.head.sequence - self.vouched.sequence

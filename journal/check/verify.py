@@ -1,7 +1,7 @@
-"""Checking all of a journal: what is wrong, where, and which head the rest has.
+"""Checks all of a journal: its faults, where they are, and its head.
 
-Lock-free and read-only, beside a writer and a compaction. Damage stays where it is, so what was
-found to be wrong in the last segment is looked at again before it is told.
+Lock-free and read-only, beside a writer and a compaction. Real damage stays where it is, so a fault
+in the last segment is reported only if a second read finds it again.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def verify(
 ) -> Verified:
     """Check every segment, archived copy, link, snapshot and index of `directory`.
 
-    Events of the types `wanted` are kept. Raises JournalCorruptError for a file that claims to be
-    a segment and is none, OSError.
+    Events of the types `wanted` are kept. Raises JournalCorruptError for a file `*.seg` that is not
+    named like a segment, OSError.
     """
     with View.of(fs, directory) as view:
         check = _Check(view, directory, schema, list_decoder(event_type), keys, wanted, anchor)
@@ -105,7 +105,7 @@ class _Check:
             all(file.archived for file in files[order[-1]])
             or order[-1] <= position.sequence in {end.sequence for end in self.ends}
         ):
-            # The segment that is being written is never archived, nor is a snapshot of its events.
+            # The open segment is never archived, and no snapshot has its events.
             last = position.sequence
             fault = missing(self.fs, self.directory, Gap(last + 1, None), last)
             self.result.faults.append(fault)
@@ -124,9 +124,9 @@ class _Check:
     def _check(
         self, copies: list[SegmentFile], before: Position | None, behind: list[SegmentFile]
     ) -> Position | None:
-        """Check all copies of a segment; where its successor, the copies `behind`, begins.
+        """Check all copies of a segment; return where its successor, the copies `behind`, begins.
 
-        None is unknown: then the successor is taken at its word.
+        None if that is unknown: then the successor's own header is trusted.
         """
         sealed = bool(behind)
         good: list[Copy] = []
@@ -162,7 +162,7 @@ class _Check:
             walked, (data, events) = read() if sealed or file.archived else read_stable(read)
         except DamagedSegmentError as error:
             if error.walked is not None and error.data is not None:
-                # What is good before the damage counts as far as it goes.
+                # The good frames before the damage count.
                 self._find_anchor(error.data, error.walked)
                 self.result.head = self.result.vouched = error.walked.end
                 self._count(error.walked)
@@ -180,7 +180,7 @@ class _Check:
     def _read(
         self, file: SegmentFile, before: Position | None, *, sealed: bool
     ) -> tuple[Walked, tuple[bytes, list[Found]]]:
-        """Read one file, its bytes and the events that are wanted. Raises as `read_one`."""
+        """Read one file; return its bytes and the wanted events too. Raises as `read_one`."""
         events: list[Found] = []
         sequence = file.first_sequence
 
@@ -204,7 +204,7 @@ class _Check:
         return walked, (data, events)
 
     def _accept(self, copy: Copy, copies: list[SegmentFile], *, sealed: bool) -> Position:
-        """Take note of a good segment; where its successor begins."""
+        """Add a good segment to the result; return where its successor begins."""
         result, (file, header, found), end = self.result, copy.walked, copy.walked.end
         if not result.segments and not result.faults:
             result.beginning = claimed_position(header)
@@ -216,7 +216,7 @@ class _Check:
             result.vouched = Position(*found.vouched, header.journal_id)
         result.boundaries[header.previous_sequence] = header.previous_digest
         if end.sequence > header.previous_sequence:
-            # Marks alone end nothing: the segment before them does.
+            # A segment with marks alone ends where the one before it does.
             result.boundaries[end.sequence] = end.digest
         self._find_anchor(copy.data, copy.walked)
         if sealed:
@@ -230,7 +230,7 @@ class _Check:
         return end
 
     def _count(self, walked: Walked) -> None:
-        """Note how many events a segment gave, of whichever copy gave more."""
+        """Note the number of events of a segment, of the copy that has more."""
         first = walked.header.first_sequence
         self.counts[first] = max(self.counts.get(first, 0), walked.found.next_sequence - first)
 

@@ -1,1 +1,1 @@
-"""Snapshots, the archive, and what may be removed once both stand for it."""
+"""Compaction: writes snapshots and the archive, and removes segments that both replace."""

@@ -1,4 +1,4 @@
-"""Estimates what a compaction would move and a pruning after it remove, without doing either."""
+"""Estimates what a compaction would archive and a prune after it remove, without doing either."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from journal.format.archive import compress
 from journal.format.segments import SegmentFile, list_segments, opened
 from journal.fs import FileSystem
 
-#: What is compressed of a segment to tell how well the rest will.
+#: The bytes of a segment that are compressed to estimate the rest.
 _SAMPLE_BYTES = 1 << 20
 
 
 class Estimate(NamedTuple):
-    """How many segments would be archived, their bytes, and about how many those take there.
+    """The number of segments to archive, their bytes, and about how many bytes they take there.
 
-    `archive_bytes_now` is what the archive has before, `pruning` what would go of it then.
+    `archive_bytes_now` is the archive's size before; `pruning` is what would be removed after.
     """
 
     segments: int
@@ -35,11 +35,11 @@ def estimate(
     policy: Policy | None = None,
     now: int = 0,
 ) -> Estimate:
-    """An estimate of what would be archived of a journal that ends with `last`, and then pruned.
+    """Estimate the compaction and pruning of a journal that ends with `last`.
 
-    The segment that is written is sealed first, unless it has no event. With a `last` of 0 nothing
-    would be archived. `now` is as for `plan_pruning`. A writer may be at work; what it begins
-    meanwhile does not count. Raises JournalCorruptError, JournalUnsupportedError, OSError.
+    The open segment counts as sealed, unless it has no event. With a `last` of 0 nothing
+    would be archived. `now` is as for `plan_pruning`. A writer may run; segments that it begins
+    meanwhile do not count. Raises JournalCorruptError, JournalUnsupportedError, OSError.
     """
     files = [file for file in list_segments(fs, directory) if file.first_sequence <= last]
     sizes = {file.first_sequence: _compressed(fs, file) for file in files}
@@ -54,7 +54,7 @@ def estimate(
 
 
 def _compressed(fs: FileSystem, file: SegmentFile) -> tuple[int, int]:
-    """A segment's bytes, and about how many the archive takes, as its beginning compresses."""
+    """A segment's bytes, and an estimate of those in the archive, from its beginning."""
     with opened(fs, file.path) as fd:
         size = fs.size(fd)
         sample = fs.read(fd, _SAMPLE_BYTES, 0)

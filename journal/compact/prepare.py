@@ -1,15 +1,16 @@
-"""Keeping a journal small and quick to start from, and its history whole.
+"""Keeps a journal small and quick to start from, without losing history.
 
-Each step leaves a journal that opens, whatever stops it, and the next run finishes or cleans up:
+Each step leaves a journal that opens, wherever it is interrupted, and the next run finishes or
+cleans up:
 
 1. `prepare` reads sealed segments, which never change: it writes their indexes, a snapshot of the
-   state after the last of them, and a compressed copy of each in the archive. It takes nothing
-   away, needs no lock of the writer's, and may run in a process of its own.
+   state after the last of them, and a compressed copy of each in the archive. It removes nothing,
+   does not need the writer's lock, and may run in its own process.
 2. The writer records the snapshot.
 3. `retire` removes the segments that the snapshot covers and the archive has, and old snapshots.
 4. The writer records that.
 
-`prune` is the only thing that loses history, after the writer recorded what goes.
+Only `prune` loses history, after the writer recorded what it will remove.
 """
 
 from __future__ import annotations
@@ -56,11 +57,11 @@ from journal.write.custody import Custody
 
 _TEMPORARY_SUFFIX = ".tmp"
 _INDEX = re.compile(r"[0-9]{20}\.idx")
-#: What `write_index` writes to, in any process.
+#: The temporary files of `write_index`, in any process.
 _TEMPORARY_INDEX = re.compile(r"[0-9]{20}\.idx\.\d+\.tmp")
 _PIECE_BYTES = 1 << 20
 
-#: Called with the name of a step, how much of it is done, and how much there is.
+#: Called with the name of a step, the part of it that is done, and the whole.
 StepProgress = Callable[[str, int, int], None]
 
 
@@ -68,7 +69,7 @@ class State(Protocol):
     """The caller's state, as a snapshot needs it."""
 
     def restore(self, snapshot: Snapshot | None) -> None:
-        """Become the state of a snapshot, or the empty one. Raises ValueError."""
+        """Take over the state of a snapshot, or the empty state. Raises ValueError."""
 
     def apply_all(self, events: Sequence[Any]) -> None:
         """Apply the next events."""
@@ -87,7 +88,7 @@ class Vocabulary(msgspec.Struct, frozen=True):
     schema: int
     event_type: Any
     keys: Keys
-    #: Which events are the records of snapshots; None: a snapshot needs no record.
+    #: Tells the events that record snapshots; None: a snapshot needs no record.
     record_of: RecordOf | None = None
 
 
@@ -95,16 +96,16 @@ class Prepared(msgspec.Struct, frozen=True):
     """The results of `prepare`. Sizes are in bytes."""
 
     sequence: int
-    #: Of the state, in hexadecimal.
+    #: The state's digest, in hexadecimal.
     digest: str
     snapshot_bytes: int
-    #: Segments that are in the archive now and were not before.
+    #: The number of segments added to the archive.
     archived: int
     segment_bytes: int
     archive_bytes: int
     #: The sequence of the snapshot that the state was made from; 0 if it was made from all events.
     before: int = 0
-    #: What the journal is to vouch for: see `index_sealed`.
+    #: The index digests that the journal is to vouch for: see `index_sealed`.
     indexes: dict[int, bytes] = {}
 
 
@@ -121,7 +122,7 @@ def sealed_segments(
 
 @contextlib.contextmanager
 def archive_lock(fs: FileSystem, directory: Path) -> Iterator[Custody]:
-    """Be the only process that writes to the archive; the custody tells whether that is still so.
+    """Lock the archive for writing; the custody checks that the lock still holds.
 
     Raises CompactionRunsError, JournalDisplacedError, OSError.
     """
@@ -143,15 +144,15 @@ def index_sealed(
 ) -> dict[int, bytes]:
     """Make the indexes that sealed segments lack or that the journal does not vouch for.
 
-    Those of `archived` segments too, as far as these are whole. Returns the digests of those that
-    no event vouches for, by the first sequences of their segments: for an event that does. Each was
-    made from a segment that was checked to the last digest. Raises as `prepare`.
+    Also of `archived` segments, unless they are damaged. Returns the digests of indexes that no
+    event vouches for yet, by the first sequences of their segments; the caller appends that event.
+    Each index was made from a segment whose every digest was checked. Raises as `prepare`.
     """
     reader = Reader(directory, vocabulary.event_type, schema=vocabulary.schema, fs=fs)
     files = list_history(fs, directory) if archived else list_segments(fs, directory)
     indexes = Indexes(fs, reader.decoder, vocabulary.keys, make=True)
     if files:
-        # What is the matter with the segment that is being written, is for others to tell.
+        # Damage in the open segment is for others to report.
         with contextlib.suppress(JournalError):
             for batch in reader.batches(files[-1].first_sequence):
                 indexes.learn(batch.events)
@@ -166,7 +167,7 @@ def index_sealed(
             if not file.archived:
                 raise
             continue
-        # One that its successor does not continue is not the segment that was written.
+        # A segment that its successor does not continue was altered.
         if (end.sequence, end.digest) != (following.previous_sequence, following.previous_digest):
             indexes.unrecorded.pop(file.first_sequence, None)
     return dict(sorted(indexes.unrecorded.items()))
@@ -184,9 +185,9 @@ def prepare(
 ) -> Prepared:
     """Index and archive the sealed segments up to the sequence `through`; snapshot the state there.
 
-    `through` is the last sequence of a sealed segment. Takes nothing away. On return everything is
+    `through` is the last sequence of a sealed segment. Removes nothing. On return everything is
     durable. Raises CompactionRunsError, JournalCorruptError, JournalUnsupportedError, OSError, and
-    what `state` raises.
+    the errors of `state`.
     """
     with archive_lock(fs, directory):
         _clean_up(fs, directory)
@@ -229,7 +230,7 @@ def _snapshot(
 ) -> tuple[int, int]:
     """Bring `state` to the sequence `through`, and publish a snapshot there.
 
-    Returns the sequence of the one that it was made from, and its bytes.
+    Returns the sequence of the snapshot that it began with, and the new one's bytes.
     """
     decoder = list_decoder(vocabulary.event_type)
     replay_start = find_replay_start(
@@ -247,7 +248,7 @@ def _snapshot(
         raise ValueError("an empty journal has no state to be kept")
     if through + 1 not in {file.first_sequence for file in replay_start.files}:
         raise ValueError(f"no sealed segment ends with sequence {through}")
-    # What goes into the archive is checked to the last digest: it may be the only copy one day.
+    # Every digest is checked before archiving: the archive may have the only copy one day.
     for done, (file, successor) in enumerate(zip(files, successors, strict=True), start=1):
         (walked,) = walk(
             fs,
@@ -296,7 +297,7 @@ def _publish(fs: FileSystem, temporary: Path, path: Path, data: bytes) -> None:
     """Make `data` the file `path`, durable on return. A crash leaves it whole or not at all."""
     fd = fs.create(temporary)
     try:
-        # In pieces: one large flush would hold up those of the journal on the same disk.
+        # In pieces: one large flush would delay the journal's flushes on the same disk.
         for offset in range(0, len(data), _PIECE_BYTES):
             fs.write(fd, memoryview(data)[offset : offset + _PIECE_BYTES], offset)
             fs.sync_data(fd)
@@ -312,7 +313,7 @@ def _publish(fs: FileSystem, temporary: Path, path: Path, data: bytes) -> None:
 
 
 def _clean_up(fs: FileSystem, directory: Path) -> None:
-    """Remove what an interrupted run left: files that never got their name, and indexes alone."""
+    """Remove what an interrupted run left: temporary files, and indexes without a segment."""
     archive = directory / ARCHIVE_NAME
     for name in fs.list_directory(archive):
         if name.endswith(_TEMPORARY_SUFFIX):
@@ -320,7 +321,7 @@ def _clean_up(fs: FileSystem, directory: Path) -> None:
                 fs.remove(archive / name)
     for name in fs.list_directory(directory):
         if name == TEMPORARY_NAME or _TEMPORARY_INDEX.fullmatch(name):
-            # A reader may be about to give an index its name; then it makes another.
+            # A reader may be about to rename its index; it then makes another.
             with contextlib.suppress(FileNotFoundError):
                 fs.remove(directory / name)
     for path, files in (

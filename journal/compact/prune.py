@@ -1,7 +1,7 @@
-"""Losing history on purpose: what is asked for, what goes, and nothing else.
+"""Prunes history: removes the archived segments that an operator ordered, and nothing else.
 
-Only archived segments go, the oldest first, so that what stays has no gap. The writer records what
-will go before `prune` removes it.
+Only archived segments are removed, the oldest first, so that the rest has no gap. The writer
+records what will be removed before `prune` removes it.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
     keep_age: int | None = None
     keep_bytes: int | None = None
     delete: bool = False
-    #: Ages are taken as they are, whatever speaks against the clock: that is the caller's to judge.
+    #: Ages are used even if the clock seems wrong; the caller judges that.
     trust_clock: bool = False
 
     @property
     def prunes(self) -> bool:
-        """Whether there is any bound."""
+        """Whether the policy has any bound."""
         return self.keep_age is not None or self.keep_bytes is not None or self.delete
 
 
 class Pruning(msgspec.Struct, frozen=True):
-    """The archived segments that go: those up to the sequence `through`, and their bytes."""
+    """The archived segments to remove: those up to the sequence `through`, and their bytes."""
 
     through: int
     segments: int
@@ -45,11 +45,11 @@ class Pruning(msgspec.Struct, frozen=True):
 
 
 class Coming(NamedTuple):
-    """The segments that a compaction would archive first, for a plan of what it would prune."""
+    """The segments that a compaction would archive before it prunes, for a dry run."""
 
-    #: The bytes that the archive will take for a segment, by its first sequence.
+    #: The bytes that a segment will take in the archive, by its first sequence.
     sizes: Mapping[int, int]
-    #: The last of their events.
+    #: The sequence of their last event.
     last_sequence: int
 
 
@@ -69,9 +69,9 @@ def plan_pruning(
     now: int,
     coming: Coming | None = None,
 ) -> Pruning | None:
-    """What has to go by `policy` at the time `now` (ns since the epoch); None if nothing has.
+    """The segments to remove by `policy` at the time `now` (ns since the epoch); None if none.
 
-    With `coming`, what will have to go once that is archived. Raises JournalCorruptError,
+    With `coming`, as if those segments were archived already. Raises JournalCorruptError,
     JournalUnsupportedError, OSError.
     """
     archived = _archived(fs, directory, coming)
@@ -79,8 +79,8 @@ def plan_pruning(
     going = None
     for number, (size, last_sequence, successor) in enumerate(archived, start=1):
         too_old = policy.keep_age is not None and (
-            # Nothing is younger than a moment: neither the one that is yet to be made, nor what a
-            # clock that was ahead made.
+            # Every segment counts as at least 1 ns old, also one that is yet to be made, or that
+            # was made while the clock was ahead.
             min(_created(fs, successor, schema) if successor else now, now - 1)
             < now - policy.keep_age
         )
@@ -97,7 +97,7 @@ def plan_pruning(
 
 
 def _archived(fs: FileSystem, directory: Path, coming: Coming | None) -> list[_Archived]:
-    """The archived segments, oldest first, with what will be."""
+    """The archived segments, oldest first, then those of `coming`."""
     files = list_history(fs, directory)
     sizes = coming.sizes if coming else {}
     archived = []
@@ -105,20 +105,20 @@ def _archived(fs: FileSystem, directory: Path, coming: Coming | None) -> list[_A
         if not file.archived and file.first_sequence not in sizes:
             continue
         size = size_of(fs, file) if file.archived else sizes[file.first_sequence]
-        # Without `coming` there is a successor: the segment that is written is never archived.
+        # Without `coming` there is a successor: the open segment is never archived.
         last = successor.first_sequence - 1 if successor else coming.last_sequence if coming else 0
         archived.append(_Archived(size, last, successor))
     return archived
 
 
 def prune(fs: FileSystem, directory: Path, through: int) -> None:
-    """Remove the archived segments that end up to `through`, and snapshots from before.
+    """Remove the archived segments that end at `through` or before, and snapshots from before.
 
-    On return they are gone for good. Raises CompactionRunsError, OSError.
+    On return the removal is durable. Raises CompactionRunsError, OSError.
     """
     with archive_lock(fs, directory) as custody:
         files = list_history(fs, directory)
-        # Such a snapshot has lost what follows it.
+        # Such a snapshot has lost the segment that follows it.
         for snapshot in list_snapshots(fs, directory)[1:]:
             if snapshot.sequence < through:
                 # A directory has lost nothing, and is not ours.
@@ -146,6 +146,6 @@ def archive_bytes(fs: FileSystem, directory: Path) -> int:
 
 
 def _created(fs: FileSystem, file: SegmentFile, schema: int) -> int:
-    """When a segment was made: no event before it is younger."""
+    """When a segment was made: all events before it are older."""
     with errors_of(file):
         return read_header(fs, file, schema).created

@@ -1,4 +1,4 @@
-"""Removing what a snapshot and the archive stand for: segments, and snapshots that are too old."""
+"""Removes segments that a snapshot and the archive replace, and snapshots that are too old."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from journal.format.snapshot import (
 from journal.fs import FileSystem
 from journal.read.vouching import SnapshotRecord
 
-#: Should the newest one go bad, the one before it and the archive make the same state.
+#: If the newest one is damaged, the one before it and the archive give the same state.
 SNAPSHOTS_KEPT = 2
 
 
@@ -37,7 +37,7 @@ class Retired(msgspec.Struct, frozen=True):
 
 
 class Taken(NamedTuple):
-    """A snapshot that was just recorded, and that before it, from which it was made (0: none)."""
+    """A snapshot that was just recorded, and the snapshot that it was made from (0: none)."""
 
     record: SnapshotRecord
     before: int = 0
@@ -46,7 +46,7 @@ class Taken(NamedTuple):
 def retire(fs: FileSystem, directory: Path, schema: int, taken: Taken | None = None) -> Retired:
     """Remove the segments that a good snapshot covers and the archive has, and old snapshots.
 
-    That is the one `taken`, whose record is durable; without it, the newest one that is whole, for
+    The good snapshot is `taken`, whose record is durable; without it, the newest undamaged one, for
     a journal whose snapshots have no records. Raises CompactionRunsError, OSError,
     JournalCorruptError if there is no good snapshot where there should be one.
     """
@@ -58,16 +58,16 @@ def retire(fs: FileSystem, directory: Path, schema: int, taken: Taken | None = N
                 return Retired(0, 0, 0)
         else:
             newest = _recorded(fs, directory, taken.record, schema)
-        # The names of snapshot and copies are durable: so `prepare` left them. But they may be of
-        # a run that was interrupted.
+        # `prepare` made the names of snapshot and copies durable, but it may have been interrupted
+        # in an earlier run.
         fs.sync_directory(directory / ARCHIVE_NAME)
         fs.sync_directory(directory)
         segments = freed = 0
         for file, _ in sealed_segments(fs, directory, newest.sequence):
-            # Copies that differ are for `prepare` to judge: until then neither may go.
+            # `prepare` judges copies that differ: until then neither may be removed.
             if not is_archived(fs, directory, file):
                 continue
-            # Not from a directory that was put in the place of the one that was looked at.
+            # Never from a directory that replaced the one that was checked.
             custody.check()
             freed += _remove_segment(fs, file)
             segments += 1
@@ -81,7 +81,7 @@ def retire(fs: FileSystem, directory: Path, schema: int, taken: Taken | None = N
 
 
 def _recorded(fs: FileSystem, directory: Path, record: SnapshotRecord, schema: int) -> SnapshotFile:
-    """The snapshot of a record. Raises JournalCorruptError if it is not the one recorded."""
+    """The recorded snapshot. Raises JournalCorruptError if its file has another one."""
     path = snapshot_path(directory, record.sequence)
     reason = "its state is not the one that the journal has just recorded: it was altered"
     try:
@@ -95,7 +95,7 @@ def _recorded(fs: FileSystem, directory: Path, record: SnapshotRecord, schema: i
 
 
 def _newest(fs: FileSystem, snapshots: list[SnapshotFile], schema: int) -> SnapshotFile | None:
-    """The newest good snapshot; what is not a file, or cannot be read, does not count.
+    """The newest good snapshot, without those that are not files or cannot be read.
 
     Raises JournalCorruptError if there are only damaged ones, and for one of a newer version.
     """
@@ -121,7 +121,7 @@ def _newest(fs: FileSystem, snapshots: list[SnapshotFile], schema: int) -> Snaps
 def _remove_segment(fs: FileSystem, file: SegmentFile) -> int:
     """Remove a segment and its index; the segment's bytes.
 
-    The oldest first, and the segment before its index: what is left is a whole journal.
+    The oldest first, and the segment before its index: the rest is a valid journal.
     """
     size = file_bytes(fs, file.path)
     fs.remove(file.path)
@@ -133,16 +133,16 @@ def _remove_segment(fs: FileSystem, file: SegmentFile) -> int:
 def _remove_snapshots(
     fs: FileSystem, snapshots: list[SnapshotFile], schema: int, kept: set[int] | None
 ) -> int:
-    """Remove all but the newest good ones; how many went.
+    """Remove all but the newest good snapshots; the number removed.
 
-    With `kept`, those of these sequences are the good ones: others have no record in the journal.
+    With `kept`, only snapshots of these sequences are good: others have no record in the journal.
     """
     good = removed = 0
     for snapshot in snapshots:
         try:
             read_snapshot(fs, snapshot.path, schema)
         except MalformedError:
-            pass  # a damaged one is nothing to fall back to
+            pass  # a damaged snapshot is of no use as a fallback
         except (OSError, UnsupportedError):
             # A directory is not ours to remove, and what cannot be read now may be good.
             continue

@@ -1,4 +1,4 @@
-"""Cutting a damaged journal off where its damage starts, when that is ordered."""
+"""Cuts off a damaged journal where its damage starts, when an operator orders it."""
 
 from journal.repair.losses import lost_events
 from journal.repair.plan import StraySegmentError, Truncation, plan_truncation

@@ -1,4 +1,4 @@
-"""Reads the parts of a journal that a repair takes out of it, as far as that can be done."""
+"""Reads the parts of a journal that a repair removes, as far as possible."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from journal.fs import FileSystem
 
 
 class Lost(NamedTuple):
-    """The bytes of a file that go, and the intact frames and events among them."""
+    """The bytes of a file to remove, and the intact frames and events among them."""
 
     path: Path
     offset: int
     size: int
     frames: int
-    #: Those that are nowhere else in the journal.
+    #: The events that are nowhere else in the journal.
     events: int
     #: Whether frames can be told from other bytes at all: not without the segment's header.
     readable: bool
@@ -73,7 +73,7 @@ def _intact(data: bytes, offset: int, schema: int) -> Iterator[Frame]:
 def lost_events(
     fs: FileSystem, lost: Sequence[Lost], schema: int, event_type: Any
 ) -> Iterator[Any]:
-    """The events that can be read in what goes. Raises OSError."""
+    """The events that can be read in the bytes to remove. Raises OSError."""
     decoder = list_decoder(event_type)
     for file in lost:
         data = read_if_file(fs, file.path)

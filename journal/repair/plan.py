@@ -1,7 +1,7 @@
-"""Plans a repair: what has to go from a damaged journal so that it opens again.
+"""Plans a repair: what to remove from a damaged journal so that it opens again.
 
-Only live segments behind the newest good snapshot are cut: what a snapshot covers is not read at
-start, and what is archived was whole once, so a backup has it. Nothing is changed here.
+Only live segments behind the newest good snapshot are cut: a start does not read segments that a
+snapshot covers, and archived ones were whole once, so a backup has them. Nothing is changed here.
 """
 
 from __future__ import annotations
@@ -49,25 +49,25 @@ from journal.write.journal import DEFAULT_SEGMENT_BYTES
 
 
 class StraySegmentError(JournalCorruptError):
-    """A file has a segment's name and is none of this journal: nothing behind it is damaged."""
+    """A file named like a segment does not belong to this journal; nothing behind it is damaged."""
 
 
 class Truncation(msgspec.Struct, frozen=True):
-    """The parts that have to go so that the journal opens again."""
+    """The parts to remove so that the journal opens again."""
 
     reason: str
     #: The last event that stays.
     last_sequence: int
-    #: Files and parts of files, in the journal's order; what is missing altogether is not here.
+    #: Files and parts of files to remove, in the journal's order, without missing files.
     lost: list[Lost]
-    #: The segment that is to end the journal, in place of the one that `path` is; None if the one
-    #: before it does.
+    #: The segment that is to end the journal, in place of the one at `path`; None if the journal
+    #: ends with the segment before it.
     replacement: bytes | None
     path: Path
     segment_bytes: int
-    #: Snapshots of events that go.
+    #: Snapshots of events that are removed.
     snapshots: list[Path]
-    #: The one that the journal begins with and whose record may be in what goes.
+    #: The snapshot that the journal begins with, and whose record may be removed.
     unvouched: Snapshot | None = None
 
 
@@ -93,8 +93,8 @@ def plan_truncation(
     With `record_of`, a snapshot counts as for a start: if the journal vouches for it, or is damaged
     before its record.
 
-    Raises JournalCorruptError for damage that no truncation mends, StraySegmentError for a file
-    that is in the way, JournalUnsupportedError, OSError, and what `restore` and `deliver` raise.
+    Raises JournalCorruptError for damage that truncation cannot repair, StraySegmentError for a
+    stray file, JournalUnsupportedError, OSError, and the errors of `restore` and `deliver`.
     """
     decoder = list_decoder(event_type)
     records = Records.of(decoder, record_of)
@@ -146,7 +146,7 @@ def plan_truncation(
 
 
 class _ReadResult(NamedTuple):
-    """A segment as far as it could be read, and what is wrong with it; empty if nothing is."""
+    """A segment as far as it could be read, and its fault; empty if it has none."""
 
     data: bytes
     walked: Walked | None
@@ -170,7 +170,7 @@ def _look(
         )
     except DamagedSegmentError as error:
         if error.data is None and not file.archived:
-            # What is good in it was not read, so none of it may be cut off as lost.
+            # Its good frames were not read, so nothing of it may be cut off as lost.
             remedy = "so no repair reads it: cut a copy of it back to the length it had"
             reason = f"{error.reason}, {remedy}"
             raise JournalCorruptError(file.path, 0, position.sequence, reason) from None
@@ -181,7 +181,7 @@ def _look(
 
 
 class _Cut(NamedTuple):
-    """Where the damaged segment is cut off, and what takes which one's place."""
+    """Where the damaged segment is cut off, and which segment replaces which."""
 
     offset: int
     last_sequence: int

@@ -1,8 +1,8 @@
-"""Cutting a journal off where its damage begins, on order only: what goes is kept beside it.
+"""Cuts off a journal where its damage begins, on order only; removed bytes are kept beside it.
 
-Everything that needs space is written first, then the note of what will go, then files lose their
-names. Whole later segments go first, the newest one first, so that a crash in between leaves a
-journal that is refused still, and the next run goes on. What ends the journal comes last.
+Everything that needs space is written first, then the note of what will be removed, then files are
+renamed. Whole later segments go first, the newest one first, so that after a crash in between the
+journal is still refused, and the next run goes on. The segment that is to be the last comes last.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def truncate(
 ) -> None:
     """Carry out the plan of a repair. `now` ends the names of what is kept.
 
-    `again` are encoded events that go, and that are to be appended again: what they say still
-    holds. On return all is durable, and noted: the next opening of the journal is to record it. The
+    `again` are encoded events that are removed but still hold, and are to be appended again. On
+    return the repair is durable and noted, so that the next opening of the journal records it. The
     caller holds the writer's lock. Raises OSError; then the next run goes on.
     """
     replaced = [lost for lost in truncation.lost if lost.path == truncation.path]
@@ -42,7 +42,7 @@ def truncate(
                 fs, truncation.path, truncation.replacement, truncation.segment_bytes
             )
         last = truncation.last_sequence
-        # What an interrupted run did is in no record yet, and this note takes its note's place.
+        # An interrupted run is not on record yet, and this note replaces its note.
         earlier = unrecorded(fs, directory, last)
         set_aside = _set_asides(fs, truncation, now)
         missing = {aside.file for aside in set_aside if not aside.kept}
@@ -59,7 +59,7 @@ def truncate(
     for path in truncation.snapshots:
         _move_aside(fs, path, now)
     for lost in reversed(moved):
-        # A fresh segment may be needed to go on; while others are there, it opens nothing.
+        # A new segment may be needed to go on; while others are there, no start opens it.
         if copy is not None and lost is moved[0] and not replaced:
             replace_segment(fs, copy, truncation.path)
             copy = None
@@ -71,7 +71,7 @@ def truncate(
 
 
 def _set_asides(fs: FileSystem, truncation: Truncation, now: int) -> list[SetAside]:
-    """The records to be made, one a file, in the journal's order; a missing one has none."""
+    """The records to make, one per file, in the journal's order; missing files have none."""
     reason = truncation.reason
     entries = []
     for lost in truncation.lost:
@@ -104,13 +104,13 @@ def _kept(path: Path, now: int) -> Path:
 
 
 def _move_aside(fs: FileSystem, path: Path, now: int) -> None:
-    """Give a whole file a name that is not part of the journal; on return that is durable."""
+    """Rename a whole file so that it is not part of the journal; durable on return."""
     fs.rename(path, _kept(path, now))
     fs.sync_directory(path.parent)
 
 
 def _forget_index(fs: FileSystem, path: Path) -> None:
-    """Remove the index of a segment: its segment's id would fit, wherever that ends."""
+    """Remove the index of a segment, which would fit the shortened segment by its id."""
     index = SegmentFile(int(path.stem), path).index_path
     if index.name in fs.list_directory(index.parent):
         fs.remove(index)
