@@ -1,6 +1,6 @@
-"""The errors of a journal, one class for each thing a caller would do about it.
+"""The errors of a journal, one class for each reaction of a caller.
 
-Every message says what is wrong and where. None says what command to run: the journal does not
+Every message says what is wrong and where. It does not name a command to run: the journal does not
 know the program around it, so the caller adds that.
 """
 
@@ -22,9 +22,9 @@ class JournalLockedError(JournalError):
 
 
 class JournalDisplacedError(JournalError):
-    """A name of the journal does not lead to what its writer has open: it must not go on.
+    """A name of the journal does not lead to the file that its writer has open.
 
-    What it wrote would be nowhere after the next start.
+    The writer must not go on: the next start would not find its events.
     """
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -37,7 +37,7 @@ class JournalDisplacedError(JournalError):
 
 
 class JournalClockError(JournalError):
-    """The clock says what no journal can hold: times are ns since the epoch, in 64 bits."""
+    """The clock's time does not fit into a journal: times are ns since the epoch, in 64 bits."""
 
     def __init__(self, now: int) -> None:
         super().__init__(
@@ -47,10 +47,10 @@ class JournalClockError(JournalError):
 
 
 class JournalCorruptError(JournalError):
-    """Bytes that were durable once are not what they were. Nothing was changed.
+    """Bytes that were durable once have changed. The journal was left as it is.
 
-    `file` and `offset` say where, `last_sequence` is the last event before that place which is
-    known to be good.
+    `file` and `offset` say where; `last_sequence` is the last event before that is known to be
+    good.
     """
 
     def __init__(self, file: Path, offset: int, last_sequence: int, reason: str) -> None:
@@ -82,9 +82,9 @@ class CompactionRunsError(JournalError):
 
 
 class JournalFullError(JournalError):
-    """There is no room for the next segment, so the event was not taken. It heals by itself.
+    """There is no room for the next segment, so the event was not taken. It passes by itself.
 
-    `reason` is the disk's; `used_up`: the room that is reserved for essential events is gone too.
+    `reason` is the disk's error; `used_up`: the space reserved for essential events is gone too.
     """
 
     def __init__(self, reason: str, *, used_up: bool = False) -> None:
@@ -99,7 +99,7 @@ class JournalBusyError(JournalError):
 
 
 class JournalFailedError(JournalError):
-    """A write or a flush failed, or the journal is closed: it takes no event ever again."""
+    """A write or a flush failed, or the journal is closed: it never takes an event again."""
 
 
 class EventTooLargeError(JournalError):

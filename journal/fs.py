@@ -1,8 +1,8 @@
 """Every system call of the journal, behind one small protocol.
 
-The journal's promises are promises about these calls, so a test can stand in for the disk: it
-implements `FileSystem` and decides what a crash leaves. What must hold on return is said here,
-call by call; `OsFileSystem` is the real one.
+The journal's promises depend on these calls, so a test can stand in for the disk: it
+implements `FileSystem` and decides what a crash leaves. Each call says here what must hold on
+return; `OsFileSystem` is the real implementation.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import stat
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-#: The journal says who had which address: it is the owner's alone.
+#: The journal says who had which address: only the owner may read it.
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
-#: To open a FIFO or a terminal does not wait for its other end. Means nothing to a regular file.
+#: Opening a FIFO or a terminal does not wait for its other end. No effect on a regular file.
 _AT_ONCE = os.O_NONBLOCK | os.O_NOCTTY
 
 
 class Identity(NamedTuple):
-    """Which file or directory it is, whatever its name."""
+    """Identifies a file or directory, whatever its name."""
 
     device: int
     inode: int
@@ -55,44 +55,44 @@ class FileSystem(ReadOnlyFileSystem, Protocol):
         """Create `path` (mode 0700) unless it is there. Parents must exist."""
 
     def sync_directory(self, path: Path) -> None:
-        """Not return until every name in `path` is durable: renames, creations, removals."""
+        """Return once every name in `path` is durable: renames, creations, removals."""
 
     def create(self, path: Path) -> int:
-        """A descriptor to read and write `path` (mode 0600), made empty; see `open`.
+        """A descriptor to read and write `path` (mode 0600), emptied; see `open`.
 
-        A link, or a second name of another file, is removed first: its file stays what it is.
+        A symbolic or hard link is removed first, so the file that it leads to is not changed.
         """
 
     def open(self, path: Path, *, write: bool = False, create: bool = False) -> int:
-        """A descriptor of `path` as it is; with `create`, made (mode 0600) if it is not there.
+        """A descriptor of `path` as it is; with `create`, made (mode 0600) if it is missing.
 
-        A link is followed to read, never to write.
-        What is not a regular file is refused at once: a FIFO would wait for a writer.
+        A link is followed to read, never to write. Only a regular file is opened: a FIFO would wait
+        for a writer.
         """
 
     def open_directory(self, path: Path) -> int:
-        """A descriptor of the directory `path`, to lock it and to know it again."""
+        """A descriptor of the directory `path`, to lock and to identify it."""
 
     def identity(self, fd: int) -> Identity:
-        """Which file or directory is open as `fd`."""
+        """The identity of the file or directory that is open as `fd`."""
 
     def look_up(self, path: Path) -> tuple[Identity, int]:
-        """Which file or directory `path` leads to, and a file's length in bytes."""
+        """The identity of the file or directory `path`, and a file's length in bytes."""
 
     def names(self, fd: int) -> int:
-        """How many names the file has."""
+        """The number of the file's hard links."""
 
     def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
         """Write all of `data` at `offset`. Nothing of it is durable yet."""
 
     def sync(self, fd: int) -> None:
-        """Not return until data and length of the file are durable (fsync)."""
+        """Return once data and length of the file are durable (fsync)."""
 
     def sync_data(self, fd: int) -> None:
-        """Not return until what was written is durable and can be read back (fdatasync)."""
+        """Return once all written data is durable and can be read back (fdatasync)."""
 
     def rename(self, source: Path, target: Path) -> None:
-        """Give `source` the name `target`, replacing it, at once for every observer."""
+        """Give `source` the name `target`, replacing it, atomically for every observer."""
 
     def remove(self, path: Path) -> None:
         """Remove the name `path`."""
@@ -167,7 +167,7 @@ class OsFileSystem:
     def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
         written = os.pwrite(fd, data, offset)
         while written < len(data):
-            # A short write is not an error yet: the write of the rest says what is the matter.
+            # A short write is not an error yet: the write of the rest raises it.
             more = os.pwrite(fd, memoryview(data)[written:], offset + written)
             if not more:
                 raise OSError(errno.EIO, "write made no progress")
@@ -198,7 +198,7 @@ def _regular(fd: int, path: Path) -> int:
     mode = os.fstat(fd).st_mode
     if stat.S_ISREG(mode):
         return fd
-    # Reading it would fail or wait for ever, with an error that does not name it.
+    # Reading it would wait for ever, or fail with an error that does not name it.
     os.close(fd)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -206,7 +206,7 @@ def _regular(fd: int, path: Path) -> int:
 
 
 def _create(path: Path, flags: int) -> int:
-    """Open `path`, made if it is not there."""
+    """Open `path`; make it if it is missing."""
     try:
         return _make(path, flags)
     except FileExistsError:
@@ -214,10 +214,10 @@ def _create(path: Path, flags: int) -> int:
 
 
 def _make(path: Path, flags: int) -> int:
-    """Make `path`; what root makes is the directory's owner's. Raises FileExistsError.
+    """Make `path`; root gives it to the directory's owner. Raises FileExistsError.
 
-    A daemon that is not root needs what a tool made as root. But only what was made here is given
-    away, and no link is followed: else the owner could have root give away any file.
+    A daemon that is not root needs the files that a tool made as root. But only a file made here
+    is given away, and no link is followed: otherwise the owner could have root give away any file.
     """
     fd = os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, FILE_MODE)
     if os.geteuid() == 0:

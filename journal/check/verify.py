@@ -76,9 +76,9 @@ class _Check:
     wanted: tuple[type, ...]
     anchor: Anchor | None
     result: Verified = field(default_factory=Verified)
-    #: Where the snapshots say that a segment ends.
+    #: The ends of segments by the snapshots.
     ends: set[Position] = field(default_factory=set)
-    #: How many events could be read of each segment, by its first sequence.
+    #: The number of events read of each segment, by its first sequence.
     counts: dict[int, int] = field(default_factory=dict)
 
     def run(self, progress: Progress | None) -> Verified:

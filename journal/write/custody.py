@@ -1,13 +1,13 @@
-"""The right to write, and the watch over whether it is still the same journal that is written.
+"""The writer's lock, and the check that its names still lead to the files that it has open.
 
 A path is only a name. While a writer has files open, an operator may remove, move or replace them,
-unpack a backup over them or mount something over their directory: then what is written goes to
-files that no start will ever read. So the writer remembers which files its names led to, and looks
-whether they still do before it acknowledges anything.
+unpack a backup over them or mount something over their directory: then the writer writes to
+files that no start will ever read. So the writer remembers which files its names led to, and checks
+that they still do before it confirms an event.
 
-The lock is on the directory as well as on the file LOCK in it: a file that was removed or replaced
-does not let a second writer in. It is on the segment, too: a copy of hard links (`cp -al`) has the
-same segment in another directory, and its writer would write over this one's events.
+The lock is on the directory as well as on the file LOCK in it, so that removing or replacing the
+file does not let a second writer in. It is on the segment, too: a copy of hard links (`cp -al`) has
+the same segment in another directory, and its writer would overwrite this one's events.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from journal.format.segments import LOCK_NAME
 from journal.fs import FileSystem, Identity
 
 _PID_BYTES = 20
-#: So much of the last frame's beginning, and of the end of what is before it, is compared with what
-#: was written: all of two short frames, and by one call, since they touch.
+#: The bytes of the last frame's beginning, and of the end of the frame before, that are compared
+#: with those written: all of two short frames, and by one call, because they are adjacent.
 _WITNESS_BYTES = 512
 
 _REMOVED = "it was removed or moved"
@@ -50,7 +50,7 @@ class Custody:
         self._witness = self._before = b""
 
     def hold(self, path: Path, fd: int) -> None:
-        """Expect `path` to lead to `fd`, which is closed by `close`."""
+        """Expect `path` to lead to `fd`, which `close` closes."""
         try:
             self._held.append(_Held(path, fd, self._fs.identity(fd)))
         except BaseException:
@@ -58,11 +58,11 @@ class Custody:
             raise
 
     def lock(self, directory: Path) -> int | None:
-        """Lock `directory` and LOCK in it; the descriptor of LOCK, or None if another has either.
+        """Lock `directory` and its LOCK; the descriptor of LOCK, or None if either is locked.
 
         Raises JournalDisplacedError, OSError.
         """
-        # The directory first: a process that is refused has not even made the file.
+        # The directory first: a process that is refused does not even make the file.
         fd = self._fs.open_directory(directory)
         self.hold(directory, fd)
         if not self._fs.lock(fd):
@@ -72,19 +72,19 @@ class Custody:
         self.hold(path, fd)
         if not self._fs.lock(fd):
             return None
-        # Between the opening and the lock, another may have been put there.
+        # Between opening and locking, another directory may have been put there.
         self.check()
         return fd
 
     def _open_lock(self, path: Path) -> int:
-        """Open the file LOCK, made if it is not there. What has another name as well is replaced.
+        """Open the file LOCK; make it if it is missing, replace it if it has another name too.
 
-        It is somebody's copy of hard links, or a file of his own, and the process ID would be
-        written into that. The directory is locked: no other writer comes in between.
+        Such a file belongs to a copy of hard links or to another program, and the process ID would
+        be written into it. The directory is locked: no other writer comes in between.
         """
         fd = self._fs.open(path, write=True, create=True)
         try:
-            # One that is locked is another writer's, who has the journal by the other name.
+            # If it is locked, another writer has the journal by the other name.
             replaced = self._fs.names(fd) > 1 and self._fs.lock(fd)
         except BaseException:
             self._fs.close(fd)
@@ -96,9 +96,9 @@ class Custody:
         return self._fs.open(path, write=True, create=True)
 
     def write_to(self, path: Path, fd: int, size: int, end: int) -> None:
-        """Expect `path` to lead to the segment `fd` of so many bytes, which is the caller's.
+        """Expect `path` to lead to the segment `fd` of that size, which the caller closes.
 
-        Its content is known up to `end`. Raises JournalLockedError if it is another's as well.
+        Its content is known up to `end`. Raises JournalLockedError if another writer has it too.
         """
         self._lock_segment(path)
         self._segment = _Held(path, fd, self._fs.identity(fd))
@@ -108,19 +108,19 @@ class Custody:
         self._before = self._witness = self._fs.read(fd, end - start, start)
 
     def wrote(self, data: bytes, offset: int) -> None:
-        """Expect this frame in the segment, right behind what was written last."""
+        """Expect this frame in the segment, right behind the last one."""
         self._witness_offset = offset - len(self._before)
         self._witness = self._before + data[:_WITNESS_BYTES]
         self._before = data[-_WITNESS_BYTES:]
 
     def check(self) -> None:
-        """Raise JournalDisplacedError unless all is where it was, and what it was."""
+        """Raise JournalDisplacedError if a name leads elsewhere or the segment has changed."""
         for held in self._held:
             self._check_name(held)
         if self._segment is None:
             return
         path, fd, _ = self._segment
-        # Each call counts: this stands beside every flush.
+        # Each call counts: this runs with every flush.
         if self._check_name(self._segment) != self._segment_bytes:
             raise JournalDisplacedError(path, _OVERWRITTEN)
         if self._fs.read(fd, len(self._witness), self._witness_offset) != self._witness:
@@ -139,7 +139,7 @@ class Custody:
     def _lock_segment(self, path: Path) -> None:
         if not self._held:
             return
-        # A descriptor of its own: the lock ends with this custody, whatever the writer has open.
+        # Its own descriptor: the lock ends with this custody, whatever the writer has open.
         fd = self._fs.open(path)
         try:
             if not self._fs.lock(fd):
@@ -156,7 +156,7 @@ class Custody:
             self._fs.close(former)
 
     def _check_name(self, held: _Held) -> int:
-        """The length in bytes of the file that the name leads to, which is the one that is held."""
+        """The length in bytes of the file that the name leads to; it must be the held one."""
         try:
             found, size = self._fs.look_up(held.path)
         except (FileNotFoundError, NotADirectoryError):
@@ -170,7 +170,7 @@ class Custody:
 
 
 def acquire_lock(fs: FileSystem, directory: Path) -> Custody:
-    """Become the writer of `directory`, until the custody of it is closed.
+    """Become the writer of `directory`, until the returned custody is closed.
 
     Raises JournalLockedError, naming the other process, if there is one; nothing was written then.
     """

@@ -1,12 +1,12 @@
 """Group commit: encoded events come from an event loop, and are made durable in batches.
 
 `put` only queues. One thread takes all that is queued, writes it as one frame with one flush, and
-wakes all calls that wait by one call into the loop. While it flushes, the next batch forms: there
+wakes all waiting calls with one call into the loop. While it flushes, the next batch forms: there
 is no timer, and no event waits for others.
 
-Of the alternatives, a flush on the loop stalls every other request for as long as the disk takes,
-and a flush for each request in a pool costs four fifths of the throughput. One caller alone, on a
-disk that is quick, pays for two changes of thread beside its flush: that is the price for reads,
+The alternatives are worse: a flush on the loop stalls every other request for as long as the disk
+takes, and a flush for each request in a thread pool costs four fifths of the throughput. On a quick
+disk, a single caller pays for two thread switches besides its flush: that is the price for reads,
 probes and a watchdog that never wait for a disk.
 """
 
@@ -35,15 +35,15 @@ logger = logging.getLogger(__name__)
 #: without new events is looked at: whether it is still where it was.
 IDLE_SECONDS = 0.5
 
-#: What an event is counted for besides its own bytes: a frame to itself, and the mark that is
-#: written when the journal falls idle behind it.
+#: Bytes counted for an event besides its own: its own frame, and the mark that is written when the
+#: journal is idle after it.
 EVENT_OVERHEAD_BYTES = FRAME_OVERHEAD_BYTES + FRAME_HEADER_BYTES
 
 OnFailure = Callable[[JournalFailedError], None]
 
 
 class GroupCommit:
-    """The queue in front of a Log, the thread behind it, and the calls that wait."""
+    """The queue in front of a Log, its writer thread, and the waiting calls."""
 
     def __init__(self, log: Log, written: Callable[[], None]) -> None:
         """`written` is called after each batch, from the thread that wrote it."""
@@ -57,18 +57,18 @@ class GroupCommit:
         self._queued: deque[bytes] = deque()
         self._wakeups: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._woken = False
-        # Of `seal`: what is to be counted as written, and the call that waits.
+        # Of `seal`: the bytes to count as written, and the waiting call.
         self._seals: deque[tuple[int, asyncio.Future[int]]] = deque()
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
-        #: Why nothing will ever be written again, or None.
+        #: The reason why nothing will ever be written again, or None.
         self.failure: JournalFailedError | None = None
         #: The sequence of the last event that is durable.
         self.durable_sequence = log.next_sequence - 1
-        #: What was written so far, in bytes as events are counted.
+        #: The bytes written so far, counted as for admission.
         self.written_bytes = 0
 
     def start(self, on_failure: OnFailure | None) -> None:
-        """Start the thread; to be called in the loop that will put events."""
+        """Start the thread; call it in the loop that will put events."""
         self._loop = asyncio.get_running_loop()
         self._on_failure = on_failure
         self._thread.start()
@@ -87,7 +87,7 @@ class GroupCommit:
             return
         if self.failure is not None:
             raise self.failure
-        # A future for each call: one that is cancelled cancels only its own. A reader may wait for
+        # A future for each call, so that cancelling one cancels no other. A reader may wait for
         # less than the one before it in line, and is woken a batch late at most.
         future = asyncio.get_running_loop().create_future()
         self._waiters.append((sequence, future))
@@ -116,7 +116,7 @@ class GroupCommit:
             self._fail(JournalFailedError("the journal is closed"))
 
     def call(self, function: Callable[..., None], *args: Any) -> None:
-        """Have the loop call `function`; in a loop that is gone, no call waits any more."""
+        """Have the loop call `function`; if the loop is closed, no call waits any more."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *args)
 
@@ -148,7 +148,7 @@ class GroupCommit:
             self._poison(error)
 
     def _rest(self) -> None:
-        """After a quiet time: write a mark, or check that the journal is where it was."""
+        """After a quiet time: write a mark, or check that the journal is still in place."""
         if self.written_bytes and not self._log.marked:
             self._log.mark()
         else:
@@ -170,19 +170,19 @@ class GroupCommit:
             self.durable_sequence = log.next_sequence - 1
             self._on_written()
             if queued:
-                # Those of this frame need not wait for the next one.
+                # Calls that wait for this frame need not wait for the next one.
                 self.call(self._wake_waiters)
         return True
 
     def _seal(self) -> None:
-        """Go on in a new segment for each call of `seal` that waits."""
+        """Go on in a new segment for each waiting call of `seal`."""
         while self._seals:
             counted, future = self._seals[0]
-            # What was queued before the request may have come after the last look at the queue.
+            # Events queued before the request may have come after the queue was last read.
             if self._drain():
                 self.call(self._wake_waiters)
             sequence = self._log.seal() if self._log.spare.ready else None
-            # Only now: what fails is for `_fail` to tell. And before the caller is told: whoever
+            # Only now: `_fail` reports errors. And before the caller is told, because whoever
             # appends then needs the room that was held for this.
             self._seals.popleft()
             self.written_bytes += counted
@@ -190,7 +190,7 @@ class GroupCommit:
             if sequence is not None:
                 self.call(_set_result, future, sequence)
             else:
-                # Someone else needed the spare. To make one here could meet a full disk.
+                # Another roll-over took the spare. To make one here could meet a full disk.
                 busy = JournalBusyError("the next segment is being prepared")
                 self.call(_set_exception, future, busy)
 
@@ -203,7 +203,7 @@ class GroupCommit:
                 future.set_result(None)
 
     def _poison(self, error: BaseException) -> None:
-        """Never write again, and tell everyone; also for what is not an OSError."""
+        """Never write again, and fail all waiting calls; also for errors other than OSError."""
         logger.critical("the journal failed at %s: %s", self._log.path, error)
         failure = JournalFailedError(
             str(error)

@@ -1,8 +1,8 @@
-"""The journal as its program sees it: opened, appended to, waited for, closed.
+"""The journal's interface for its program: open, append, wait until durable, close.
 
-`segment_writer` writes frames, `group_commit` batches events into them, `spare` has the next
-segment ready. What is left to do here is admission: an event is taken only if there is space for it
-for sure, because its caller acts on it at once.
+`segment_writer` writes frames, `group_commit` batches events into them, `spare` keeps the next
+segment ready. This module does admission: an event is taken only if space for it is certain,
+because its caller acts on it at once.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Journal:
     """An append-only, crash-safe journal of msgspec events, and its one writer.
 
     `open` recovers, `start` starts the threads; then `append` and `durable` belong to the event
-    loop's thread. What `durable` has confirmed survives a crash of the process and of the machine.
+    loop's thread. An event that `durable` confirmed survives a crash of the process and of the
+    machine.
     """
 
     def __init__(
@@ -62,8 +63,8 @@ class Journal:
         self._keeper = SpareKeeper(spare, self._space_changed)
         self._commit = GroupCommit(log, self._keeper.want)
         self._room_waiters: list[asyncio.Future[None]] = []
-        # Bytes ever taken, and the bound up to which they may be; the writer counts what it wrote
-        # in the same way. Each number has one thread that changes it: no lock.
+        # All bytes taken so far, and their bound; the writer counts the bytes it wrote in the same
+        # way. Only one thread changes each number, so no lock is needed.
         self._taken = 0
         self._taken_max = 0
         self._event_bytes_max = 0
@@ -89,15 +90,14 @@ class Journal:
         clock: Callable[[], int] = time.time_ns,
         custody: Custody | None = None,
     ) -> Self:
-        """Become the writer of `directory`, recover it, and hand all its events to `replay`.
+        """Become the writer of `directory`, recover it, and pass all its events to `replay`.
 
-        `event_type` is what msgspec decodes one event to (a tagged struct or a union of them),
+        `event_type` is the type of an event for msgspec (a tagged struct or a union of them),
         `schema` the number of that vocabulary: a journal with a higher one is refused. `replay` is
         called with lists of events in order; before that, `restore` with the snapshot to begin
-        with, or with None if all events follow. `record_of` tells which events are the records of
-        snapshots: one that the journal has no record of is not used then. `clock` gives ns since
-        the epoch. `custody` is that of a caller that is the writer already; it is given away
-        with this call.
+        with, or with None if all events follow. `record_of` tells which events record snapshots;
+        then a snapshot without a record is not used. `clock` gives ns since the epoch. `custody` is
+        that of a caller that is the writer already; this call takes it over.
 
         Raises JournalLockedError, JournalCorruptError, JournalUnsupportedError, JournalClockError,
         OSError; nothing has been changed then. ValueError for a segment size out of bounds.
@@ -136,7 +136,7 @@ class Journal:
 
     @property
     def head(self) -> str:
-        """`sequence:digest`: names the journal's whole content. Exact while nothing is queued."""
+        """`sequence:digest`, which identifies the whole content. Exact while nothing is queued."""
         return f"{self._log.next_sequence - 1}:{self._log.digest.hex()}"
 
     @property
@@ -161,34 +161,34 @@ class Journal:
 
     @property
     def tail_bytes(self) -> int:
-        """The frames since the last snapshot that `covered` was told of, in bytes."""
+        """The bytes of the frames since the last snapshot that was passed to `covered`."""
         return self._log.sealed_bytes + self._log.used_bytes - self._covered_bytes
 
     @property
     def sealed(self) -> int:
-        """How many segments were sealed since `open`."""
+        """The number of segments sealed since `open`."""
         return self._log.sealed
 
     @property
     def full_reason(self) -> str | None:
-        """Why the journal takes only essential events at the moment, or None."""
+        """The reason why the journal takes only essential events at the moment, or None."""
         return self._keeper.full_reason
 
     def covered(self, frame_bytes: int) -> None:
-        """Take note of a snapshot that covers so many bytes of what `tail_bytes` counts."""
+        """Subtract the bytes that a new snapshot covers from `tail_bytes`."""
         self._covered_bytes += frame_bytes
 
     def repairs_recorded(self) -> None:
-        """Take note that what `recovered` says was set aside, and `again`, is in the journal.
+        """Note that the journal now has the records of `recovered.set_aside`, and `again`.
 
-        The records must be the first events that are appended, one for each entry, in order: that
-        is how one is known that a crash kept from being noted here.
+        The records must be the first events that are appended, one for each entry, in order: so
+        they are recognized if a crash comes before this call.
         """
         with contextlib.suppress(OSError):
             forget(self._fs, self.path.parent)
 
     def start(self, on_failure: OnFailure | None = None) -> None:
-        """Start writing; to be called in the event loop that will append.
+        """Start writing; call it in the event loop that will append.
 
         `on_failure` is called in the loop, once, when a write or flush failed.
         """
@@ -230,11 +230,11 @@ class Journal:
         return self._commit.durable(sequence)
 
     async def room(self) -> None:
-        """Wait until trying `append` again is worth it: there is space, or never will be."""
+        """Wait until it is worth trying `append` again: there is space, or never will be."""
         if self._keeper.full_reason is not None or self._commit.failure is not None:
             return
         if self._log.spare.ready:
-            # Then all space is taken by what is queued.
+            # Then queued events take all the space.
             await self.durable(self.last_sequence)
             return
         future = asyncio.get_running_loop().create_future()
@@ -256,7 +256,7 @@ class Journal:
             try:
                 if not self._log.spare.ready:
                     raise JournalBusyError("the next segment is being prepared")
-                # What is left of the segment is taken as by an event: it is promised to no other.
+                # The rest of the segment is taken as by an event, so that no event is promised it.
                 left = self._log.free_bytes
                 self._make_room(0, self._taken + left)
                 self._taken += left
@@ -267,8 +267,8 @@ class Journal:
     async def close(self) -> None:
         """Write what is queued and a mark, then release everything. Idempotent.
 
-        After a failure nothing is written, and no mark if no event was. Raises nothing: what was
-        not durable was told so.
+        After a failure nothing is written, and no mark if no event was. Raises nothing: the callers
+        of `durable` were told of a failure.
         """
         if self._closed:
             return
@@ -285,7 +285,7 @@ class Journal:
         """Move the bounds up to which events are taken, or say why they cannot move.
 
         Space that was counted once stays enough: writing an event takes no more of a segment than
-        was counted for it, and what a roll-over may waste is counted as used.
+        was counted for it, and the space that a roll-over may waste is counted as used.
         """
         log = self._log
         self._event_bytes_max = log.frame_bytes_max - FRAME_OVERHEAD_BYTES

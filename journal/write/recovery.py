@@ -1,17 +1,17 @@
-"""From a directory to a journal that can be trusted: the rules of start-up.
+"""Recovers a journal at start-up by the rules below.
 
 1. A sealed segment (one with a successor) with a bad frame, a missing segment, a segment that was
    cut: refuse, change nothing.
 2. The last segment, bad frame at X: a valid frame after it, or data beyond X + the largest frame:
    refuse as in 1.
-3. Otherwise X is a torn tail: a write that was never acknowledged. Its bytes are kept beside the
+3. Otherwise X is a torn tail: a write that was never confirmed. Its bytes are kept beside the
    segment, the good part is copied to a new file, which takes the segment's name.
 
-What a good snapshot covers is not read: see `replay_start`.
+Segments that a good snapshot covers are not read: see `replay_start`.
 
-Nothing is changed before everything has been read. What recovery has read is made durable before
-it returns: after a crash of the process alone, frames may still live in the page cache only, and
-an answer must never show what a power cut could undo.
+Nothing is changed before everything has been read. All frames that were read are durable when
+recovery returns: after a crash of the process alone, some may be in the page cache only, and
+an answer must never show an event that a power cut could undo.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ class Recovered(msgspec.Struct, frozen=True):
     fd: int
     header: SegmentHeader
     tail: Scan
-    #: How many segments were read, and the bytes of the frames in them.
+    #: The number of segments read, and the bytes of their frames.
     segments: int
     tail_bytes: int
-    #: What was set aside, now or by a repair that was interrupted, and is to be recorded.
+    #: Repairs to record: bytes set aside, now or by a repair that was interrupted.
     set_aside: tuple[SetAside, ...] = ()
-    #: Encoded events that a repair took, and that are to be appended again after that.
+    #: Encoded events that a repair removed, and that are to be appended again after those.
     again: tuple[bytes, ...] = ()
     #: The sequence of the snapshot that the state began with; 0 if there was none.
     snapshot_sequence: int = 0
@@ -88,10 +88,10 @@ def recover(
 ) -> Recovered:
     """Make the journal in `directory` safe to append to; its events go to `deliver`, in order.
 
-    `restore` is given the newest good snapshot before that, or None if there is none; without it,
-    everything is replayed, the archive included. With `record_of`, it is good only
-    if it has its record in the journal. An empty directory gets a first segment. The
-    caller holds the lock. `now` (ns since the epoch) ends the name of what is set aside. Raises
+    `restore` first gets the newest good snapshot, or None if there is none; without it,
+    everything is replayed, the archive included. With `record_of`, a snapshot is good only
+    if the journal has its record. An empty directory gets a first segment. The
+    caller holds the lock. `now` (ns since the epoch) ends the names of files set aside. Raises
     JournalCorruptError, JournalUnsupportedError and OSError.
     """
     replay_start, walked = replay(
@@ -147,9 +147,9 @@ def replay(
     record_of: RecordOf | None,
     progress: Progress | None = None,
 ) -> tuple[ReplayStart, list[Walked]]:
-    """What `recover` reads before it changes anything: where it begins, and the segments behind.
+    """Read what `recover` reads, without its changes: where it begins, and the segments behind.
 
-    So whether it would is known without it. Raises as `recover`.
+    So a caller learns whether `recover` would succeed. Raises as `recover`.
     """
     records = Records.of(decoder, record_of, unrecorded(fs, directory).again if record_of else ())
     replay_start = find_replay_start(fs, directory, schema, restore, records=records)
@@ -184,7 +184,7 @@ def replay(
 
 
 def _clean_up(fs: FileSystem, directory: Path, segment_bytes: int) -> None:
-    """Remove files of ours that never got their name; the space of the next segment is kept."""
+    """Remove leftover temporary files; the space of the next segment is kept."""
     names = fs.list_directory(directory)
     if NOTE_TEMPORARY_NAME in names:
         fs.remove(directory / NOTE_TEMPORARY_NAME)
@@ -208,7 +208,7 @@ def _begin(fs: FileSystem, directory: Path, schema: int, segment_bytes: int, now
     try:
         zero_fill(fs, fd, 0, segment_bytes)
         path = publish(fs, fd, temporary, header)
-        # The directory may be new as well, and its name is its parent's to keep.
+        # The directory may be new as well: the parent's flush makes its name durable.
         fs.sync_directory(directory.parent)
     except BaseException:
         give_up(fs, fd, temporary)
@@ -234,8 +234,8 @@ def _set_tail_aside(
 ) -> Unrecorded:
     """Keep the torn bytes beside the segment, then replace it by a copy of its good part.
 
-    By copy, not in place: a crash at any point leaves the segment as it was or as it shall be.
-    Returns what is to be recorded, what was not yet `earlier` included.
+    By copy, not in place: a crash at any point leaves the old segment or the new one.
+    Returns the repairs to record, with those that were not recorded `earlier`.
     """
     data = read_file(fs, path)
     torn = SetAside(
@@ -266,10 +266,10 @@ def _set_tail_aside(
 
 
 def copy_segment(fs: FileSystem, path: Path, data: bytes, size: int) -> Path:
-    """A durable file of `data` and zeros up to `size`, beside the segment `path` that it is for.
+    """A durable file of `data` and zeros up to `size`, beside the segment `path` it will replace.
 
-    The spare becomes it, if there is one: on a full disk there is no other space. Raises OSError;
-    then there is no copy, and the spare is there still.
+    The spare becomes the copy, if there is one: on a full disk there is no other space. Raises
+    OSError; then there is no copy, and the spare is still there.
     """
     copy, spare = path.with_name(RECOVERED_NAME), path.with_name(SPARE_NAME)
     if SPARE_NAME in fs.list_directory(path.parent):
@@ -288,14 +288,14 @@ def copy_segment(fs: FileSystem, path: Path, data: bytes, size: int) -> Path:
 
 
 def give_back(fs: FileSystem, copy: Path) -> None:
-    """Let the next segment have the space of a copy that is not wanted after all."""
+    """Keep the space of a copy that is not needed, for the next segment."""
     with contextlib.suppress(OSError):
         fs.rename(copy, copy.with_name(SPARE_NAME))
 
 
 def replace_segment(fs: FileSystem, copy: Path, path: Path) -> None:
-    """Give `copy` the segment's name; a crash leaves the one or the other, whole."""
-    # What was set aside must have its name for good before it loses the old one.
+    """Give `copy` the segment's name; a crash leaves either the old or the new one, whole."""
+    # The file set aside must be durable under its name before the segment is replaced.
     fs.sync_directory(path.parent)
     fs.rename(copy, path)
     fs.sync_directory(path.parent)

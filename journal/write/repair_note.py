@@ -1,8 +1,8 @@
-"""The note of what a repair took out of a journal, which keeps that from being forgotten.
+"""The note of a repair, from which the repair is recorded even after a crash.
 
-The journal tells of its repairs itself, so the record of one can only come after it, and a crash
-may come in between. Hence this order: copies of what goes are durable first, then the note, then
-the change. The next opening of the journal is told of the changes that are not recorded yet.
+A journal records its own repairs, so the record of one can only come after it, and a crash
+may come in between. Hence this order: copies of the removed bytes are durable first, then the note,
+then the change. The next opening of the journal gets the changes that are not recorded yet.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 from journal.format.segments import NOTE_NAME, NOTE_TEMPORARY_NAME, read_file, write_durably
 from journal.fs import FileSystem
 
-#: More than the events that repairs of a whole segment would append again.
+#: More than the events of a whole segment that a repair would append again.
 NOTE_BYTES_MAX = 256 << 20
 _PIECE_BYTES = 1 << 20
 
@@ -26,8 +26,8 @@ _PIECE_BYTES = 1 << 20
 class SetAside(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True):
     """`size` bytes from `offset` of `file` that are not part of the journal any more.
 
-    They are in the file `kept` beside it. `reason` is what was the matter with the journal;
-    `ordered` is whether an operator decided, and not recovery.
+    They are in the file `kept` beside it. `reason` is the journal's fault; `ordered` tells whether
+    an operator decided, and not recovery.
     """
 
     file: str
@@ -35,16 +35,16 @@ class SetAside(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True):
     size: int
     kept: str
     reason: str
-    #: Names the whole file as it was before: one that is still like that was not changed.
+    #: The fingerprint of the whole file before: a file that still has it was not changed.
     before: str
     ordered: bool = False
 
 
 class Unrecorded(NamedTuple):
-    """The repairs that the journal has yet to tell of, in the order of their records."""
+    """The repairs that the journal has yet to record, in the order of their records."""
 
     set_aside: tuple[SetAside, ...] = ()
-    #: Encoded events that went as well, and are to be appended again: what they say still holds.
+    #: Encoded events that were removed but still hold, and are to be appended again.
     again: tuple[bytes, ...] = ()
 
 
@@ -56,12 +56,12 @@ class _Note(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True):
 
 
 def fingerprint(data: bytes) -> str:
-    """Names the content of a file."""
+    """A digest that identifies the content of a file."""
     return blake2b(data, digest_size=16).hexdigest()
 
 
 def fingerprint_of(fs: FileSystem, path: Path) -> str:
-    """The fingerprint of a file, read in pieces; of nothing if it is none. Raises OSError."""
+    """The fingerprint of a file, read in pieces; of no bytes if it is no file. Raises OSError."""
     digest = blake2b(digest_size=16)
     try:
         fd = fs.open(path)
@@ -82,14 +82,14 @@ def write_note(
     set_aside: Sequence[SetAside],
     again: Sequence[bytes] = (),
 ) -> None:
-    """Note what is about to go from a journal that will end with `last_sequence`.
+    """Note what is about to be removed from a journal that will end with `last_sequence`.
 
-    On return the note is durable, and so is every name in `directory`. Raises OSError, also for
-    one that would be too long to be read again.
+    On return the note and every name in `directory` are durable. Raises OSError, also for a note
+    that would be too long to be read again.
     """
     data = msgspec.json.encode(_Note(last_sequence, tuple(set_aside), tuple(again)))
     if len(data) > NOTE_BYTES_MAX:
-        # It would not be read: what goes would be in no record.
+        # It would not be read, so the removal would never be recorded.
         reason = f"the note of repairs would have {len(data)} bytes, {NOTE_BYTES_MAX} at most"
         raise OSError(errno.EFBIG, reason, str(directory / NOTE_NAME))
     temporary = directory / NOTE_TEMPORARY_NAME
@@ -99,7 +99,7 @@ def write_note(
 
 
 def unrecorded(fs: FileSystem, directory: Path, last_sequence: int | None = None) -> Unrecorded:
-    """The changes in the note that were made, and that the journal does not tell of.
+    """The changes in the note that were made, and that the journal has not recorded.
 
     `last_sequence` is that of the journal's last event; without it, nothing counts as recorded.
     Raises OSError.
@@ -110,7 +110,7 @@ def unrecorded(fs: FileSystem, directory: Path, last_sequence: int | None = None
     try:
         note = msgspec.json.decode(read_file(fs, directory / NOTE_NAME, NOTE_BYTES_MAX), type=_Note)
     except (ValueError, RecursionError):
-        return Unrecorded()  # it was whole when it got its name: it was changed since, on purpose
+        return Unrecorded()  # it was whole when it got its name, so it was changed on purpose
     done = [
         aside
         for aside in note.set_aside
@@ -124,7 +124,7 @@ def unrecorded(fs: FileSystem, directory: Path, last_sequence: int | None = None
 def forget(fs: FileSystem, directory: Path) -> None:
     """Remove the note, if there is one. Raises OSError.
 
-    Not flushed: should it come back, it is known by the journal's length that it was recorded.
+    Not flushed: if it comes back, the journal's length tells that it was recorded.
     """
     if NOTE_NAME in fs.list_directory(directory):
         fs.remove(directory / NOTE_NAME)

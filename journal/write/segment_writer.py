@@ -1,6 +1,6 @@
-"""The journal as one writer sees it: append a group of events, and they are durable on return.
+"""Writes segments: a group of events that is appended is durable on return.
 
-Synchronous and without threads, so a test can drive it call by call against a disk of its own.
+Synchronous and without threads, so a test can drive it call by call against a simulated disk.
 `group_commit` puts a thread, a queue and futures around it.
 """
 
@@ -22,15 +22,15 @@ from journal.write.custody import Custody
 from journal.write.recovery import Recovered
 from journal.write.spare import Spare
 
-#: What a frame needs besides its events: the header, the list header, the padding.
+#: The bytes of a frame besides its events: the header, the list header, the padding.
 FRAME_OVERHEAD_BYTES = FRAME_HEADER_BYTES + 3 + (ALIGNMENT - 1)
 
 
 class Log:
     """Appends to the last segment and rolls over to the next.
 
-    After any OSError the object must not be used again: what the kernel still holds of a failed
-    write is unknown, so the only truth is what the next recovery reads.
+    After any OSError the object must not be used again: which bytes of a failed write the kernel
+    still holds is unknown, so only the next recovery can tell what was written.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Log:
         clock: Callable[[], int],
         custody: Custody | None = None,
     ) -> None:
-        """`custody` is of the journal's directory: it is watched, and the segment with it."""
+        """`custody` is that of the journal's directory; the open segment is added to it."""
         self._fs = fs
         self._fd = recovered.fd
         self._header = recovered.header
@@ -63,7 +63,7 @@ class Log:
         self.marked = recovered.tail.marked
         #: Frames in sealed segments that no snapshot had covered at start, in bytes.
         self.sealed_bytes = recovered.tail_bytes - self.used_bytes
-        #: How many segments were sealed by this object.
+        #: The number of segments that this object sealed.
         self.sealed = 0
         #: The sequence of the next event, and the digest of all frames before it.
         self.next_sequence = recovered.tail.next_sequence
@@ -77,7 +77,7 @@ class Log:
 
     @property
     def used_bytes(self) -> int:
-        """The frames of the current segment."""
+        """The bytes of the current segment's frames."""
         return self._offset - SEGMENT_HEADER_BYTES
 
     @property
@@ -86,9 +86,9 @@ class Log:
         return self._header.segment_bytes - self._offset
 
     def append(self, events: Sequence[bytes]) -> None:
-        """Write encoded events as one frame. On return they are durable. No events: a mark.
+        """Write encoded events as one frame, or a mark without any. On return it is durable.
 
-        Durable where the next start will look for them: the journal's names still lead there.
+        The journal's names then still lead to it, so the next start will find it.
         The frame must fit into `frame_bytes_max` and `codec.FRAME_EVENTS_MAX`. Raises OSError,
         JournalDisplacedError.
         """
@@ -115,15 +115,15 @@ class Log:
 
     @property
     def time(self) -> int:
-        """Of the last frame, or when the segment was made: no later time was written."""
+        """The time of the last frame, or when the segment was made: the latest time written."""
         return self._time
 
     def mark(self) -> None:
         """Write a mark, unless the last frame is one. On return it is durable.
 
-        A mark vouches for the frame before it: should that frame's bytes rot, the mark shows that
+        A mark vouches for the frame before it: if that frame's bytes rot, the mark shows that
         it was whole once, and it is not taken for a torn tail. A mark is not worth running out of
-        space for: where it would need a segment that is not ready, there is none.
+        space: none is written if it needs a segment that is not ready.
         """
         if not self.marked and (
             self.free_bytes >= padded(FRAME_OVERHEAD_BYTES) or self.spare.ready
@@ -131,16 +131,16 @@ class Log:
             self.append(())
 
     def seal(self) -> int:
-        """Go on in a new segment, unless this one has no event; the last sequence before it.
+        """Go on in a new segment, unless this has no event; return the last sequence before it.
 
-        On return that is durable, and all segments up to there will never change. Raises OSError.
+        On return all events up to it are durable, and their segments never change. Raises OSError.
         """
         if self.next_sequence > self._header.first_sequence:
             self._roll_over()
         return self.next_sequence - 1
 
     def check(self) -> None:
-        """Raise JournalDisplacedError unless the journal is where it was."""
+        """Raise JournalDisplacedError unless the journal is still in place."""
         self._custody.check()
 
     def close(self) -> None:
@@ -149,7 +149,7 @@ class Log:
 
     def _roll_over(self) -> None:
         """Go on in the next segment. All frames of this one are durable already."""
-        # A name that leads elsewhere would have the segment made in another's directory.
+        # If a name led elsewhere, the segment would be made in another directory.
         self._custody.check()
         self._time = max(self._time, self._clock())
         header = SegmentHeader.begin(
@@ -161,7 +161,7 @@ class Log:
             self._header.journal_id,
         )
         fd, self.path = self.spare.publish(header)
-        # Before the old one is closed: should that fail, its number may be another file's at once.
+        # Before the old one is closed: if that fails, its number may already be another file's.
         fd, self._fd = self._fd, fd
         self.sealed_bytes += self.used_bytes
         self.sealed += 1

@@ -1,12 +1,11 @@
-"""The next segment, made before it is needed, and what follows when there is no room for it.
+"""Makes the next segment before it is needed, and handles a disk without room for it.
 
-A full disk must show while no event is at risk. So the next segment is filled with zeros in the
-background as soon as the last one came into use. While that fails, the rest of the current segment
-is reserved for the events that must go on, and filling is tried again until it works.
+A full disk must be noticed while no event is at risk. So the next segment is filled with zeros in
+the background as soon as the last one came into use. While that fails, the rest of the current
+segment is reserved for essential events, and filling is tried again until it works.
 
-A writer that ends leaves the file to the next one. To give its space back would lose it to the
-program that fills the disk, and the next writer would have no more than the rest of the open
-segment.
+A writer that ends leaves the file to the next one. If it freed the space, the program that fills
+the disk would take it, and the next writer would only have the rest of the open segment.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from journal.fs import FileSystem
 
 logger = logging.getLogger(__name__)
 
-#: How soon a full disk is tried again: soon enough for a person who watches it heal.
+#: The interval of attempts on a full disk: short enough for an operator who waits for it.
 RETRY_SECONDS = 1.0
 
 
@@ -36,30 +35,30 @@ class Spare:
         self.path = directory / SPARE_NAME
         self._fs = fs
         self._fd: int | None = None
-        # Held while the file is being filled: who publishes too early waits for the filling to end
-        # instead of filling a second file over the first. Held while it is being published: who
-        # prepares the next one would open this one by its old name, and write zeros over it.
+        # Held while the file is filled, so that an early `publish` waits instead of filling a
+        # second file over the first. Held while it is published, because a `prepare` of the next
+        # one would open this one by its old name, and write zeros over it.
         self._lock = threading.Lock()
 
     @property
     def ready(self) -> bool:
-        """Whether `publish` has nothing to fill."""
+        """Whether the file is filled, so that `publish` is quick."""
         return self._fd is not None
 
     def prepare(self) -> None:
-        """Fill the file and make its blocks durable, unless it is there already.
+        """Fill the file and make its blocks durable, unless that is done already.
 
-        Raises OSError, with nothing left behind, if there is no room.
+        If there is no room, raises OSError and leaves nothing behind.
         """
         with self._lock:
             if self._fd is None:
                 self._fd = self._fill()
 
     def publish(self, header: SegmentHeader) -> tuple[int, Path]:
-        """Turn the file, filled now if it was not, into the segment that `header` describes.
+        """Turn the file, filled now if necessary, into the segment that `header` describes.
 
-        On return the segment is durable under the name that is returned; the descriptor beside it
-        is the caller's. Raises OSError.
+        On return the segment is durable under the returned name; the caller closes the returned
+        descriptor. Raises OSError.
         """
         with self._lock:
             fd = self._fill() if self._fd is None else self._fd
@@ -71,10 +70,10 @@ class Spare:
                 raise
 
     def close(self) -> None:
-        """Close the file. It stays, and with it the space that it holds."""
+        """Close the file. It stays on the disk and keeps its space."""
         with self._lock:
             if self._fd is not None:
-                # It has nothing yet that could be lost.
+                # It has no data yet that could be lost.
                 fd, self._fd = self._fd, None
                 with contextlib.suppress(OSError):
                     self._fs.close(fd)
@@ -93,17 +92,17 @@ class Spare:
 
 
 class SpareKeeper:
-    """A thread that has the next segment ready, and tells when it cannot."""
+    """A thread that keeps the next segment ready, and reports when it cannot."""
 
     def __init__(self, spare: Spare, changed: Callable[[], None]) -> None:
-        """`changed` is called from the thread whenever the spare became ready or could not."""
+        """`changed` is called from the thread whenever the spare became ready or failed."""
         self._spare = spare
         self._changed = changed
         self._wanted = False
         self._requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="journal-spare", daemon=True)
-        #: Why there is no spare, for people; None while there is one or it is being made.
+        #: The reason why there is no spare; None while there is one or it is being made.
         self.full_reason: str | None = None
 
     def start(self) -> None:
