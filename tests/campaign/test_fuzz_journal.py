@@ -29,32 +29,12 @@ from journal.format.codec import (
 from journal.format.segments import SegmentFile, archive_path
 from journal.read.indexed import Found
 from journal.write.repair_note import unrecorded
-from tests.crash.damage.fuzz import (
-    CORPUS,
-    available,
-    corpus,
-    corpus_folder,
-    fuzz,
-    replay,
-)
+from tests.crash.damage.fuzz import CORPUS, available, corpus, corpus_folder, fuzz, replay
 from tests.crash.damage.fuzz_targets import TARGETS, check, sample, seeds
 from tests.crash.damage.mending import mended_archive, mended_header
 from tests.crash.scale import report, rounds
-from tests.kits.journal.building import (
-    DECODER,
-    SCHEMA,
-    Event,
-    build,
-    encode,
-    opened,
-    patched,
-    puts,
-)
-from tests.kits.journal.compaction import (
-    KEYS,
-    VOCABULARY,
-    write_sealed,
-)
+from tests.kits.journal.building import DECODER, SCHEMA, Event, build, encode, opened, patched, puts
+from tests.kits.journal.compaction import KEYS, VOCABULARY, write_sealed
 from tests.kits.journal.disks import FS
 
 MIB = 1 << 20

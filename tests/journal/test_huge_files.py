@@ -27,9 +27,7 @@ from journal.format.snapshot import list_snapshots
 from journal.write.custody import acquire_lock
 from tests.kits.daemon.process import ROOT, ended
 from tests.kits.journal.disks import FS
-from tests.kits.journal.verify import (
-    Made,
-)
+from tests.kits.journal.verify import Made
 from tests.kits.plugin.cni import raw_server
 from tools import compact
 from tools.run import NO_MEMORY, run

@@ -33,22 +33,8 @@ from journal.format.scan import list_decoder
 from journal.format.segments import SegmentFile, list_history
 from journal.fs import FileSystem
 from tests.kits.daemon.process import Daemon, wait_for
-from tests.kits.journal.building import (
-    DECODER,
-    SCHEMA,
-    Cut,
-    Event,
-    Put,
-    opened,
-)
-from tests.kits.journal.compaction import (
-    KEYS,
-    NOW,
-    VOUCHED_KEYS,
-    State,
-    index_record,
-    write_sealed,
-)
+from tests.kits.journal.building import DECODER, SCHEMA, Cut, Event, Put, opened
+from tests.kits.journal.compaction import KEYS, NOW, VOUCHED_KEYS, State, index_record, write_sealed
 from tests.kits.journal.disks import FS, HookedFileSystem
 from tests.kits.journal.history import ask, beginning, cycles, write
 

@@ -20,20 +20,8 @@ from journal.format.archive import CHUNK_BYTES, compress, decompress, open_segme
 from journal.format.codec import MalformedError, UnsupportedError
 from journal.format.segments import ARCHIVE_NAME, SegmentFile, archive_path
 from tests.crash.simulated.disk import SimulatedDisk
-from tests.kits.journal.building import (
-    SCHEMA,
-    Event,
-    flipped,
-    patched,
-    puts,
-    read_back,
-    segments,
-)
-from tests.kits.journal.compaction import (
-    archived,
-    compact,
-    write_sealed,
-)
+from tests.kits.journal.building import SCHEMA, Event, flipped, patched, puts, read_back, segments
+from tests.kits.journal.compaction import archived, compact, write_sealed
 from tests.kits.journal.disks import FS
 
 #: Lengths around the chunk's.

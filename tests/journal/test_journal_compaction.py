@@ -401,33 +401,34 @@ def test_a_fallback_that_fails_names_the_snapshot(directory: Path) -> None:
     assert archived(directory)[1] == raised.value.file
 
 
-def test_the_segment_behind_a_snapshot_missing(directory: Path) -> None:
-    """A journal that ends with its snapshot has lost a segment: it is refused."""
+@pytest.mark.parametrize(
+    ("more", "lost", "words"),
+    [
+        ([], segments, "the events after it are nowhere"),
+        (
+            puts(800, start=2000),
+            lambda directory: segments(directory)[:1],
+            r"a segment is missing|of another journal",
+        ),
+        (
+            [],
+            lambda directory: [*segments(directory), *snapshots(directory)],
+            "the segment that follows this one is missing",
+        ),
+    ],
+    ids=["behind the snapshot", "the first behind it", "behind the archive"],
+)
+def test_a_segment_behind_what_is_compacted_is_missed(
+    directory: Path, more: list[Any], lost: Callable[[Path], list[Path]], words: str
+) -> None:
+    """A journal that ends with its snapshot or its archive, or has a gap there, is refused."""
     compact(directory, write_sealed(directory, EVENTS))
-    (last,) = segments(directory)
-    last.unlink()
-
-    with pytest.raises(JournalCorruptError, match="the events after it are nowhere"):
-        reopen(directory)
-
-
-def test_an_older_segment_behind_a_snapshot_missing(directory: Path) -> None:
-    """A gap between the snapshot and the segments there are is refused."""
-    compact(directory, write_sealed(directory, EVENTS))
-    write_sealed(directory, puts(800, start=2000))
-    segments(directory)[0].unlink()
-
-    with pytest.raises(JournalCorruptError, match=r"a segment is missing|of another journal"):
-        reopen(directory)
-
-
-def test_the_archive_alone_is_no_journal(directory: Path) -> None:
-    """If all live segments are gone, the archive does not pass for the whole journal."""
-    compact(directory, write_sealed(directory, EVENTS))
-    for path in [*segments(directory), *snapshots(directory)]:
+    if more:
+        write_sealed(directory, more)
+    for path in lost(directory):
         path.unlink()
 
-    with pytest.raises(JournalCorruptError, match="the segment that follows this one is missing"):
+    with pytest.raises(JournalCorruptError, match=words):
         reopen(directory)
 
 

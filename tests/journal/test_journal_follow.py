@@ -34,12 +34,7 @@ from tests.kits.journal.building import (
     puts,
     segments,
 )
-from tests.kits.journal.compaction import (
-    archived,
-    compact,
-    prepared,
-    write_sealed,
-)
+from tests.kits.journal.compaction import archived, compact, prepared, write_sealed
 from tests.kits.journal.disks import FS
 
 LARGE = 4 << 20

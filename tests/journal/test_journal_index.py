@@ -43,13 +43,7 @@ from tests.kits.journal.building import (
     puts,
     segments,
 )
-from tests.kits.journal.compaction import (
-    KEYS,
-    VOCABULARY,
-    archived,
-    compact,
-    write_sealed,
-)
+from tests.kits.journal.compaction import KEYS, VOCABULARY, archived, compact, write_sealed
 from tests.kits.journal.disks import FS, HookedFileSystem
 
 LARGE = 256 * 1024

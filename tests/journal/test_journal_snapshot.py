@@ -16,13 +16,7 @@ from journal import Reader, Snapshot
 from journal.format.codec import MalformedError, UnsupportedError
 from journal.format.snapshot import encode_snapshot, list_snapshots, read_snapshot, snapshot_path
 from tests.kits.journal.building import SCHEMA, Cut, Event, flipped, patched, puts
-from tests.kits.journal.compaction import (
-    State,
-    compact,
-    snapshots,
-    state_of,
-    write_sealed,
-)
+from tests.kits.journal.compaction import State, compact, snapshots, state_of, write_sealed
 from tests.kits.journal.disks import FS
 
 HEADER_BYTES = 120

@@ -19,11 +19,7 @@ from journal.write.recovery import recover
 from tests.kits.journal.building import SEGMENT_BYTES, opened
 from tests.kits.journal.disks import FS
 from tests.kits.journal.history import write, writing
-from tests.kits.journal.verify import (
-    NOW,
-    Made,
-    facts,
-)
+from tests.kits.journal.verify import NOW, Made, facts
 from tools.verify import cli as verify
 
 

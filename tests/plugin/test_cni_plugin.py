@@ -22,14 +22,7 @@ from hypothesis import strategies as st
 
 from coild.rules.limits import COLLECT_BYTES_MAX
 from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon
-from tests.kits.plugin.cni import (
-    NOBODY,
-    VERSIONS,
-    Plugin,
-    new_id,
-    raw_server,
-    stub,
-)
+from tests.kits.plugin.cni import NOBODY, VERSIONS, Plugin, new_id, raw_server, stub
 from tools.cni import main as plugin_main
 from tools.cni.addresses import covering_prefix
 from tools.cni.gateway import NODE_KEY

@@ -14,14 +14,7 @@ from journal import prune
 from journal.format.codec import SEGMENT_HEADER_BYTES, decode_header
 from tests.kits.journal.building import flipped, frames
 from tests.kits.journal.disks import FS
-from tests.kits.journal.history import (
-    EPOCH,
-    beginning,
-    compact,
-    cycles,
-    write,
-    writing,
-)
+from tests.kits.journal.history import EPOCH, beginning, compact, cycles, write, writing
 
 #: Later than all that `cycles` writes here.
 LATER = EPOCH + 10**9

@@ -22,10 +22,7 @@ from coild.rules.events import (
 from coild.rules.projection import Projection
 from coild.vocabulary import VOCABULARY
 from journal import prepare, retire
-from tests.kits.journal.building import (
-    Opened,
-    opened,
-)
+from tests.kits.journal.building import Opened, opened
 from tests.kits.journal.disks import FS
 
 NOW = 1_800_000_000_000_000_000

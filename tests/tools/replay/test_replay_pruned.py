@@ -13,12 +13,7 @@ from coild.audit.times import format_utc
 from coild.rules.events import HistoryPruned
 from journal import prune
 from tests.kits.journal.disks import FS
-from tests.kits.journal.history import (
-    EPOCH,
-    compact,
-    cycles,
-    writing,
-)
+from tests.kits.journal.history import EPOCH, compact, cycles, writing
 from tests.kits.journal.pruning import (
     Answer,
     Interrupting,

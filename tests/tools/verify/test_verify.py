@@ -27,24 +27,10 @@ from journal.format.scan import list_decoder
 from journal.format.segments import list_history
 from journal.format.snapshot import encode_snapshot, read_snapshot
 from tests.kits.daemon.process import Daemon
-from tests.kits.journal.building import (
-    Put,
-    flipped,
-    forged,
-    frames_of,
-    patched,
-    segments,
-)
+from tests.kits.journal.building import Put, flipped, forged, frames_of, patched, segments
 from tests.kits.journal.disks import FS
 from tests.kits.journal.history import write
-from tests.kits.journal.verify import (
-    BLOCK,
-    NOW,
-    Made,
-    facts,
-    opened_plain,
-    records,
-)
+from tests.kits.journal.verify import BLOCK, NOW, Made, facts, opened_plain, records
 from tools.verify.cli import main
 
 

@@ -18,10 +18,7 @@ from coild.vocabulary import VOCABULARY
 from journal import prepare, prune, retire
 from journal.fs import FileSystem
 from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon
-from tests.kits.journal.building import (
-    Opened,
-    segments,
-)
+from tests.kits.journal.building import Opened, segments
 from tests.kits.journal.disks import FS, Call, HookedFileSystem
 from tests.kits.journal.verify import NOW, Made, facts, opened_plain
 from tests.tools.test_compact import SMALL, churn, compact, load

@@ -14,9 +14,7 @@ import pytest
 from coild.rules.events import HistoryPruned
 from journal.format.archive import decompress
 from journal.format.segments import archive_path, segment_path
-from tests.kits.journal.building import (
-    segments,
-)
+from tests.kits.journal.building import segments
 from tests.kits.journal.disks import HookedFileSystem
 from tests.kits.journal.verify import NOW, Made, age, facts, opened_plain, records
 from tools.verify.cli import main
