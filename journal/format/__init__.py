@@ -1,4 +1,4 @@
-"""The files of a journal, as bytes: segments, snapshots, archive, indexes, and their chain."""
+"""The file formats of a journal: segments, snapshots, archive, indexes, and their chain."""
 
 from journal.format.codec import MalformedError, UnsupportedError
 from journal.format.segments import journal_of

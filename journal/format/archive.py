@@ -1,8 +1,8 @@
-"""Sealed segments, compressed: the same bytes, readable from any place without reading the rest.
+"""Compressed sealed segments, with random access.
 
 An archive file is a segment cut into chunks of 64 KiB, each a Zstandard frame of its own (RFC 8878)
-with a checksum, and a trailer in a skippable frame. So `zstd -d` gives the segment back, with all
-that proves it: header, checksums, and the digests that chain it to its neighbours.
+with a checksum, and a trailer in a skippable frame. So `zstd -d` gives the segment back, with the
+header, checksums and digests that prove it and chain it to its neighbours.
 
 Trailer, integers little-endian, the last bytes of the file:
 
@@ -46,10 +46,10 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-#: What is decompressed to read one frame: small enough for a question about one address, large
-#: enough to compress nearly as well as the whole.
+#: The bytes to decompress for one frame: few enough for a query about one address, enough to
+#: compress nearly as well as the whole segment.
 CHUNK_BYTES = 64 * 1024
-#: The fastest level that finds the names which repeat.
+#: The fastest level that finds repeated names.
 _LEVEL = 3
 
 _MAGIC = b"\x89JARC\r\n\x1a"
@@ -62,7 +62,7 @@ _CHUNK_BYTES_MIN = 1024
 #: Larger ones were never written either: to read one frame decompresses one of them.
 _CHUNK_BYTES_MAX = 16 << 20
 _CRC_END = 12
-#: Of a header that is read for its size alone.
+#: The last sequence in errors about a header that is read for its size alone.
 _ANY_SCHEMA = 0xFFFFFFFF
 
 
@@ -83,7 +83,7 @@ def compress(segment: bytes) -> bytes:
 
 
 def decompress(data: bytes) -> bytes:
-    """The segment's bytes, all of the file checked.
+    """The segment's bytes; checks the whole file.
 
     Raises MalformedError with the reason, UnsupportedError for what a newer version wrote.
     """
@@ -112,7 +112,7 @@ def _encode_trailer(chunks: list[bytes], segment_bytes: int) -> bytes:
 
 
 def _compressed_bytes_max(segment_bytes: int, chunks: int) -> int:
-    """The most that Zstandard makes of bytes that do not compress, with room to spare."""
+    """An upper bound of Zstandard's output for bytes that do not compress."""
     return segment_bytes + segment_bytes // 128 + 256 * chunks
 
 
@@ -126,7 +126,7 @@ class _Layout:
     def __init__(
         self, starts: list[int], chunk_bytes: int, segment_bytes: int, digest: bytes
     ) -> None:
-        #: Of each chunk in the file, and the end of the last.
+        #: The offset of each chunk in the file, and the end of the last.
         self.starts = starts
         self.chunk_bytes = chunk_bytes
         self.segment_bytes = segment_bytes
@@ -171,12 +171,12 @@ class _Layout:
 
     @property
     def chunks(self) -> int:
-        """How many chunks there are."""
+        """The number of chunks."""
         return len(self.starts) - 1
 
     @property
     def data_bytes(self) -> int:
-        """The size of all chunks."""
+        """The compressed size of all chunks."""
         return self.starts[-1]
 
     def decompress(self, index: int, data: bytes) -> bytes:
@@ -194,7 +194,7 @@ class _Layout:
 
 
 class SegmentReader(Protocol):
-    """A segment's bytes, wherever they are kept."""
+    """Reads a segment's bytes, compressed or not."""
 
     @property
     def size(self) -> int:
@@ -247,7 +247,7 @@ def open_segment(fs: ReadOnlyFileSystem, file: SegmentFile) -> Iterator[SegmentR
 
 
 def read_segment(fs: ReadOnlyFileSystem, file: SegmentFile) -> bytes:
-    """All bytes of a segment, of an archived one all of the file checked.
+    """All bytes of a segment; of an archived one, checks the whole file.
 
     Raises OSError, MalformedError, UnsupportedError.
     """
@@ -260,14 +260,14 @@ def read_segment(fs: ReadOnlyFileSystem, file: SegmentFile) -> bytes:
 
 
 def _check_decoded_size(segment: SegmentReader) -> None:
-    """Raise MalformedError if an archived segment would have another size than its header says.
+    """Raise MalformedError if an archived segment has another size than its header says.
 
     Zeros compress to nearly nothing: a short file may hold as much as the largest segment.
     """
     try:
         page = segment.read(SEGMENT_HEADER_BYTES, 0)
     except MalformedError:
-        return  # what reads all of it says more
+        return  # reading all of it gives a better error
     with contextlib.suppress(UnsupportedError):
         header = decode_header(page, _ANY_SCHEMA)
         if header.segment_bytes != segment.size:
@@ -278,7 +278,7 @@ def _check_decoded_size(segment: SegmentReader) -> None:
 
 
 def read_header(fs: ReadOnlyFileSystem, file: SegmentFile, schema: int) -> SegmentHeader:
-    """The header of a segment, archived or not, and nothing else of it.
+    """The header of a segment, archived or not; reads nothing else.
 
     Raises OSError, MalformedError, UnsupportedError.
     """
@@ -288,7 +288,7 @@ def read_header(fs: ReadOnlyFileSystem, file: SegmentFile, schema: int) -> Segme
 
 @contextlib.contextmanager
 def errors_of(file: SegmentFile, last: int | None = None) -> Iterator[None]:
-    """Make what is wrong with the bytes of a segment an error that names its file.
+    """Turn errors about a segment's bytes into errors that name its file.
 
     `last` is the last event known to be good unless the error knows better; None: that before the
     segment.

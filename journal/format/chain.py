@@ -26,7 +26,7 @@ class Position(NamedTuple):
 
     sequence: int
     digest: bytes
-    #: None at the beginning of a journal, which may be any.
+    #: None at the beginning of a journal, whose ID may be any.
     journal_id: bytes | None
 
     @classmethod
@@ -39,7 +39,7 @@ GENESIS = Position(0, GENESIS_DIGEST, None)
 
 
 def claimed_position(header: SegmentHeader) -> Position:
-    """Where a segment says that it begins; the first one of all must begin at genesis."""
+    """The position before a segment, by its own header; the very first must begin at genesis."""
     if header.first_sequence == 1:
         return GENESIS
     return Position(header.previous_sequence, header.previous_digest, header.journal_id)
@@ -86,15 +86,15 @@ def walk(
         position = read.end
         done += len(data)
         if progress is not None:
-            # Segments have one size, so the rest can be told without opening it.
+            # Segments have one size, so the total is known without opening the others.
             progress(done, len(data) * len(files))
     return walked
 
 
 class DamagedSegmentError(JournalCorruptError):
-    """A segment is not what it was. Its bytes, and what is good before the damage.
+    """A segment is damaged. Has its bytes, and its good part before the damage.
 
-    `data` is None if they could not be had, `walked` if none of it is good.
+    `data` is None if it could not be read, `walked` if it has no good part.
     """
 
     def __init__(
@@ -117,10 +117,11 @@ def read_one(
     data: bytes | None = None,
     verify_chain: bool = False,
 ) -> tuple[Walked, bytes]:
-    """Read a segment, which continues `before` (None: whatever it says); and its bytes.
+    """Read a segment that continues `before` (None: trust its header); return its bytes too.
 
-    Without `data` they are read. One with a successor is `sealed`; another may end torn. Raises
-    DamagedSegmentError, when what is good was delivered; JournalUnsupportedError, OSError.
+    Without `data` the file is read. A segment with a successor is `sealed`; another may end torn.
+    Raises DamagedSegmentError after the good events were delivered, JournalUnsupportedError,
+    OSError.
     """
     walked: Walked | None = None
     try:
@@ -137,10 +138,10 @@ def read_one(
 
 
 def read_stable(read: Callable[[], tuple[Walked, _T]]) -> tuple[Walked, _T]:
-    """What `read` finds in the segment that is being written; it calls `read_one`.
+    """The result of `read`, which calls `read_one`, for the open segment.
 
-    What a writer adds while the file is being read can look like damage: a page from before a
-    frame, the page behind it from after the next one. But whoever reads again gets further then.
+    Frames that a writer adds during the read can look like damage: one page from before a
+    frame, the next page from after it. But then a second read gets further.
     Damage stays where it is, and so does a torn tail: they count when found twice at one place.
     """
     seen: int | None = None
@@ -158,9 +159,9 @@ def read_stable(read: Callable[[], tuple[Walked, _T]]) -> tuple[Walked, _T]:
 
 
 def check_end(file: SegmentFile, found: Scan, *, sealed: bool) -> None:
-    """Raise JournalCorruptError if a segment may not end like this; one with a successor is sealed.
+    """Raise JournalCorruptError if a segment may not end so; one with a successor is sealed.
 
-    Only a segment that is being written can be torn: an archived one never is.
+    Only the open segment can be torn: an archived one never is.
     """
     if found.end is End.CORRUPT or (found.end is End.TORN and (sealed or file.archived)):
         raise JournalCorruptError(file.path, found.offset, found.next_sequence - 1, found.reason)

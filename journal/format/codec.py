@@ -1,4 +1,4 @@
-"""Bytes to frames and back. No file is touched here.
+"""Encodes and decodes segment headers and frames. Touches no file.
 
 A segment is one header page, then frames, then zeros up to its fixed size. A frame is one group
 commit: a header, one msgpack list of events, zeros up to the next multiple of eight.
@@ -27,7 +27,7 @@ Frame, at a multiple of eight:
 
 The CRC of a frame covers all that follows it and starts from a seed made of the segment's
 identity and the frame's offset: bytes left over from another segment, or a frame embedded in an
-event, never validate. The digest chains each frame to its predecessor, so `sequence:digest`
+event, are never valid. The digest chains each frame to its predecessor, so `sequence:digest`
 names a journal's whole content up to there. `journal/README.md` is the specification.
 """
 
@@ -56,7 +56,7 @@ ID_BYTES = 16
 ALIGNMENT = 8
 #: The event count is 16 bits wide.
 FRAME_EVENTS_MAX = 0xFFFF
-#: A frame is one write: more would only make the last, unfinished one longer to judge.
+#: A frame is one write: a larger one would only leave more bytes to judge after a crash.
 FRAME_BYTES_MAX = 256 * 1024
 #: Room for the header and for two frames of the largest event that coild has.
 SEGMENT_BYTES_MIN = 16 * 1024
@@ -122,7 +122,7 @@ class SegmentHeader(msgspec.Struct, frozen=True):
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """The header of a frame that validates. Offsets are in bytes from the segment's start."""
+    """The header of a valid frame. Offsets are in bytes from the segment's start."""
 
     offset: int
     end: int
@@ -137,8 +137,8 @@ class Frame(msgspec.Struct, frozen=True):
 class MalformedError(ValueError):
     """These bytes are not a whole and valid header or frame.
 
-    `offset` says where in the file, and `last_sequence` is the last good event before that; 0 and
-    None if it is all of the file that is of no use.
+    `offset` is the place in the file, `last_sequence` the last good event before it; 0 and None if
+    the whole file is of no use.
     """
 
     def __init__(self, reason: str = "", offset: int = 0, last_sequence: int | None = None) -> None:
@@ -148,14 +148,14 @@ class MalformedError(ValueError):
 
 
 class UnsupportedError(ValueError):
-    """These bytes are intact, but written by a version or in a way this one does not know."""
+    """These bytes are intact, but have a version or feature that this program does not know."""
 
 
 def frame_bytes_max(segment_bytes: int) -> int:
-    """The largest frame of a segment of that size, its header and padding included.
+    """The largest frame of a segment of that size, with header and padding.
 
-    Half of the room at most: then any frame fits behind the mark that may open a segment, and no
-    segment is left without an event, which would give its successor the same name.
+    Half of the room at most, so that any frame fits behind a mark at the start of a segment, and no
+    segment stays without an event, which would give its successor the same name.
     """
     return min(FRAME_BYTES_MAX, (segment_bytes - SEGMENT_HEADER_BYTES) // 2 & -ALIGNMENT)
 
@@ -269,7 +269,7 @@ def encode_frame(
 ) -> tuple[bytes, bytes]:
     """One frame of encoded events (none: a mark) and its digest, the new head of the chain.
 
-    `seed` is the segment's, `offset` where in the segment the frame will stand.
+    `seed` is the segment's, `offset` the frame's place in the segment.
     """
     count = len(events)
     body = b"".join((list_header(count), *events)) if count else b""
@@ -298,8 +298,8 @@ def decode_frame(
 ) -> Frame:
     """Read the frame at `offset` of a segment; the bytes given begin at `base` of it.
 
-    Raises MalformedError, with the reason, if no frame validates there, UnsupportedError for an
-    intact frame of an unknown kind. Sequence and chain are the caller's to compare.
+    Raises MalformedError with the reason if no valid frame is there, UnsupportedError for an
+    intact frame of an unknown kind. The caller compares sequence and chain.
     """
     start = offset - base
     if start + FRAME_HEADER_BYTES > len(segment):

@@ -1,7 +1,7 @@
-"""Which copies of a segment are what they were: the segment behind it says where it ends.
+"""Checks copies of a segment against the segment behind it, which says where the copy must end.
 
-A segment whose end was zeroed at the border of a frame is whole by itself, only short. The digest
-that its successor continues is that of all its events, so a copy that ends with it has them all.
+A segment that was zeroed from the end of a frame on is valid, only short. Its successor's header
+has the digest of all its events, so a copy that ends with that digest has them all.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def check_continued(
 def check_sealed(
     fs: ReadOnlyFileSystem, file: SegmentFile, data: bytes, successor: SegmentFile, schema: int
 ) -> None:
-    """Check all of the segment `file`, which has the bytes `data`, and its end by its successor.
+    """Check the bytes `data` of the segment `file`, and its end against its successor.
 
     Raises JournalCorruptError, JournalUnsupportedError, OSError.
     """
@@ -49,7 +49,7 @@ def check_sealed(
 
 
 def beginnings(fs: ReadOnlyFileSystem, copies: Iterable[SegmentFile], schema: int) -> set[Position]:
-    """Where the copies of a segment say that it begins; those that cannot be read say nothing."""
+    """The positions before a segment, by the headers of its copies that can be read."""
     found = set()
     for copy in copies:
         try:
@@ -60,7 +60,7 @@ def beginnings(fs: ReadOnlyFileSystem, copies: Iterable[SegmentFile], schema: in
 
 
 def has_copy(fs: ReadOnlyFileSystem, directory: Path, file: SegmentFile, data: bytes) -> bool:
-    """Whether the archive has just these bytes, and all of its file is whole. Raises OSError."""
+    """Whether the archive has exactly these bytes in an undamaged file. Raises OSError."""
     try:
         copy = SegmentFile(file.first_sequence, archive_path(directory, file.first_sequence))
         return read_segment(fs, copy) == data
@@ -69,9 +69,9 @@ def has_copy(fs: ReadOnlyFileSystem, directory: Path, file: SegmentFile, data: b
 
 
 def is_archived(fs: ReadOnlyFileSystem, directory: Path, file: SegmentFile) -> bool:
-    """Whether the archive has just the bytes of the segment `file`.
+    """Whether the archive has exactly the bytes of the segment `file`.
 
-    In pieces, for the process that answers requests.
+    A generator that compares in pieces, for the process that answers requests.
 
     Raises OSError for the segment itself.
     """

@@ -1,11 +1,11 @@
-"""The index of a sealed segment: which parts of it to read for one key.
+"""The index of a sealed segment, which lists the parts of it to read for one key.
 
-What a key is, the caller says: a function from an event to the keys that it is to be found by. The
-index cuts the segment into chunks (those of `archive`) and knows for each key the chunks in which
-an event with that key begins. It is never believed over the segment: it belongs to one segment by
-its random id, every part of it that is read is checked, and what it leads to is read and compared.
-Nobody would notice what it leaves out, so it has a digest by which the journal vouches for it: see
-`indexed`. Whatever is the matter with it, it is made again.
+The caller defines the keys, by a function from an event to the keys that find it. The
+index cuts the segment into chunks (those of `archive`) and lists for each key the chunks in which
+an event with that key begins. It is never trusted over the segment: it is tied to one segment by
+its random id, every part that is read is checked, and the events it leads to are read and compared.
+A missing entry would go unnoticed, so the journal vouches for the index by its digest: see
+`indexed`. An index with any fault is made again.
 
 Integers little-endian; tables follow the header without gaps.
 
@@ -21,7 +21,7 @@ Integers little-endian; tables follow the header without gaps.
     entries   4 bytes each, sorted: low bits of the key's hash, then the number of the chunk
 
 The hash is CRC-32 of the key; its high bits are the number of the bucket. Digests are BLAKE2b-128.
-That of the index is of header and tables, without magic and CRC; and so, by the buckets, of all.
+The index's digest covers header and tables, without magic and CRC, and by the buckets the entries.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from journal.format.codec import DIGEST_BYTES, MalformedError, SegmentHeader
 from journal.format.scan import Deliver, End, Scan, advance, judge_end
 from journal.fs import ReadOnlyFileSystem
 
-#: From an event to the keys by which it is to be found.
+#: From an event to the keys that find it.
 KeysOf = Callable[[Any], Iterable[bytes]]
 #: From an event to the digests of indexes that it vouches for, by first sequence of their segments.
 DigestsOf = Callable[[Any], Mapping[int, bytes]]
@@ -58,19 +58,19 @@ _RECORD = struct.Struct(f"<Q{DIGEST_BYTES}s")
 _ENTRY_BYTES = 4
 _HASH_BITS = 32
 _SEQUENCE_END = 1 << 64
-#: Entries in a bucket, roughly: what one question reads of each segment.
+#: About the number of entries in a bucket, which one query reads of each segment.
 _BUCKET_ENTRIES = 256
 _BUCKET_BITS_MAX = 20
 
 
 class Keys(NamedTuple):
-    """How events are found. `version` is the caller's: an index made by another is made again."""
+    """How events are found. `version` is the caller's; an index with another is made again."""
 
     of: KeysOf
     version: int
-    #: From a key to a test whether an event has it, if that is quicker than asking for all.
+    #: From a key to a test whether an event has it, if that is quicker than listing its keys.
     matcher: Callable[[bytes], Callable[[Any], bool]] | None = None
-    #: What events vouch for indexes; None: every index that is whole counts.
+    #: Tells the index digests that an event vouches for; None: every undamaged index counts.
     digests_of: DigestsOf | None = None
 
     def matching(self, key: bytes) -> Callable[[Any], bool]:
@@ -81,7 +81,7 @@ class Keys(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What an event says: the index of the segment that begins here has this digest."""
+    """An event's record that the index of the segment that begins here has this digest."""
 
     first_sequence: int
     digest: bytes
@@ -100,7 +100,7 @@ class _Read(Protocol):
 
 
 class OldIndexError(MalformedError):
-    """An index that is made no more, and counts no more: but nothing happened to it."""
+    """An undamaged index of an old version, which is not used any more."""
 
 
 class Index:
@@ -109,7 +109,7 @@ class Index:
     def __init__(self, read: _Read, header: SegmentHeader, keys: Keys) -> None:
         """Read header and tables with `read`, which takes a size and an offset.
 
-        Raises OldIndexError, MalformedError if it is damaged, of another segment or another kind.
+        Raises OldIndexError, and MalformedError if it is damaged or of another segment or kind.
         """
         data = read(_HEADER.size, 0)
         if len(data) < _HEADER.size:
@@ -155,9 +155,9 @@ class Index:
             raise OldIndexError("the index was made with other keys")
         self.chunks = list(map(Chunk._make, _CHUNK.iter_unpack(tables[:chunk_table_bytes])))
         self._buckets = tables[chunk_table_bytes:buckets_end]
-        #: What the segment's events say of the indexes of earlier segments.
+        #: The digests of earlier segments' indexes, as the segment's events record them.
         self.records = list(map(Record._make, _RECORD.iter_unpack(tables[buckets_end:])))
-        #: Two indexes with the same one are the same, all of them.
+        #: Two indexes with the same digest are identical.
         self.digest = _digest(data[_CRC_END:], tables)
         self._entries: int = entries
         self._entries_offset = _HEADER.size + len(tables)
@@ -188,7 +188,7 @@ class Index:
     def find(self, key: bytes) -> list[int]:
         """The numbers of the chunks that may have events with `key`, in order.
 
-        Raises MalformedError if what was to be read is damaged.
+        Raises MalformedError if a part that it reads is damaged.
         """
         hashed = zlib.crc32(key)
         entries = self._bucket(hashed >> (_HASH_BITS - self._bucket_bits))
@@ -214,7 +214,7 @@ class Index:
 
 
 def _entries_max(header: SegmentHeader) -> int:
-    """More entries than the events of a segment can make: each key has bytes of its own."""
+    """An upper bound of a segment's entries: each key has bytes of its own."""
     return header.segment_bytes
 
 
@@ -227,7 +227,7 @@ def _digest(*parts: bytes) -> bytes:
 
 
 def records_in(keys: Keys, events: Iterable[Any]) -> Iterator[Record]:
-    """What events say of indexes, as far as it can be so."""
+    """The records of indexes in these events, without impossible ones."""
     digests_of = keys.digests_of
     if digests_of is None:
         return
@@ -246,10 +246,10 @@ def build_index(
     *,
     verify_chain: bool = False,
 ) -> bytes:
-    """The index of a sealed segment, all of which is checked; its events go to `deliver` as well.
+    """Check a sealed segment and make its index; its events go to `deliver` as well.
 
-    Digests are checked with `verify_chain`; else, as by a start, checksums and sequences. Raises
-    MalformedError if it does not end cleanly, UnsupportedError as `scan` does.
+    Checks checksums and sequences, as a start does, and with `verify_chain` the digests. Raises
+    MalformedError if the segment does not end cleanly, UnsupportedError as `scan` does.
     """
     cursor = Scan.at_start(header)
     chunk_count = max(1, -(-len(segment) // CHUNK_BYTES))

@@ -1,4 +1,4 @@
-"""Walking through the bytes of one segment: its frames, where they end, and what is wrong there.
+"""Scans the bytes of one segment: its frames, where they end, and the fault there.
 
 `scan` is the one loop that every start of the daemon, every replay and every check runs. It
 decodes the events of many frames with one call, because a call for each would cost more than the
@@ -33,7 +33,7 @@ from journal.format.codec import (
 #: Takes the next events of the journal, in order.
 Deliver = Callable[[list[Any]], None]
 
-#: Events decoded with one call. More would leave the processor's caches, fewer pay the call.
+#: Events decoded with one call. More would not fit the processor's caches, fewer cost more calls.
 BATCH_EVENTS = 256
 
 _HEAD = struct.Struct("<IIIHHQ")
@@ -51,9 +51,9 @@ class End(Enum):
 
     #: Zeros follow the last frame.
     CLEAN = auto()
-    #: The remains of one write that was never acknowledged follow it.
+    #: The remains of one write that was never confirmed follow it.
     TORN = auto()
-    #: Something that no crash leaves follows it.
+    #: Bytes that no crash leaves follow it.
     CORRUPT = auto()
 
 
@@ -63,13 +63,13 @@ class Cursor(msgspec.Struct):
     #: Where the next frame belongs.
     offset: int
     next_sequence: int
-    #: Of the last frame, or the predecessor's digest if there is none.
+    #: The last frame's digest, or the predecessor's if there is no frame.
     digest: bytes
     #: Commit time of the last frame, or when the segment was created.
     time: int
-    #: Whether the last frame is a mark, or there is no frame that would need one.
+    #: Whether the last frame is a mark, or there is no frame to vouch for.
     marked: bool
-    #: How many events the last frame has, and the chain's digest before it.
+    #: The last frame's number of events, and the chain's digest before it.
     last_count: int
     digest_before: bytes
 
@@ -91,17 +91,17 @@ class Scan(Cursor):
     """The content of one segment. Sequences are of events, times in ns since the epoch."""
 
     end: End = End.CLEAN
-    #: Why it ends where it does, for people; empty if clean.
+    #: The reason why it ends there; empty if clean.
     reason: str = ""
     #: One past the last byte that is not zero, if torn or corrupt.
     data_end: int = 0
 
     @property
     def vouched(self) -> tuple[int, bytes]:
-        """The last sequence that what follows it vouches for, and the chain's digest there.
+        """The last sequence of the open segment that is vouched for, and the chain's digest there.
 
-        Of the segment that is being written: a frame is begun only when the one before it is
-        durable. So the last one need not be, unless something was begun behind it.
+        A frame is begun only when the one before it is durable. So the last one may not be
+        durable, unless something was begun behind it.
         """
         if self.end is End.CLEAN:
             return self.next_sequence - 1 - self.last_count, self.digest_before
@@ -119,11 +119,11 @@ def scan(
     """Read `segment` from its first frame to its end, and deliver its events.
 
     Every frame is checked against its checksum and its place in the sequence. `verify_chain`
-    recomputes the digests as well: that is what proves that the journal was not altered and made
-    the checksums fit; a start does without.
+    recomputes the digests as well, which also finds alterations with forged checksums; a start
+    does not.
 
-    Raises UnsupportedError for an intact frame that this program cannot read. Whatever `deliver`
-    raises passes through.
+    Raises UnsupportedError for an intact frame that this program cannot read, and the errors of
+    `deliver`.
     """
     found = Scan.at_start(header)
     advance(segment, header, found, decoder, deliver, verify_chain=verify_chain)
@@ -253,7 +253,7 @@ def judge_end(segment: bytes, header: SegmentHeader, found: Scan) -> None:
 
 
 def find_frame(segment: bytes, start: int, stop: int, header: SegmentHeader) -> int | None:
-    """The offset of the first frame in `start`..`stop` that validates, if there is one."""
+    """The offset of the first valid frame in `start`..`stop`, if there is one."""
     view = memoryview(segment)
     offset = segment.find(FRAME_MAGIC, start, stop)
     while offset >= 0:

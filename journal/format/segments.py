@@ -1,11 +1,11 @@
-"""The files of a journal: their names, how one comes to be, and what a directory must look like.
+"""The files of a journal: their names, how they are made, and what a directory may have.
 
     <first sequence, 20 digits>.seg     a segment
     spare.tmp                           the next one, zero-filled ahead of time, without a name yet;
-                                        it stays when the writer ends, for the next one
+                                        it stays when the writer ends, for the next writer
     recovered.tmp                       a torn segment's good part, while it is being copied
-    <file>.torn-<time>                  what a repair took out of a file, or the whole file
-    repairs.json                        repairs that the journal has yet to tell of: see `set_aside`
+    <file>.torn-<time>                  bytes that a repair took out of a file, or the whole file
+    repairs.json                        repairs not yet recorded in the journal: see `repair_note`
     <last sequence, 20 digits>.snap     the state after that event: see `snapshot`
     <first sequence, 20 digits>.idx     the index of a sealed segment: see `index`
     archive/<first sequence>.seg.zst    a sealed segment, compressed; its index lies beside it
@@ -13,8 +13,8 @@
                                         holds the writer's process id
 
 A segment appears under its name whole or not at all: zero-filled, header written, fsync, rename,
-fsync of the directory. Its length never changes after that, so a shorter one was cut by other
-means. Anything else in the directory is left alone.
+fsync of the directory. Its length never changes after that, so a shorter one was cut by another
+program. Other files in the directory are left alone.
 """
 
 from __future__ import annotations
@@ -53,36 +53,36 @@ class SegmentFile(NamedTuple):
 
     @property
     def archived(self) -> bool:
-        """Whether it is compressed."""
+        """Whether the segment is compressed."""
         return self.path.name.endswith(_ARCHIVED_SUFFIX)
 
     @property
     def index_path(self) -> Path:
-        """Where its index is kept."""
+        """The path of its index."""
         return self.path.with_name(f"{self.first_sequence:020d}.idx")
 
 
 def segment_path(directory: Path, first_sequence: int) -> Path:
-    """Where the segment that starts with `first_sequence` is kept."""
+    """The path of the segment that starts with `first_sequence`."""
     return directory / f"{first_sequence:020d}{_SUFFIX}"
 
 
 def archive_path(directory: Path, first_sequence: int) -> Path:
-    """Where the compressed segment that starts with `first_sequence` is kept."""
+    """The path of the compressed segment that starts with `first_sequence`."""
     return directory / ARCHIVE_NAME / f"{first_sequence:020d}{_ARCHIVED_SUFFIX}"
 
 
 def journal_of(path: Path) -> Path:
-    """The journal that a segment's file is of, archived or not."""
+    """The journal directory of a segment's file, archived or not."""
     return path.parent.parent if path.parent.name == ARCHIVE_NAME else path.parent
 
 
 def list_history(fs: ReadOnlyFileSystem, directory: Path) -> list[SegmentFile]:
     """All segments there are, oldest first, archived ones included.
 
-    One that is in both places counts where it is not compressed. Raises as `list_segments` does.
+    Of a segment in both places, the uncompressed file counts. Raises as `list_segments` does.
     """
-    # The archive last: what is moved there between the two looks is then seen twice, not never.
+    # The archive last, so that a segment moved in between is seen twice, not missed.
     live = {file.first_sequence: file for file in list_segments(fs, directory)}
     found = {file.first_sequence: file for file in list_archive(fs, directory)} | live
     return [found[first] for first in sorted(found)]
@@ -105,7 +105,7 @@ def list_archive(fs: ReadOnlyFileSystem, directory: Path) -> list[SegmentFile]:
 def list_segments(fs: ReadOnlyFileSystem, directory: Path) -> list[SegmentFile]:
     """The segments of `directory` itself, oldest first.
 
-    Raises JournalCorruptError for a name that claims to be a segment and is none.
+    Raises JournalCorruptError for a file `*.seg` that is not named like a segment.
     """
     found = []
     for name in sorted(fs.list_directory(directory)):
@@ -119,7 +119,7 @@ def list_segments(fs: ReadOnlyFileSystem, directory: Path) -> list[SegmentFile]:
 
 
 class TooLargeError(MalformedError):
-    """A file has more bytes than its format allows; none of them was read."""
+    """A file has more bytes than its format allows, and was not read."""
 
 
 @contextlib.contextmanager
@@ -133,10 +133,10 @@ def opened(fs: ReadOnlyFileSystem, path: Path) -> Iterator[int]:
 
 
 def read_file(fs: ReadOnlyFileSystem, path: Path, bytes_max: int = SEGMENT_BYTES_MAX) -> bytes:
-    """All bytes of `path`, which may be `bytes_max`; a segment's limit if nothing else is said.
+    """All bytes of `path`, at most `bytes_max`, by default the largest segment.
 
-    The limit is what the format allows: any user can give a file a length, which is no reason to
-    take as much memory. Raises TooLargeError, OSError.
+    The limit is that of the format, so that a huge file does not take as much memory. Raises
+    TooLargeError, OSError.
     """
     with opened(fs, path) as fd:
         size = fs.size(fd)
@@ -163,7 +163,7 @@ def read_part(fs: ReadOnlyFileSystem, path: Path, offset: int, size: int) -> byt
 
 
 def read_if_file(fs: ReadOnlyFileSystem, path: Path) -> bytes:
-    """The bytes of `path`, as many as a segment may have; see `read_part`. Raises OSError."""
+    """The bytes of `path`, up to the size of a segment; see `read_part`. Raises OSError."""
     return read_part(fs, path, 0, SEGMENT_BYTES_MAX)
 
 
@@ -179,8 +179,8 @@ def file_bytes(fs: ReadOnlyFileSystem, path: Path) -> int:
 def zero_fill(fs: FileSystem, fd: int, start: int, size: int) -> None:
     """Write zeros from `start` up to `size`.
 
-    Real zeros, not fallocate: blocks that were only reserved cost a metadata change at the first
-    fdatasync that touches them, which is what preallocating is to spare us.
+    Real zeros, not fallocate: reserved blocks cost a metadata change at the first fdatasync that
+    touches them, which preallocation is meant to avoid.
     """
     for offset in range(start, size, len(_ZEROS)):
         fs.write(fd, memoryview(_ZEROS)[: size - offset], offset)
@@ -189,10 +189,10 @@ def zero_fill(fs: FileSystem, fd: int, start: int, size: int) -> None:
 def write_durably(
     fs: FileSystem, path: Path, data: bytes, size: int, *, over: bool = False
 ) -> None:
-    """Make `path` of `data` and zeros up to `size`, durable but for its name.
+    """Make `path` of `data` and zeros up to `size`; all but its name is durable.
 
-    With `over`, a file of that size is written over, and stays if that fails; without, it is made,
-    and is not there then. Raises OSError, which names the path.
+    With `over`, overwrites a file of that size, which stays if that fails; without, the file is
+    made, and removed if that fails. Raises OSError, which names the path.
     """
     fd = fs.open(path, write=True) if over else fs.create(path)
     try:
@@ -212,7 +212,7 @@ def write_durably(
 
 
 def give_up(fs: FileSystem, fd: int, path: Path) -> None:
-    """Close and remove a file that did not come to be: it may hold the very space that is short."""
+    """Close and remove a file that could not be made, since it may take the space that is short."""
     with contextlib.suppress(OSError):
         fs.close(fd)
     with contextlib.suppress(OSError):
@@ -220,9 +220,9 @@ def give_up(fs: FileSystem, fd: int, path: Path) -> None:
 
 
 def is_spare(fs: FileSystem, path: Path, size: int) -> bool:
-    """Whether the file, whatever is in it, may be written over to become a segment of this size.
+    """Whether the file may be overwritten to become a segment of this size.
 
-    It is ours alone, under no other name, and holds its space already.
+    It must have its space already, and no other name.
     """
     try:
         fd = fs.open(path, write=True, create=True)

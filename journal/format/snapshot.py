@@ -1,7 +1,7 @@
-"""Snapshots: the caller's whole state after an event, so that nothing before it need be replayed.
+"""Snapshots: the caller's whole state after an event, so that no earlier event is replayed.
 
-A snapshot file is a header of 120 bytes and the state's bytes, which mean something to the caller
-alone. Integers are little-endian:
+A snapshot file is a header of 120 bytes and the state's bytes, which only the caller can decode.
+Integers are little-endian:
 
     0        8    12   14   16      20       24       28     32                48
     +--------+----+----+----+-------+--------+--------+------+-----------------+
@@ -38,7 +38,7 @@ _CRC_END = 12
 _SUFFIX = ".snap"
 _NAME = re.compile(r"[0-9]{20}\.snap")
 TEMPORARY_NAME = "snapshot.tmp"
-#: A longer state is not held before its digest is known to be right: its header may be forged.
+#: A longer state is read into memory only after its digest was checked: its header may be forged.
 _HELD_UNCHECKED_MAX = 64 << 20
 _PIECE_BYTES = 1 << 20
 
@@ -57,14 +57,14 @@ class Snapshot(msgspec.Struct, frozen=True):
     schema: int
     sequence: int
     time: int
-    #: Of the chain, as the next segment's header has it.
+    #: The chain's digest, as in the next segment's header.
     chain_digest: bytes
     created: int
     state: bytes
 
     @property
     def digest(self) -> str:
-        """Names the state."""
+        """The digest that identifies the state."""
         return state_digest(self.state).hex()
 
     @property
@@ -74,7 +74,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 def state_digest(state: bytes) -> bytes:
-    """The name of a state: BLAKE2b-128 of its bytes."""
+    """The digest of a state: BLAKE2b-128 of its bytes."""
     return hashlib.blake2b(state, digest_size=DIGEST_BYTES).digest()
 
 
@@ -97,7 +97,7 @@ def read_snapshot(fs: ReadOnlyFileSystem, path: Path, schema: int) -> Snapshot:
 
 
 def _read(fs: ReadOnlyFileSystem, fd: int, path: Path, schema: int) -> Snapshot:
-    """What the file `path`, open as `fd`, has; nothing but the header before that is checked."""
+    """The snapshot in the file `path`, open as `fd`; the state is read after the header's check."""
     data = fs.read(fd, _HEADER.size, 0)
     if len(data) < _HEADER.size:
         raise MalformedError(f"the snapshot is cut short: it has {len(data)} bytes")
@@ -204,5 +204,5 @@ def snapshot_bytes(state: bytes) -> int:
 
 
 def snapshot_path(directory: Path, sequence: int) -> Path:
-    """Where the snapshot of the state after `sequence` is kept."""
+    """The path of the snapshot of the state after `sequence`."""
     return directory / f"{sequence:020d}{_SUFFIX}"

@@ -1,3 +1,3 @@
-"""Reading a journal: from where a replay starts, to the end, or for one key."""
+"""Reads a journal: from the start of a replay, to its end, or for one key."""
 
 __all__ = ["tail"]

@@ -1,7 +1,7 @@
-"""Questions to a whole journal, archive included, that do not read all of it.
+"""Queries of a whole journal, archive included, that do not read all of it.
 
-`find` looks into each segment by its index, if the journal vouches for that: see `indexed`. Else it
-reads the segment, makes an index, and keeps it if the directory can be written to.
+`find` reads each segment by its index, if the journal vouches for that: see `indexed`. Otherwise it
+reads the whole segment, makes an index, and keeps it if the directory can be written to.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ def find(
 ) -> Iterator[Found]:
     """All events from the sequence `start` on that have a key of those `wanted`, oldest first.
 
-    The answer is that of reading everything, whatever became of the indexes.
-    None begins with the oldest event there is: not the first one ever, if history was pruned.
-    Raises JournalCorruptError, also if `start` is nowhere, JournalUnsupportedError, OSError.
+    The answer is the same as by reading everything, however indexes were altered. With None, starts
+    at the oldest event left, which is not the first one ever if history was pruned.
+    Raises JournalCorruptError, also if `start` is missing, JournalUnsupportedError, OSError.
     """
     some = {wanted} if isinstance(wanted, bytes) else set(wanted)
     with reader.held(start) as held:
         files = held.files_from(start)
         for part in _search(held, keys, some, files, start or 0, progress):
-            # What is good before a gap was worth telling.
+            # The good events before a gap were delivered first.
             yield from (found for found in part.events if found.sequence >= (start or 0))
             if part.error is not None:
                 raise part.error
@@ -97,7 +97,7 @@ def _matching(keys: Keys, wanted: set[bytes]) -> Callable[[Any], bool]:
 def _search_tail(
     reader: Reader, indexes: Indexes, matches: Callable[[Any], bool], start: int
 ) -> _Part:
-    """Search the segment that is being written, which has no index."""
+    """Search the open segment, which has no index."""
     found: list[Found] = []
     try:
         for batch in reader.batches(start):

@@ -1,8 +1,8 @@
-"""Following a journal that is being written, without its lock, and showing what is durable only.
+"""Follows a journal while it is written, without its lock, and shows durable events only.
 
-A frame that can be read need not be on the disk yet. But the writer begins a frame only when the
-one before it is: so what has a successor is durable, and the mark that ends every silence is the
-successor that the last event needs. The next segment vouches for all of the one before it.
+A frame that can be read may not be on the disk yet. But the writer begins a frame only when the
+one before it is: so a frame with a successor is durable, and the mark after half a second without
+events is the successor of the last event. The next segment vouches for all of the one before it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from journal.format.segments import SegmentFile
 from journal.read.indexed import Found, read_frames
 from journal.read.reader import Reader
 
-#: Read at a time; a multiple of the largest frame.
+#: The bytes read at a time; a multiple of the largest frame.
 _PIECE_BYTES = 1 << 20
 
 
 def follow(reader: Reader, start: int) -> Iterator[list[Found]]:
-    """The durable events from the sequence `start` on, for ever; an empty list is "none yet".
+    """The durable events from the sequence `start` on, without end; an empty list is "none yet".
 
-    The caller sleeps when it gets one, or stops. Raises JournalCorruptError, also if `start` is
-    nowhere, JournalUnsupportedError, OSError.
+    When the caller gets an empty list, it sleeps or stops. Raises JournalCorruptError, also if
+    `start` is missing, JournalUnsupportedError, OSError.
     """
     follower = _Follower(start)
     while True:
@@ -34,7 +34,7 @@ def follow(reader: Reader, start: int) -> Iterator[list[Found]]:
             for found in follower.show(held):
                 none = False
                 yield found
-        # Who is told that there is none may stop: so it must be true of what there is now.
+        # A caller that gets an empty list may stop, so it must be true of the journal as it is now.
         if none:
             yield []
 
@@ -49,11 +49,11 @@ class _Follower:
 
     @property
     def place(self) -> int:
-        """What is before this sequence is not read any more."""
+        """The sequence from which on segments are still needed."""
         return self._next if self._first is None else self._first
 
     def show(self, reader: Reader) -> Iterator[list[Found]]:
-        """What has become durable since the last call, as far as this reader goes."""
+        """The events that became durable since the last call, as far as this reader goes."""
         before: SegmentFile | None = None
         files = self._files(reader)
         for number, file in enumerate(files, start=1):
