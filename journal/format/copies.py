@@ -71,9 +71,8 @@ def has_copy(fs: ReadOnlyFileSystem, directory: Path, file: SegmentFile, data: b
 def is_archived(fs: ReadOnlyFileSystem, directory: Path, file: SegmentFile) -> bool:
     """Whether the archive has exactly the bytes of the segment `file`.
 
-    A generator that compares in pieces, for the process that answers requests.
-
-    Raises OSError for the segment itself.
+    Compares in pieces, for the process that answers requests. Raises OSError for the segment
+    itself.
     """
     copy = SegmentFile(file.first_sequence, archive_path(directory, file.first_sequence))
     with open_segment(fs, file) as live:

@@ -1,13 +1,13 @@
-"""Looking into sealed segments by their indexes, as far as the journal itself vouches for these.
+"""Reads sealed segments by their indexes, as far as the journal itself vouches for these.
 
-An index is a file like any other, and its checksums are anyone's to make anew. What it leads to is
-read and compared, but nobody would notice what it leaves out. So it counts only if an event behind
+An index is a file like any other, and its checksums can be forged. The events it leads to are
+read and compared, but a missing entry would go unnoticed. So it counts only if an event behind
 its segment says that the segment's index has this digest: then it was made from the segment. The
-events are chained, so to alter one alters the head of the journal as well. Any other index
-says nothing, and the segment is read whole.
+events are chained, so altering one alters the head of the journal as well. Any other index
+is ignored, and the segment is read whole.
 
-An index lists what the events of its segment say of others. So of a long journal, the newest
-segment and the indexes are all that is read to know which of these count.
+An index lists the index digests that its segment's events record. So in a long journal, only the
+newest segment and the indexes are read to know which indexes count.
 """
 
 from __future__ import annotations
@@ -48,25 +48,26 @@ class Found(NamedTuple):
 
 
 class Looked(NamedTuple):
-    """Events of a segment, all that have the keys asked for among them; and where it ends."""
+    """Events of a segment, with all that have the wanted keys among them; and where it ends."""
 
     events: list[Found]
     end: Position
 
 
 class Indexes:
-    """The indexes of a journal. Its segments are looked into one by one, the newest first.
+    """The indexes of a journal, whose segments are read one by one, the newest first.
 
-    That is how it learns which indexes count: an event can only vouch for earlier segments'.
+    So it learns which indexes count: an event can only vouch for indexes of earlier segments.
     """
 
     def __init__(
         self, fs: FileSystem | View, decoder: _Decoder, keys: Keys, *, make: bool = False
     ) -> None:
-        """`keys.digests_of` says what vouches; without it, every index that is whole counts.
+        """`keys.digests_of` gives an event's records of indexes; without it, undamaged ones count.
 
-        An index that does not count is made anew if the new one will, or to `make` all that are not
-        on record: from segments whose every digest is checked, as an event is to vouch for them.
+        An index that does not count is made again if the journal vouches for the new one. With
+        `make`, so are all that are not on record; then every digest of their segments is checked,
+        because an event is to vouch for them.
         """
         self._fs = fs
         self._disk = fs.disk if isinstance(fs, View) else fs
@@ -74,11 +75,11 @@ class Indexes:
         self._keys = keys
         self._make = make
         self._records: dict[int, set[bytes]] = {}
-        #: Of the indexes that were made and are on no record: digests, by the first sequence.
+        #: The digests of indexes that were made and are not on record, by first sequence.
         self.unrecorded: dict[int, bytes] = {}
 
     def learn(self, events: Iterable[Any]) -> None:
-        """Take note of what these events say of indexes."""
+        """Note the records of indexes among these events."""
         self._note(records_in(self._keys, events))
 
     def _note(self, records: Iterable[Record]) -> None:
@@ -102,11 +103,11 @@ class Indexes:
         there: bytes | None = None
         with errors_of(file):
             with _opened(self._fs, file, header, self._keys) as index:
-                # One that ends elsewhere is of an older or another copy of the segment.
+                # An index that ends elsewhere is of an older or another copy of the segment.
                 if index is not None and (index.last_sequence, index.last_digest) == end[:2]:
                     there = index.digest
                     if there in recorded or self._keys.digests_of is None:
-                        # What is damaged, index or segment, shows when all of it is read.
+                        # Damage of index or segment is found when all of it is read.
                         with contextlib.suppress(MalformedError):
                             events = list(self._lead(file, header, index, wanted))
                             self._note(index.records)
@@ -177,7 +178,7 @@ class Indexes:
             raise MalformedError("the index leads to a chunk that is not there")
         start = index.chunks[chunk]
         end = index.chunks[chunk + 1].offset if chunk + 1 < len(index.chunks) else index.end
-        # A segment that was cut short may end where a frame does: then all that is left is whole.
+        # A segment that was cut short may end where a frame does: then all that is left is valid.
         if not start.offset <= end <= segment.size:
             raise MalformedError("the index leads beyond the end of the segment")
         data = segment.read(end - start.offset, start.offset)
@@ -197,7 +198,7 @@ def _numbered(events: list[Any], first_sequence: int) -> list[Found]:
 def _opened(
     fs: ReadOnlyFileSystem, file: SegmentFile, header: SegmentHeader, keys: Keys
 ) -> Iterator[Index | None]:
-    """The index of a sealed segment, or None if there is none to be used."""
+    """The index of a sealed segment, or None if there is no usable one."""
     with contextlib.ExitStack() as stack:
         index = None
         with contextlib.suppress(MalformedError, OSError):
@@ -232,9 +233,9 @@ def read_frames(
 
 
 def write_index(fs: FileSystem, path: Path, data: bytes) -> None:
-    """Put an index at its place, at once for every reader. Raises OSError.
+    """Put an index in place, atomically for every reader. Raises OSError.
 
-    Not flushed: one that a crash damages is made again.
+    Not flushed: if a crash damages it, it is made again.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     fd = fs.create(temporary)

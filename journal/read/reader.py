@@ -1,6 +1,6 @@
-"""Reading a journal without its lock and without changing it: for tools, copies and tests.
+"""Reads a journal without its lock and without changing it: for tools, copies and tests.
 
-A writer may be at work meanwhile, and a compaction move or remove files: see `view`.
+Meanwhile a writer may run, and a compaction may move or remove files: see `view`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from journal.read.replay_start import RejectedSnapshot, Restore, find_replay_sta
 from journal.read.view import View
 from journal.read.vouching import RecordOf, Records
 
-#: Called with how many segments were read, and how many there are.
+#: Called with the number of segments read, and of all segments.
 SegmentProgress = Callable[[int, int], None]
 
 
@@ -52,8 +52,8 @@ class Reader:
     ) -> None:
         """With `record_of`, a snapshot is used only if the journal has its record.
 
-        `vouched_only` leaves out what is written, but not known to be durable: see `Scan.vouched`.
-        With a `View` as `fs`, all that it reads is of one moment.
+        `vouched_only` leaves out events that are not known to be durable: see `Scan.vouched`.
+        With a `View` as `fs`, it reads the journal as it was at one moment.
         """
         self.directory = directory
         self.schema = schema
@@ -63,33 +63,33 @@ class Reader:
         self._records = Records.of(self.decoder, record_of)
 
     def files(self) -> list[SegmentFile]:
-        """The segments there are, oldest first, archived ones included. Raises OSError."""
+        """All segments, oldest first, archived ones included. Raises OSError."""
         return list_history(self.fs, self.directory)
 
     @property
     def first(self) -> int:
-        """The oldest sequence there is; more than 1 if history was pruned, or files are missing."""
+        """The oldest sequence left; more than 1 if history was pruned, or files are missing."""
         files = self.files()
         return files[0].first_sequence if files else 1
 
     @contextmanager
     def held(self, start: int | None = None) -> Iterator[Self]:
-        """The same reader, of the journal as it is now: see `View`. Raises as that does.
+        """A reader of the journal as it is now: see `View`. Raises as that does.
 
-        One that is of a `View` already stays as it is.
+        A reader of a `View` stays as it is.
         """
         other = copy(self)
         with View.of(self.fs, self.directory, start) as other.fs:
             yield other
 
     def now(self) -> Self:
-        """The same reader, of the journal as it is whenever it is read."""
+        """A reader of the journal as it is at each read."""
         other = copy(self)
         other.fs = self.fs.disk if isinstance(self.fs, View) else self.fs
         return other
 
     def to_the_end(self) -> Self:
-        """The same reader, that leaves nothing out."""
+        """A reader that leaves no event out."""
         other = copy(self)
         other._vouched_only = False  # noqa: SLF001 - it is one of these
         return other
@@ -99,7 +99,7 @@ class Reader:
     ) -> tuple[int, tuple[RejectedSnapshot, ...]]:
         """Give `restore` the newest good snapshot of a sequence up to `until`, or None.
 
-        Returns its sequence, 0 if there is none, and what could not be used. Raises as `batches`.
+        Returns its sequence, 0 if there is none, and the rejected ones. Raises as `batches`.
         """
         with self.held() as held:
             found = find_replay_start(
@@ -113,9 +113,9 @@ class Reader:
         """The events from the sequence `start` on up to the last whole frame, a segment at a time.
 
         With `vouched_only`, up to the last that is known to be durable. `start` None begins with
-        the oldest event there is: not the first one ever, if history was pruned. Raises
-        JournalCorruptError, also if `start` is nowhere, JournalUnsupportedError, OSError; a
-        torn tail is where a journal ends.
+        the oldest event left, which is not the first one ever if history was pruned. Raises
+        JournalCorruptError, also if `start` is missing, JournalUnsupportedError, OSError; at a
+        torn tail the journal ends without an error.
         """
         with self.held(start) as held:
             position: Position | None = None
@@ -129,7 +129,7 @@ class Reader:
                 except DamagedSegmentError as error:
                     if error.walked is None:
                         raise
-                    # What is good before damage is worth telling.
+                    # The good events before damage are delivered first.
                     walked, damage = error.walked, error
                 first = file.first_sequence
                 if self._vouched_only and not left and not file.archived:
@@ -165,7 +165,7 @@ class Reader:
     def _read(
         self, file: SegmentFile, before: Position | None, events: list[Any], *, sealed: bool
     ) -> Walked:
-        """Read one segment, which continues `before` (None: whatever it says), into `events`."""
+        """Read one segment, which continues `before` (None: trust its header), into `events`."""
 
         def read() -> tuple[Walked, bytes]:
             events.clear()
@@ -186,9 +186,9 @@ def read_events(
 ) -> Iterator[tuple[int, Any]]:
     """Each event of `directory` with its sequence, oldest first, up to the last whole frame.
 
-    `start` is the first sequence wanted; None is the oldest there is, if history was pruned. One
+    `start` is the first sequence wanted; None is the oldest one left, if history was pruned. One
     segment is in memory at a time. Raises JournalCorruptError, JournalUnsupportedError,
-    OSError; a torn tail is where a journal ends.
+    OSError; at a torn tail the journal ends without an error.
     """
     for first, events in Reader(directory, event_type, schema=schema, fs=fs).batches(start):
         yield from enumerate(events, start=first)

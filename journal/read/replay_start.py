@@ -1,4 +1,4 @@
-"""Where a replay begins: at the newest snapshot that the journal vouches for, or at its start."""
+"""Finds where a replay begins: at the newest snapshot that is vouched for, or at the start."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from journal.format.snapshot import Snapshot, SnapshotFile, list_snapshots, read
 from journal.fs import ReadOnlyFileSystem
 from journal.read.vouching import Records, Word, word_on
 
-#: Makes the caller's state that of a snapshot, or the empty one. Raises ValueError for a snapshot
+#: Replaces the caller's state by a snapshot's, or the empty one. Raises ValueError for a snapshot
 #: that it cannot use.
 Restore = Callable[[Snapshot | None], None]
 
@@ -28,9 +28,9 @@ class RejectedSnapshot(NamedTuple):
 
 
 class UnrecordedSnapshot(RejectedSnapshot):
-    """One with which nothing is the matter, but the journal has no record of it.
+    """An undamaged snapshot of which the journal has no record.
 
-    A crash leaves it between its making and its record.
+    A crash between writing it and its record leaves it.
     """
 
 
@@ -52,11 +52,11 @@ def find_replay_start(
     records: Records | None = None,
     until: int | None = None,
 ) -> ReplayStart:
-    """Restore the newest good snapshot, of a sequence up to `until`, and say what follows it.
+    """Restore the newest good snapshot, of a sequence up to `until`; return what follows it.
 
-    One that is damaged, cannot be read, or has no record of its state among `records`, falls back
-    to the one before, and that to genesis: then the archive is read. Without `records`, every
-    snapshot that is whole counts.
+    If it is damaged, cannot be read, or has no record of its state among `records`, the one before
+    is used, in the end none: then the archive is read. Without `records`, every undamaged snapshot
+    counts.
     Raises JournalCorruptError, JournalUnsupportedError, OSError.
     """
     # The snapshots first: of one that a compaction beside us makes later, nothing may follow in a
@@ -82,7 +82,7 @@ def find_replay_start(
                 )
             _check_fit(fs, snapshot, following[0], schema)
             if records is not None:
-                # What is damaged before the record is reached, a replay of everything refuses.
+                # A replay of everything refuses damage before the record.
                 word = word_on(fs, snapshot, following, schema, records)
                 _check_word(word, snapshot, trust_damaged=until is None)
             restore(snapshot)

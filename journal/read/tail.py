@@ -1,6 +1,6 @@
-"""The end of a journal that is written to: what is there, and what is known to be on disk.
+"""The end of the open segment: its events, and which of them are known to be on disk.
 
-An event is vouched for when something follows it; a daemon that lives marks the end of a silence.
+An event is vouched for when something follows it; an idle daemon writes a mark to that end.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from journal.format.segments import SegmentFile, list_segments, read_part
 from journal.fs import FileSystem, OsFileSystem
 from journal.read.view import View
 
-#: A daemon that lives marks the end of a silence after half a second.
+#: A running daemon writes a mark after half a second without events.
 _MARKED_SECONDS = 1.5
 _PAUSE_SECONDS = 0.02
-#: Of a frame, as much as tells it from what was never written: its magic is not zero.
+#: Enough of a frame to tell it from unwritten zeros: its magic is not zero.
 _BEGUN_BYTES = 8
 
 
@@ -40,11 +40,11 @@ def read_head(fs: FileSystem, directory: Path, schema: int) -> tuple[SegmentFile
 
 
 def wait_vouched(directory: Path, schema: int, *, through: int | None = None) -> int:
-    """Wait until all that there is now is vouched for, if a daemon may be about to do that.
+    """Wait until all events there are now are vouched for, if a daemon may be about to do that.
 
-    So what was answered before a tool was started is shown by it. Returns how many events are not
-    vouched for even then; with `through`, of those up to that sequence. What is wrong with the
-    journal is for others to tell.
+    So a tool shows every event that was confirmed before it was started. Returns how many events
+    are still not vouched for; with `through`, of those up to that sequence. Damage is for others to
+    report.
     """
     fs = OsFileSystem()
     deadline = time.monotonic() + _MARKED_SECONDS
@@ -60,7 +60,7 @@ def wait_vouched(directory: Path, schema: int, *, through: int | None = None) ->
                 return wanted - vouched
             time.sleep(_PAUSE_SECONDS)
     except (JournalError, OSError):
-        # Also where it was sealed and moved meanwhile: then all of it is vouched for.
+        # Also if it was sealed and moved meanwhile: then all of it is vouched for.
         return 0
     return 0
 
@@ -73,10 +73,10 @@ def _is_followed(fs: FileSystem, directory: Path, file: SegmentFile, offset: int
 
 
 def newest_segment_bytes(directory: Path, schema: int, default: int) -> int:
-    """The size of the newest segment, which is that of the next ones too.
+    """The size of the newest segment, which the next ones have too.
 
-    `default` if its header does not tell: opening the journal says what is the matter. Raises
-    JournalCorruptError for a name that is no segment's, OSError.
+    `default` if its header cannot be read: opening the journal reports the fault. Raises
+    JournalCorruptError for a file `*.seg` that is not named like a segment, OSError.
     """
     fs = OsFileSystem()
     files = list_segments(fs, directory)

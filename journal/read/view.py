@@ -1,12 +1,12 @@
-"""A journal that stands still to be read, whatever others do to its files meanwhile.
+"""A view of a journal as it was at one moment, whatever happens to its files meanwhile.
 
 A compaction moves segments into the archive, an order to prune removes them from there, a repair
-puts another file in the place of one. But a file that is open can be read whatever became of its
-name. So a view opens all that it lists, and everything is read through it: what is missing from a
-view was missing when it was made. Whether that was ordered, the journal says.
+replaces one file by another. But an open file can be read whatever becomes of its
+name. So a view opens all files that it lists, and readers read through it: a file that is missing
+from a view was missing when it was made. The journal says whether that was ordered.
 
-Names are read one after the other, so one list may have a name that is newer than another that it
-misses. Two lists of which the second has nothing new have all that there was when the first ended.
+Names are read one after the other, so one list may have a new name and lack an older one. If a
+second list has nothing new, the two have all files that were there when the first ended.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from journal.format.segments import ARCHIVE_NAME, list_archive, list_segments
 from journal.format.snapshot import list_snapshots
 from journal.fs import FileSystem, ReadOnlyFileSystem
 
-#: Files held open at a time: a process may mostly open twice as many.
+#: Files held open at a time: a process may usually open twice as many.
 HELD_MAX = 512
-#: Looks until one finds nothing new; a journal's files change a few times a minute at most.
+#: Lists until one has nothing new; a journal's files change a few times a minute at most.
 _LOOKS_MAX = 20
 
 
 class View(ReadOnlyFileSystem):
     """A file system on which the journal in `directory` stands still: see `of`.
 
-    Once it is made, its snapshots and segments are open, those in the archive too, and none is
-    missing that was there at one moment. What was added since is not in it, but for the events in
-    its last segment. Of more than HELD_MAX files, the newest of the archive are opened only when
-    they are read: a prune takes the oldest first. Other files than these, as indexes, are read as
-    they are. Nothing is locked, and nothing changed.
+    Once it is made, its snapshots and segments are open, also in the archive, and it has all that
+    were there at one moment. Later files are not in it, only later events in its last segment. If
+    there are more than HELD_MAX files, the newest of the archive are opened only when they are
+    read: a prune removes the oldest first. Other files, such as indexes, are read as they are.
+    Nothing is locked or changed.
 
-    Raises OSError, JournalCorruptError for a name that claims to be a segment and is none.
+    Raises OSError, JournalCorruptError for a file `*.seg` that is not named like a segment.
     """
 
     def __init__(self, directory: Path, disk: FileSystem, start: int | None = None) -> None:
-        """With `start`, of the segments only those from that sequence on are held."""
+        """With `start`, only the segments from that sequence on are held."""
         self.directory = directory
-        #: For what is written beside the view.
+        #: For writes beside the view.
         self.disk = disk
         self._start = start
         self._held: dict[Path, int] = {}
@@ -52,7 +52,7 @@ class View(ReadOnlyFileSystem):
     @classmethod
     @contextlib.contextmanager
     def of(cls, fs: FileSystem | View, directory: Path, start: int | None = None) -> Iterator[View]:
-        """`fs` if it is a view already, else one of now."""
+        """`fs` if it is a view already, else a new one."""
         if isinstance(fs, View):
             yield fs
             return
@@ -90,7 +90,7 @@ class View(ReadOnlyFileSystem):
         return self.disk.read(fd, size, offset)
 
     def _look(self) -> None:
-        """Open what is listed, until nothing came and none but pruned files went meanwhile."""
+        """Open the listed files, until no file is new and only pruned ones are gone."""
         self._names = self._list()
         for _ in range(_LOOKS_MAX):
             self._release()
@@ -98,11 +98,11 @@ class View(ReadOnlyFileSystem):
             lost = {path for path in self._wanted() if not self._hold(path)}
             names, self._names = self._names, self._list()
             now = self._files()
-            # A name that is there and leads nowhere is for those to tell who read it.
+            # A name that leads nowhere is reported when it is read.
             lost -= now
             archive = self.directory / ARCHIVE_NAME
             if now <= listed and all(path.parent == archive for path in lost):
-                # The order to prune was given before: so it is in what is listed.
+                # The order to prune was given before, so it is in the listed segments.
                 last = max((path.name for path in lost), default="")
                 self._names = names | {archive: [name for name in names[archive] if name > last]}
                 return
@@ -118,14 +118,14 @@ class View(ReadOnlyFileSystem):
         return names
 
     def _files(self) -> set[Path]:
-        """What is listed of the journal."""
+        """The listed files of the journal."""
         lists = list_snapshots, list_segments, list_archive
         return {file.path for list_ in lists for file in list_(self, self.directory)}
 
     def _wanted(self) -> list[Path]:
-        """What is to be held. The oldest segments, which go first, are opened last.
+        """The files to hold. The oldest segments, which are removed first, are opened last.
 
-        So if one of them is gone, those before it are as well: a prune takes them in order.
+        So if one of them is gone, those before it are as well: a prune removes them in order.
         """
         live = list_segments(self, self.directory)
         archived = list_archive(self, self.directory)
@@ -149,5 +149,5 @@ class View(ReadOnlyFileSystem):
             except FileNotFoundError:
                 return False
             except OSError:
-                pass  # the same for those who read it: they tell of it
+                pass  # readers of it get the same error and report it
         return True

@@ -1,10 +1,10 @@
-"""Which snapshots the journal itself vouches for: those whose record is in its chain.
+"""Finds the snapshots that the journal vouches for: those whose record is in its chain.
 
-A snapshot is a file like any other, and its checksums are anyone's to make anew. So its state
+A snapshot is a file like any other, and its checksums can be forged. So its state
 counts only if an event behind it says that a state with this digest was kept. The events are
-chained, so to alter one alters the head of the journal as well. A compaction publishes a
-snapshot before its record, and removes what it covers after that: a snapshot without a record is
-what a crash in between leaves, and everything before it is still there.
+chained, so altering one alters the head of the journal as well. A compaction publishes a
+snapshot before its record, and removes what it covers after that: a crash in between leaves a
+snapshot without a record, and everything before it is still there.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Records(NamedTuple):
 
     decoder: msgspec.msgpack.Decoder[list[Any]]
     record_of: RecordOf
-    #: Of a repair: records that went with a part of the journal, and are to be appended again.
+    #: Records that a repair removed, and that are to be appended again.
     again: tuple[SnapshotRecord, ...] = ()
 
     @classmethod
@@ -51,7 +51,7 @@ class Records(NamedTuple):
     ) -> Records | None:
         """Records among the events that a decoder decodes, and the encoded ones `again`.
 
-        None without `record_of`: then every snapshot that is whole counts.
+        None without `record_of`: then every undamaged snapshot counts.
         """
         if record_of is None or decoder is None:
             return None
@@ -60,22 +60,22 @@ class Records(NamedTuple):
             try:
                 (event,) = decoder.decode(b"\x91" + data)
             except (ValueError, RecursionError):
-                continue  # a note that anybody wrote vouches for nothing
+                continue  # a note that was altered vouches for nothing
             if record := record_of(event):
                 found.append(record)
         return cls(decoder, record_of, tuple(found))
 
 
 class Word(Enum):
-    """The word of a journal on a snapshot."""
+    """A journal's record of a snapshot."""
 
-    #: It has the record of just this state.
+    #: It has the record of exactly this state.
     VOUCHED = auto()
     #: It has the record of another state.
     CONTRADICTED = auto()
     #: It has no record of it.
     UNRECORDED = auto()
-    #: It is damaged before there is one.
+    #: It is damaged before a record was found.
     DAMAGED = auto()
 
 
@@ -94,10 +94,10 @@ def word_on(
     schema: int,
     records: Records,
 ) -> Word:
-    """The word of the segments `following` a snapshot on it: the first record counts.
+    """The record of a snapshot in the segments `following` it.
 
-    It is the first to bind: an event that is appended later does not change it. Read only up to
-    there, which mostly is a few frames. Raises OSError.
+    The first record counts: an event that is appended later does not change it. Reads only up to
+    it, usually a few frames. Raises OSError.
     """
 
     def look(events: list[Any]) -> None:
