@@ -38,8 +38,7 @@ from tests.kits.journal.damage import (
     stopped_twice,
 )
 from tests.kits.journal.disks import FS
-from tests.kits.journal.verify import records
-from tests.kits.system.tool import run_here
+from tests.kits.system.tool import records, run_here
 from tools import compact, repair
 from tools.verify import cli as verify
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -31,6 +30,7 @@ from tests.kits.daemon.wire import (
     request_bytes,
 )
 from tests.kits.journal.building import frames_of, patched, segments
+from tests.kits.system.tool import records
 
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 STATUS = request_bytes("GET", "/status")
@@ -492,7 +492,7 @@ def test_a_json_log_has_an_object_a_line(tmp_path: Path) -> None:
     with Daemon(tmp_path / "data", "--log-format", "json") as daemon:
         daemon.ask("GET", "/ip/a/b/c%0Ad")
         daemon.stop()
-    entries = [json.loads(line) for line in daemon.log.splitlines()]
+    entries = records(daemon.log)
 
     assert len(entries) > 3
     for entry in entries:

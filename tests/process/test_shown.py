@@ -19,7 +19,8 @@ from tests.failures.test_failing_disk import FailingDaemon, fail
 from tests.kits.daemon.process import TIMEOUT_SECONDS, Daemon, wait_for
 from tests.kits.daemon.wire import allocate_body
 from tests.kits.journal.building import frames_of, patched, segments
-from tests.kits.journal.verify import facts, opened_plain, records
+from tests.kits.journal.verify import facts, opened_plain
+from tests.kits.system.tool import records
 from tests.kits.variants import failing_daemon
 from tools.history import cli as history
 from tools.replay import cli as replay

@@ -36,7 +36,7 @@ from journal.compact.prepare import sealed_segments
 from tests.kits.daemon.process import TIMEOUT_SECONDS, environment
 from tests.kits.journal.building import SEGMENT_BYTES, Opened, opened
 from tests.kits.journal.disks import FS
-from tests.kits.system.tool import run_here
+from tests.kits.system.tool import records, run_here
 from tools.history.cli import main
 
 KEYS = [
@@ -201,10 +201,7 @@ def index(directory: Path) -> None:
 
 def ask(directory: Path, *arguments: str) -> list[dict[str, Any]]:
     """The rows that answer a question, as scripts get them."""
-    rows = [
-        msgspec.json.decode(line)
-        for line in table(directory, "-o", "json", *arguments).splitlines()
-    ]
+    rows = records(table(directory, "-o", "json", *arguments))
     assert all(list(row) == KEYS for row in rows)
     return rows
 

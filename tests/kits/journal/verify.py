@@ -99,8 +99,3 @@ def age(directory: Path) -> None:
     for file in directory.glob("*.seg"):
         if file.is_file():
             os.utime(file, (0, 0))
-
-
-def records(text: str) -> list[dict[str, Any]]:
-    """JSON lines."""
-    return [msgspec.json.decode(line) for line in text.splitlines()]

@@ -10,7 +10,10 @@ import subprocess
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 from unittest import mock
+
+import msgspec
 
 from tests.kits.daemon.process import ROOT
 
@@ -56,3 +59,8 @@ def run_here(main: Main, *arguments: str) -> subprocess.CompletedProcess[str]:
         logging.getLogger().removeHandler(handler)
     text, words = (stream.buffer.getvalue().decode() for stream in (out, error))
     return subprocess.CompletedProcess(arguments, status, text, words)
+
+
+def records(text: str) -> list[dict[str, Any]]:
+    """JSON lines, as tools print them for scripts."""
+    return [msgspec.json.decode(line) for line in text.splitlines()]

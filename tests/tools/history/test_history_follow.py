@@ -7,7 +7,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from coild.rules.events import SCHEMA, AddressAllocated, AddressReleased, Event
@@ -27,6 +26,7 @@ from tests.kits.journal.history import (
     writing,
 )
 from tests.kits.journal.pruning import interrupted_calls
+from tests.kits.system.tool import records
 from tools.history.cli import main
 
 
@@ -181,7 +181,7 @@ def test_no_row_is_lost_between_what_was_and_what_comes(
         lambda copy: [partial(go_on, copy, 100 + 10 * step) for step in range(4)],
         *("-f", "--until", "now", "-n", "1000", *question),
     ):
-        rows = [msgspec.json.decode(line) for line in answer.stdout.splitlines()]
+        rows = records(answer.stdout)
         told = {row[f"{name}-seq"] for row in rows for name in ("allocated", "released")} - {None}
         last = max(told)
 
@@ -214,7 +214,7 @@ def test_a_busy_journal_is_shown_at_once(tmp_path: Path, monkeypatch: pytest.Mon
         lambda copy: [partial(go_on, copy, number) for number in range(10, 30)],
         *("-f", "--until", "now", "-n", "0"),
     ):
-        rows = [msgspec.json.decode(line) for line in answer.stdout.splitlines()]
+        rows = records(answer.stdout)
         ended = [row["container-id"] for row in rows if row["released-at"]]
 
         assert (0, "") == (answer.status, answer.stderr)

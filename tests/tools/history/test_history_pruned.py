@@ -37,6 +37,7 @@ from tests.kits.journal.pruning import (
     interrupted_calls,
     run_tool,
 )
+from tests.kits.system.tool import records
 from tools.history.cli import main
 
 PRUNED = re.compile(
@@ -158,7 +159,7 @@ def test_a_follower_whose_place_is_pruned(
             failed += 1
             continue
         assert PRUNED.fullmatch(answer.stderr) or not answer.stderr
-        rows = [msgspec.json.decode(line) for line in answer.stdout.splitlines()]
+        rows = records(answer.stdout)
         assert_true(rows, events)
         assert not since or "kept" in [row["container-id"] for row in rows]
         if "meanwhile" in answer.stderr:
@@ -210,7 +211,7 @@ def test_a_follower_that_waits_while_its_place_is_pruned(
 
     pausing(monkeypatch, Interrupting(1 << 30, []), overtake)
     answer = run(directory, "-f")
-    rows = [msgspec.json.decode(line) for line in answer.stdout.splitlines()]
+    rows = records(answer.stdout)
 
     assert rows[0]["container-id"] == "held"
     if not order:
@@ -252,7 +253,7 @@ def test_damage_is_not_put_down_to_an_order(
     steps = go_on, prune_and_damage, *[lambda: None] * 5
     pausing(monkeypatch, Interrupting(1 << 30, []), *steps)
     answer = run(directory, "-f")
-    rows = [msgspec.json.decode(line) for line in answer.stdout.splitlines()]
+    rows = records(answer.stdout)
 
     assert answer.status == 1
     assert "cannot be read" in answer.stderr

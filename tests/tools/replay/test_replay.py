@@ -50,7 +50,7 @@ from coild.rules.projection import Projection
 from tests.kits.daemon.process import ROOT, TIMEOUT_SECONDS, Daemon, environment
 from tests.kits.journal.history import compact, write
 from tests.kits.journal.replay import BEGAN, fold, histories, history
-from tests.kits.system.tool import run_here
+from tests.kits.system.tool import records, run_here
 from tools.output import ToolError
 from tools.past import Point, open_reader, rebuild
 from tools.replay import step as replay_step
@@ -101,7 +101,7 @@ def lines(journal: Path, *arguments: str) -> list[Any]:
     done = replay("--journal", str(journal), "-o", "json", *arguments)
 
     assert (0, "") == (done.returncode, done.stderr)
-    return [msgspec.json.decode(line) for line in done.stdout.splitlines()]
+    return records(done.stdout)
 
 
 def tree(directory: Path) -> dict[str, bytes]:

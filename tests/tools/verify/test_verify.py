@@ -30,7 +30,8 @@ from tests.kits.daemon.process import Daemon
 from tests.kits.journal.building import Put, flipped, forged, frames_of, patched, segments
 from tests.kits.journal.disks import FS
 from tests.kits.journal.history import write
-from tests.kits.journal.verify import BLOCK, NOW, Made, facts, opened_plain, records
+from tests.kits.journal.verify import BLOCK, NOW, Made, facts, opened_plain
+from tests.kits.system.tool import records
 from tools.verify.cli import main
 
 

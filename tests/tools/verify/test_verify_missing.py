@@ -16,7 +16,8 @@ from journal.format.archive import decompress
 from journal.format.segments import archive_path, segment_path
 from tests.kits.journal.building import segments
 from tests.kits.journal.disks import HookedFileSystem
-from tests.kits.journal.verify import NOW, Made, age, facts, opened_plain, records
+from tests.kits.journal.verify import NOW, Made, age, facts, opened_plain
+from tests.kits.system.tool import records
 from tools.verify.cli import main
 
 #: The first sequence of each segment of `Made`, and of what would follow.
