@@ -1,6 +1,6 @@
 """Operators' commands. Thin: parse, call, print."""
 
-# As `coild` does, which the plugin does not import: no file of ours may have the number of a
+# As in `coild`, which the plugin does not import: no file that is opened may get the number of a
 # standard stream that was closed.
 import posix as _posix
 
@@ -9,7 +9,7 @@ def _open_harmless() -> int:
     try:
         return _posix.open("/dev/null", _posix.O_RDWR)
     except OSError:
-        # Without devices, as in a bare chroot: to read or write a directory fails, and harms none.
+        # Without devices, as in a bare chroot, a directory: to read or write it fails harmlessly.
         return _posix.open("/", _posix.O_RDONLY)
 
 

@@ -93,7 +93,7 @@ def add_value(
 
 
 def parse_time(text: str) -> int:
-    """A moment, seen from now, in ns since the epoch. Raises ValueError."""
+    """A time, absolute or relative to now, in ns since the epoch. Raises ValueError."""
     from coild.audit.times import parse_moment  # noqa: PLC0415 - not every tool has times
 
     return parse_moment(text, time.time_ns())

@@ -148,7 +148,7 @@ def _lines(done: dict[str, Any]) -> Iterator[str]:
 
 
 def _size(size: int) -> str:
-    """A size as people read it."""
+    """A size with its unit."""
     for unit, bytes_of_unit in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if size >= bytes_of_unit:
             return f"{size / bytes_of_unit:.1f} {unit}"
@@ -156,7 +156,7 @@ def _size(size: int) -> str:
 
 
 class _Here:
-    """The heavy part in this process. A `compactor.Worker`."""
+    """A `compactor.Worker` that does the heavy work in this process."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -179,11 +179,11 @@ class _Here:
             return await asyncio.to_thread(prepare, *given, now=time.time_ns(), progress=tell)
 
     def kill(self) -> None:
-        """It ends with this process."""
+        """Nothing to do: the work ends with this process."""
 
 
 async def _compact_here(directory: Path, policy: Policy | None) -> Compaction:
-    """Be the journal's writer, and compact it. Raises JournalLockedError if there is a daemon."""
+    """Compact the journal as its writer. Raises JournalLockedError if a daemon runs."""
     async with writing(directory) as writer:
         worker = _Here(directory)
         compactor = Compactor(
@@ -207,7 +207,7 @@ def _ask_daemon(directory: Path, policy: Policy | None, locked: JournalLockedErr
     except OSError:
         if policy is not None:
             raise
-        # On a full disk, one that orders nothing more can be had over HTTP alone.
+        # On a full disk, a compaction without an order to prune works over HTTP alone.
         token = ""
     try:
         path = address.removeprefix("unix:")
@@ -233,12 +233,12 @@ def _ask_daemon(directory: Path, policy: Policy | None, locked: JournalLockedErr
         ) from None
     finally:
         if token:
-            # Whatever happened: an order that was not taken must not wait for another request.
+            # In any case: an order that was not taken must not wait for a later request.
             order_path(directory, token).unlink(missing_ok=True)
 
 
 def _address_in(file: Path, locked: JournalLockedError) -> str:
-    """Where the daemon that has the lock listens, as its file says. Raises ToolError."""
+    """The address of the daemon that has the lock, from its file. Raises ToolError."""
     try:
         return read_address(file)
     except OSError as error:
@@ -253,7 +253,7 @@ class _Refusal(msgspec.Struct):
 
 
 def _dry_run(directory: Path, policy: Policy | None) -> CompactionPlan:
-    """What a compaction would do now, with the daemon or without."""
+    """The plan of a compaction now, with the daemon or without."""
     fs = OsFileSystem()
     last = newest = 0
     reader = Reader(directory, Event, schema=SCHEMA)

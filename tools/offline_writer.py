@@ -1,4 +1,4 @@
-"""A tool as the journal's writer, where there is no daemon."""
+"""Makes a tool the journal's writer when no daemon runs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Writer:
 
 @contextlib.asynccontextmanager
 async def writing(directory: Path, custody: Custody | None = None) -> AsyncIterator[Writer]:
-    """Open the journal, and record what repairs it has to tell of.
+    """Open the journal, and record its repairs that are not recorded yet.
 
     Raises JournalLockedError if a daemon runs and `custody` does not hold the lock, and what
     `Journal.open` raises.

@@ -1,4 +1,4 @@
-"""How data, notices and errors come out: one record a line on stdout, the rest on stderr."""
+"""Output of the tools: one record per line on stdout, notices and errors on stderr."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ import msgspec
 
 from coild.rules.printable import printable, printable_json
 
-#: Shown on long work only.
+#: The progress bar is shown for long work only.
 _PROGRESS_AFTER_SECONDS = 0.5
 
 
 class UsageError(Exception):
-    """What was asked for makes no sense; one line that says what would."""
+    """The command line is wrong; one line that says how to correct it."""
 
 
 class ToolError(Exception):
-    """The tool cannot do what was asked; one line that says why and what to do."""
+    """The tool cannot do its work; one line that says why and what to do."""
 
 
-#: One process is one command: its name, and whether it speaks to scripts.
+#: The process's one command: its name, and whether its output is JSON.
 _program = ""
 _as_json = False
 
 
 def begin(program: str) -> None:
-    """Speak as this command from now on, also if whoever started it closed a standard stream.
+    """Prefix messages with this command's name; works even if a standard stream is closed.
 
-    Writing to such a one is no error. What the terminal or the locale cannot show, like a file's
-    name that is no UTF-8, is escaped.
+    Writing to a closed stream is not an error. Characters that the terminal or the locale cannot
+    show, such as those of a file name that is not UTF-8, are escaped.
     """
     global _program  # noqa: PLW0603 - set once
     _program = program
@@ -50,37 +50,37 @@ def begin(program: str) -> None:
 
 
 def notice(text: str, *more: str) -> None:
-    """Say something on stderr, in one line, and in further lines what else there is to say."""
+    """Print a line on stderr, and further lines below it."""
     with contextlib.suppress(OSError):
         sys.stderr.writelines(f"{printable(line)}\n" for line in (f"{_program}: {text}", *more))
         sys.stderr.flush()
 
 
 def fail(status: int, text: str) -> int:
-    """Say on stderr what is wrong; the exit status."""
+    """Print an error on stderr; the exit status."""
     notice(text)
     return status
 
 
 def journal_option(directory: Path) -> str:
-    """The option that names a journal, as a shell takes it."""
+    """The option that names a journal, quoted for a shell."""
     name = shlex.quote(str(directory))
     return f"--journal={name}" if name.startswith("-") else f"--journal {name}"
 
 
 def choose(*, as_json: bool) -> None:
-    """Speak to scripts, or to people."""
+    """Choose JSON or text."""
     global _as_json  # noqa: PLW0603 - set once
     _as_json = as_json
 
 
 def is_json() -> bool:
-    """Whether scripts are spoken to."""
+    """Whether the output is JSON."""
     return _as_json
 
 
 def put(record: Any, *lines: str) -> None:
-    """Write data to stdout: for scripts the record, as a JSON line; for people the lines."""
+    """Write data to stdout: the record as a JSON line, or the lines of text."""
     if _as_json:
         emit(record)
     else:
@@ -92,7 +92,7 @@ def emit(record: Any) -> None:
     try:
         line = msgspec.json.encode(record).decode()
     except UnicodeEncodeError:
-        # The name of a file may be any bytes; JSON has none for those.
+        # A file name may be any bytes, which JSON cannot represent.
         line = msgspec.json.encode(_escaped(msgspec.to_builtins(record))).decode()
     if not line.isascii() and not _takes_unicode():
         line = json.dumps(json.loads(line))
@@ -106,7 +106,7 @@ def _takes_unicode() -> bool:
 
 
 def _escaped(value: Any) -> Any:
-    r"""A value in which bytes that are no UTF-8 stand like \xff."""
+    r"""A value in which bytes that are not UTF-8 are written like \xff."""
     match value:
         case str():
             return os.fsencode(value).decode(errors="backslashreplace")
@@ -118,14 +118,14 @@ def _escaped(value: Any) -> Any:
 
 
 class Table:
-    """Rows in columns that are as wide as they must be, and stay so when more rows come."""
+    """Rows in columns that are as wide as necessary, and keep their width when more rows come."""
 
     def __init__(self, header: Sequence[str]) -> None:
         self._header: Sequence[str] | None = header
         self._widths = [0] * len(header)
 
     def lines(self, rows: Iterable[Sequence[str]]) -> Iterator[str]:
-        """The lines of these rows; before the first ones that of the header."""
+        """The lines of these rows; the first call adds the header."""
         cells = [list(map(printable, row)) for row in rows]
         if self._header:
             cells.insert(0, list(self._header))
@@ -140,7 +140,7 @@ class Table:
 def progress(what: str, unit: str = " segments") -> Iterator[Callable[[int, int], None]]:
     """A progress bar on stderr, if that is a terminal and the work is long.
 
-    Gives a function that takes what is done and what there is.
+    Gives a function that takes the part that is done, and the whole.
     """
     if not sys.stderr.isatty():
         yield lambda _done, _total: None

@@ -24,12 +24,12 @@ from journal.format import (
 )
 from tools.output import ToolError, journal_option, notice, progress
 
-#: What the projection raises for events that do not go together, or whose bytes mean nothing.
+#: The projection's errors for events that contradict each other, or that do not decode.
 CONTRADICTIONS = (InconsistentEventError, ValueError, TypeError, LookupError, OverflowError)
 
 
 class NoEventError(ToolError):
-    """The event `sequence` is behind the end of the journal, which is `last`."""
+    """The event `sequence` is behind the end of the journal, whose last event is `last`."""
 
     def __init__(self, sequence: int, last: int) -> None:
         self.last = last
@@ -40,13 +40,13 @@ class NoEventError(ToolError):
 
 
 class Point(NamedTuple):
-    """A place in the history: after the event `sequence`, or at a time in ns; neither: its end."""
+    """A point in the history: after event `sequence`, or at a time in ns; without both, its end."""
 
     sequence: int | None = None
     time: int | None = None
 
     def reach(self, batch: Batch) -> int:
-        """How many events of a batch belong to the state at this moment."""
+        """The number of a batch's events that belong to the state at this point."""
         if self.sequence is not None:
             return max(0, min(len(batch.events), self.sequence - batch.first_sequence + 1))
         if self.time is not None:
@@ -57,7 +57,7 @@ class Point(NamedTuple):
 def open_reader(directory: Path) -> Reader:
     """A reader of coild's events.
 
-    It gives those that are known to be durable: what a power cut may take back is no history yet.
+    It only gives events that are known to be durable: a power cut could undo the others.
     """
     return Reader(
         directory,
@@ -69,9 +69,9 @@ def open_reader(directory: Path) -> Reader:
 
 
 def rebuild(reader: Reader, point: Point, *, from_genesis: bool = False) -> Projection:
-    """The state at a moment. Raises ToolError if there is none, JournalError, OSError.
+    """The state at a point. Raises ToolError if there is no such point, JournalError, OSError.
 
-    It begins at the nearest snapshot, or with the first event.
+    The replay begins at the nearest snapshot, or with the first event.
     """
     state = Projection()
     if point.sequence == 0:
@@ -82,7 +82,7 @@ def rebuild(reader: Reader, point: Point, *, from_genesis: bool = False) -> Proj
             for batch in reader.batches(state.sequence + 1, progress=update):
                 count = point.reach(batch)
                 apply(state, batch.events[:count])
-                # What comes after the moment need not even be whole.
+                # Events after the point may even be damaged.
                 if count < len(batch.events) or state.sequence == point.sequence:
                     break
     if point.sequence is not None and state.sequence != point.sequence:
@@ -91,7 +91,7 @@ def rebuild(reader: Reader, point: Point, *, from_genesis: bool = False) -> Proj
 
 
 def apply(state: Projection, events: Sequence[Any]) -> None:
-    """Apply the next events. Raises ToolError if they contradict what came before."""
+    """Apply the next events. Raises ToolError if they contradict earlier ones."""
     first = state.sequence + 1
     try:
         state.apply_all(events)
@@ -103,7 +103,7 @@ def apply(state: Projection, events: Sequence[Any]) -> None:
 
 
 def oldest_state(reader: Reader) -> Projection:
-    """The oldest state that there is: the empty one, or that of a snapshot if history was pruned.
+    """The oldest known state: the empty one, or that of a snapshot if history was pruned.
 
     Raises as `rebuild`.
     """
@@ -120,7 +120,7 @@ def oldest_state(reader: Reader) -> Projection:
 
 
 def _begin(reader: Reader, state: Projection, point: Point, *, from_genesis: bool) -> None:
-    """Make `state` one from which the moment can be reached."""
+    """Set `state` to one from which the point can be reached."""
     if not from_genesis:
         until = point.sequence if point.time is None else _snapshot_at(reader, point.time)
         _, rejected = reader.restore(state.restore, until)
@@ -136,15 +136,15 @@ def _snapshot_at(reader: Reader, time: int) -> int:
             if read_snapshot(reader.fs, file.path, reader.schema).time <= time:
                 return file.sequence
         except (MalformedError, UnsupportedError, OSError):
-            # One that cannot be read is no place to begin.
+            # A replay cannot begin at a snapshot that cannot be read.
             continue
     return 0
 
 
 def tell_ahead(reader: Reader) -> None:
-    """Say if the newest event is ahead of the clock, by which `now` and `-2h` are understood.
+    """Warn if the newest event is ahead of the clock, by which `now` and `-2h` are understood.
 
-    What is wrong with the journal is for others to tell.
+    Damage of the journal is for others to report.
     """
     newest = None
     with contextlib.suppress(JournalError, OSError):
@@ -161,14 +161,14 @@ def tell_ahead(reader: Reader) -> None:
 
 
 def tell_rejected(rejected: Sequence[RejectedSnapshot]) -> None:
-    """Say which snapshots could not be used, but for those of an interrupted compaction."""
+    """Name the snapshots that could not be used, except those of an interrupted compaction."""
     for snapshot in rejected:
         if not isinstance(snapshot, UnrecordedSnapshot):
             notice(f"{snapshot.path} cannot be used: {snapshot.reason}")
 
 
 def gone(reader: Reader, *, usable: bool = True) -> ToolError:
-    """What to say of a state that needs events from before the oldest segment.
+    """The error for a state that needs events from before the oldest segment.
 
     `usable` is whether the snapshots behind them can be read. Raises OSError.
     """
@@ -183,7 +183,7 @@ def gone(reader: Reader, *, usable: bool = True) -> ToolError:
 
 
 def lost(reader: Reader) -> str:
-    """What became of the events before the oldest segment: pruned by order, or missing."""
+    """The text on the events before the oldest segment: pruned by order, or missing."""
     before = reader.first - 1
     pruned = pruned_through(reader)
     if pruned >= before:
@@ -195,14 +195,14 @@ def lost(reader: Reader) -> str:
 
 
 def pruned_through(reader: Reader) -> int:
-    """Up to where the newest order to prune on record goes; 0 if there is none.
+    """The last sequence of the newest order to prune on record; 0 if there is none.
 
-    It is recorded before any file goes. So what is gone by order is told from what is lost.
+    It is recorded before any file is removed, so pruned events can be told from lost ones.
     """
-    # That files are gone shows that their order was durable, whether anything follows it or not.
+    # Missing files show that their order was durable, whether anything follows it or not.
     reader = reader.to_the_end()
     for file in reversed(reader.files()):
-        # What is damaged says nothing of an order; what is before and behind it may.
+        # A damaged segment has no readable order, but those before and behind it may.
         with contextlib.suppress(JournalError, OSError):
             batch = next(reader.batches(file.first_sequence), None)
             for event in reversed(batch.events if batch else ()):

@@ -87,7 +87,7 @@ def _run(arguments: argparse.Namespace) -> int:
         else:
             sys.stdout.write(f"there is nothing to repair in {directory}\n")
             return EXIT_GOOD
-        # Nobody comes in between: the lock goes to the journal that is opened now.
+        # No other writer comes in between: the journal that is opened now takes over the lock.
         given_away = True
         head = asyncio.run(_record(directory, custody))
     finally:
@@ -98,7 +98,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _plan(directory: Path, now: int) -> Truncation | None:
-    """What has to go. Raises ToolError for what cannot be repaired like this."""
+    """The plan of the repair. Raises ToolError for damage that cannot be repaired so."""
     state = Projection()
     try:
         return plan_truncation(
@@ -135,9 +135,9 @@ def _plan(directory: Path, now: int) -> Truncation | None:
 
 
 def _still_true(fs: OsFileSystem, truncation: Truncation, now: int) -> list[bytes]:
-    """What goes and still holds: the record of the snapshot to begin with, the order to prune.
+    """Removed events that still hold: the record of the first snapshot, the order to prune.
 
-    Without the one, the snapshot would not be used; without the other, history would seem lost.
+    Without the record, the snapshot would not be used; without the order, history would seem lost.
     """
     orders = [
         event
@@ -184,7 +184,7 @@ def _show(truncation: Truncation, now: int) -> None:
 
 
 def _confirmed() -> bool:
-    """Ask at a terminal. Raises UsageError if there is none to ask at."""
+    """Ask for confirmation. Raises UsageError if stdin is not a terminal."""
     if not sys.stdin.isatty():
         raise UsageError("there is no terminal to ask at: give --yes; nothing was changed")
     sys.stderr.write("Cut the journal off there? [y/N] ")
@@ -193,7 +193,7 @@ def _confirmed() -> bool:
 
 
 async def _record(directory: Path, custody: Custody) -> str:
-    """Open the repaired journal, which records what was done; its head."""
+    """Open the repaired journal, which records the repair; its head."""
     async with writing(directory, custody) as writer:
         pass
     return writer.journal.head

@@ -1,4 +1,4 @@
-"""How a tool runs and ends: its arguments, what it raises, and the exit status of either."""
+"""Runs a tool: parses its arguments, and turns its errors into lines and exit statuses."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from journal.format import journal_of
 from tools import output
 from tools.output import ToolError, UsageError, fail, journal_option
 
-#: What a shell says of a program that SIGINT ended.
+#: A shell's exit status for a program that SIGINT ended.
 EXIT_INTERRUPTED = 130
 
-#: What is read is bounded by its format; what a program may have can be less.
+#: Formats limit how much is read; the memory that a program may have can be less.
 NO_MEMORY = "there is not enough memory for it here: run it where there is more"
 
 
@@ -29,7 +29,7 @@ def run(  # noqa: PLR0911 - one for each way to end
     *,
     exit_unreadable: int = EXIT_FAILURE,
 ) -> int:
-    """Call `work` with the arguments; what it raises is a line and a status, never a traceback.
+    """Call `work` with the arguments; an error is one line and a status, never a traceback.
 
     `exit_unreadable` is the status for a journal that cannot be read at all.
     """
@@ -45,7 +45,7 @@ def run(  # noqa: PLR0911 - one for each way to end
             raise
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read has what they wanted.
+        # The reader of stdout has read enough.
         _give_up_stdout()
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
@@ -70,6 +70,6 @@ def run(  # noqa: PLR0911 - one for each way to end
 
 
 def _give_up_stdout() -> None:
-    """Let what cannot be written go: Python would complain of it when it exits."""
+    """Drop output that cannot be written: Python would report it when it exits."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

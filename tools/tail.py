@@ -1,4 +1,4 @@
-"""The end of a journal, which is shown only when something follows it."""
+"""Warns of events at the end of a journal that are not shown, as they may not be durable."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tools.output import notice
 
 
 def tell_unvouched(directory: Path, *, through: int | None = None) -> None:
-    """Wait as `wait_vouched`, and say on stderr what is still left out then."""
+    """Wait as `wait_vouched` does, and say on stderr how many events are still left out."""
     if left := wait_vouched(directory, VOCABULARY.schema, through=through):
         say_unvouched(directory, left)
 

@@ -105,7 +105,7 @@ class _UnrecordedError(ValueError):
 def _check_word(word: Word, snapshot: Snapshot, *, trust_damaged: bool) -> None:
     """Raise ValueError unless the journal vouches for a snapshot.
 
-    `trust_damaged` is for who will read all that follows it anyway, and refuses what is damaged.
+    `trust_damaged` is for a caller that reads all that follows anyway, and refuses damage there.
     """
     match word:
         case Word.CONTRADICTED:

@@ -1,1 +1,1 @@
-"""`coild-history`: who had which address, from when to when."""
+"""`coild-history`: the holders of addresses, and when they held them."""

@@ -1,4 +1,4 @@
-"""`coild-history` says who had which address, from when to when."""
+"""`coild-history` lists holders of addresses, and when they held them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Ctrl-C.
 exit status: 0 answered, also if there was no holder; 1 the journal cannot be read, or does not
 reach back far enough; 2 wrong usage; 130 interrupted.
 """
-#: With -f, before anything new; as `journalctl -f`.
+#: The rows that -f shows first, as `journalctl -f` does.
 _FOLLOW_ROWS = 10
 #: Options that ask for one moment, and the options that make no sense with them.
 _ALONE = (
@@ -133,13 +133,13 @@ def _understand(arguments: argparse.Namespace) -> tuple[Query, int | None]:
     )
     if arguments.follow and count is None and since is None:
         count = _FOLLOW_ROWS
-    # Whoever was allocated one at a moment or earlier, and holds on, is who held it until then.
+    # A current holder that was allocated by then held its address then.
     until = arguments.since_before if arguments.held else until
     return Query(filter_, since, until, arguments.held), count
 
 
 def _check_combination(arguments: argparse.Namespace) -> None:
-    """Raises UsageError if what is asked for does not go together."""
+    """Raises UsageError if options contradict each other."""
     for name, asks, others in _ALONE:
         for other in others if _is_given(arguments, name) else ():
             if _is_given(arguments, other):
@@ -190,9 +190,9 @@ def _parse_name(text: str) -> str:
 
 
 def _show_at(reader: Reader, query: Query, at: int) -> None:
-    """Answer who held it at one moment."""
+    """Show the holders at one moment."""
     address = query.filter_.address
-    # Of one address, those before and after it are wanted too.
+    # For one address, show the holders before and after too.
     asked = query if address else query._replace(since=at, until=at)
     rows = read_ledger(reader, asked).rows()
     if reader.first > 1:
@@ -214,9 +214,9 @@ def _show_at(reader: Reader, query: Query, at: int) -> None:
 
 
 def _say_unknown(reader: Reader, rows: list[HoldingPeriod], before: int | None) -> None:
-    """Say on stderr if holders may have been allocated after `before`: pruned history knew.
+    """Say on stderr if pruned history may have allocations after `before`.
 
-    An allocation that is gone is older than what is left, which is mostly all that is asked.
+    Usually it has none, because pruned allocations are older than all events that are left.
     """
     count = sum(row.allocated_at is None for row in rows)
     if before is None or not count:
@@ -228,13 +228,13 @@ def _say_unknown(reader: Reader, rows: list[HoldingPeriod], before: int | None) 
 
 
 def _beginning(reader: Reader) -> int | None:
-    """The time of the oldest event there is. Raises as a Reader."""
+    """The time of the oldest event left. Raises as a Reader."""
     oldest = next(reader.batches(), None)
     return oldest.events[0].time if oldest else None
 
 
 def _nobody(rows: list[HoldingPeriod], at: int) -> str:
-    """Between whom it was that nobody held the address."""
+    """The text for a time without a holder, with the holders before and after."""
     before = [it for it in rows if it.released_at is not None and it.released_at <= at]
     after = [it for it in rows if it.allocated_at is not None and it.allocated_at > at]
     left = right = ""

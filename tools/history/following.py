@@ -1,4 +1,4 @@
-"""`coild-history -f`: the rows that begin or end, as soon as that is durable."""
+"""`coild-history -f`: rows of allocations and releases, as soon as they are durable."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def newest(rows: list[HoldingPeriod], count: int | None) -> list[HoldingPeriod]:
 
 
 def follow_rows(reader: Reader, asked: Query, output: Output, *, count: int | None) -> None:
-    """Show the `count` newest rows, then each one that begins or ends, until `asked.until`.
+    """Show the `count` newest rows, then each that begins or ends, until `asked.until`.
 
     Raises JournalCorruptError, JournalUnsupportedError, OSError.
     """
@@ -36,11 +36,11 @@ def follow_rows(reader: Reader, asked: Query, output: Output, *, count: int | No
             found = next(events)
         except JournalCorruptError:
             with reader.held() as held:
-                # That this event is missing must not be all that is missing.
+                # Only pruned events may be missing, with no gap behind them.
                 if not wanted < held.first <= pruned_through(held) + 1:
                     raise
                 say_gone(held, "was pruned meanwhile")
-                # A holder may have released it, and held it again, in what is gone.
+                # A holder may have released and regained it in the missing events.
                 ledger, wanted, last = (
                     _catch_up(held, asked, count, told=True)
                     if past
@@ -49,13 +49,13 @@ def follow_rows(reader: Reader, asked: Query, output: Output, *, count: int | No
             events = follow(reader, wanted)
             continue
         for sequence, event in found:
-            # Who waits for a busy journal to pause, shows nothing.
+            # Waiting for a pause of a busy journal would show nothing.
             if past and sequence > last:
                 output.show(newest(ledger.rows(), count))
                 past = False
             wanted = sequence + 1
             row = ledger.feed(sequence, event)
-            # At once: the next event may end what this one began, and changes the row.
+            # At once: the next event may end this holding, which changes the row.
             if row is not None and not past:
                 complete(reader, row)
                 output.show([row])
@@ -72,12 +72,12 @@ def follow_rows(reader: Reader, asked: Query, output: Output, *, count: int | No
 def _catch_up(
     reader: Reader, asked: Query, count: int | None, *, told: bool = False
 ) -> tuple[Ledger, int, int]:
-    """What was before the newest segment, where that begins, and the last event there is now."""
+    """The ledger before the newest segment, where that begins, and the last event now."""
     files = reader.files()
-    # What is in the newest segment may not be durable yet: `follow` says what is.
+    # Events of the newest segment may not be durable yet: `follow` gives those that are.
     start = files[-1].first_sequence if files else 1
     last = start - 1
-    # It is for `follow` to say that nothing of it can be read.
+    # `follow` reports that nothing of it can be read.
     with contextlib.suppress(JournalCorruptError, FileNotFoundError):
         newest_batch = next(reader.batches(start), None)
         last += len(newest_batch.events) if newest_batch else 0
@@ -85,10 +85,10 @@ def _catch_up(
 
 
 def _pause() -> Callable[[float], None]:
-    """A sleep that ends with BrokenPipeError when nobody reads stdout any more."""
+    """Sleep; raises BrokenPipeError when stdout has no reader any more."""
     poll = select.poll()
     try:
-        # No event is asked for: those that count are reported anyway.
+        # No event is requested: errors and hang-ups are reported anyway.
         poll.register(sys.stdout.fileno(), 0)
     except (OSError, ValueError):
         return time.sleep

@@ -1,4 +1,4 @@
-"""Who held what: read from a journal, with its indexes where that is quicker; and shown."""
+"""Reads holdings from a journal, with its indexes where that is quicker, and shows them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HEADER = ("ADDRESS", "POD", "CONTAINER", "POOL", "BLOCK", "ALLOCATED", "RELEASE
 
 
 class Query(NamedTuple):
-    """A question, the window of time that it is about, and whether only of those who still hold."""
+    """A filter, a window of time, and whether only current holders are wanted."""
 
     filter_: Filter
     since: int | None = None
@@ -26,12 +26,12 @@ class Query(NamedTuple):
     held: bool = False
 
     def ledger(self) -> Ledger:
-        """One that keeps what is asked for, and knows of nothing yet."""
+        """An empty ledger that keeps the wanted holdings."""
         return Ledger(self.filter_, self.since, self.until, held=self.held)
 
 
 class _Read(NamedTuple):
-    """A ledger, whether all of the history went into it, and whether who held before is known."""
+    """A ledger, whether it has all of the history, and whether earlier holders are known."""
 
     ledger: Ledger
     whole: bool
@@ -46,9 +46,9 @@ def read_ledger(
     before: int | None = None,
     told: bool = False,
 ) -> Ledger:
-    """What the events before the sequence `before` say; at least the `count` newest rows.
+    """The ledger of the events before the sequence `before`; at least the `count` newest rows.
 
-    Says what is missing on stderr, unless it is `told` already. Raises JournalCorruptError,
+    Says on stderr which history is missing, unless `told` already. Raises JournalCorruptError,
     JournalUnsupportedError, OSError.
     """
     read = _read(reader, query, reader.first, count, before)
@@ -60,14 +60,14 @@ def read_ledger(
 
 
 def say_gone(reader: Reader, what: str) -> None:
-    """Say on stderr what became of the history before the oldest event there is."""
+    """Say on stderr whether the history before the oldest event was pruned or is missing."""
     notice(f"history before sequence {reader.first} {what}")
 
 
 def _read(reader: Reader, query: Query, first: int, count: int | None, before: int | None) -> _Read:
     keys = _keys(reader, query.filter_)
     files = reader.files()
-    # The newest rows need the newest segments only; how many, shows when enough are read.
+    # The newest rows need the newest segments only: read until there are enough rows.
     tail = 1 if keys is None and count is not None else len(files)
     while True:
         ledger = query.ledger()
@@ -88,7 +88,7 @@ def _read(reader: Reader, query: Query, first: int, count: int | None, before: i
 
 
 def _keys(reader: Reader, filter_: Filter) -> list[bytes] | None:
-    """What to look up in the indexes; None if reading everything is quicker, or the only way."""
+    """The keys to look up in the indexes; None if reading everything is quicker or necessary."""
     if filter_.container_id is not None:
         return [container_key(filter_.container_id)]
     if filter_.address is not None:
@@ -114,7 +114,7 @@ def _scan(reader: Reader, start: int) -> Iterator[tuple[int, Any]]:
 
 
 def _expect(reader: Reader, ledger: Ledger) -> bool:
-    """Learn from a snapshot who has held since before the history begins; False without one."""
+    """Learn the holders at the beginning of the history from a snapshot; False without one."""
     state = Projection()
     try:
         sequence, _ = reader.restore(state.restore)
@@ -126,7 +126,7 @@ def _expect(reader: Reader, ledger: Ledger) -> bool:
 
 
 def complete(reader: Reader, row: HoldingPeriod) -> None:
-    """Look up the allocation of a holder that was allocated before what was read."""
+    """Look up the allocation of a holder from before the events that were read."""
     released = row.released_seq
     if row.allocated_seq is not None or released is None:
         return
@@ -145,7 +145,7 @@ class Output:
         self._table = Table(_HEADER)
 
     def show(self, rows: Sequence[HoldingPeriod]) -> None:
-        """Write rows; before the first ones of a table its header."""
+        """Write rows; the first call writes the header of a table too."""
         if is_json():
             for row in rows:
                 emit(_record(row))

@@ -1,1 +1,1 @@
-"""`coild-replay`: any past state, rebuilt from the journal."""
+"""`coild-replay`: rebuilds any past state from the journal."""

@@ -15,14 +15,14 @@ from tools.past import CONTRADICTIONS, lost, oldest_state
 
 
 class Checked(msgspec.Struct, frozen=True):
-    """A history that breaks nothing: its first and last sequence, and the state it leads to."""
+    """A valid history: its first and last sequence, and the state after it."""
 
     first_sequence: int
     state: Projection
 
 
 def check_history(reader: Reader) -> Checked:
-    """Check all events that there are, in order.
+    """Check all events of the journal, in order.
 
     Raises BrokenInvariantError for the first that breaks an invariant, JournalError, OSError,
     ToolError.
@@ -42,7 +42,7 @@ def check_history(reader: Reader) -> Checked:
     with progress("checking") as update:
         for batch in reader.batches(first, progress=update):
             for sequence, event in enumerate(batch.events, start=batch.first_sequence):
-                # A live daemon goes on; its snapshots from now on would not be known here.
+                # A live daemon goes on; its later snapshots would not be known here.
                 if last is not None and sequence > last:
                     break
                 checker.check(event)
@@ -54,10 +54,10 @@ def check_history(reader: Reader) -> Checked:
 
 
 def _snapshots(reader: Reader, first: int) -> tuple[set[int], int | None]:
-    """The sequences that snapshots are recorded of, and the last one of the journal.
+    """The sequences of recorded snapshots, and the last sequence of the journal.
 
-    A snapshot is recorded after more has happened, when its state is gone; so they are looked up
-    before. The last sequence is None if the journal is damaged: the check will find out where.
+    They are looked up first, because a snapshot's record comes after later events, when its state
+    is gone. The last sequence is None if the journal is damaged: the check will find out where.
     """
     sequences: set[int] = set()
     last = first - 1

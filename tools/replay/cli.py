@@ -145,7 +145,7 @@ def _start(text: str) -> int | str:
 
 
 def _through(points: Sequence[Point]) -> int | None:
-    """The last event that is asked for; None if that is the journal's end, or up to a time."""
+    """The last event wanted; None if that is the journal's end, or given by a time."""
     known = [point.sequence for point in points if point.sequence is not None]
     return max(known) if len(known) == len(points) else None
 
@@ -186,7 +186,7 @@ def _step(
 
 
 def _timeline_from(reader: Reader, first: int, until: Point) -> Timeline:
-    """Begin before the event `first`. Raises ToolError without one, UsageError behind `until`."""
+    """Begin before event `first`. Raises ToolError if it is missing, UsageError behind `until`."""
     try:
         timeline = Timeline(reader, first - 1, until)
     except NoEventError as error:

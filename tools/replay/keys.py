@@ -16,11 +16,11 @@ _ARROWS = {b"[A": "p", b"[D": "p", b"[B": "n", b"[C": "n"}
 
 
 def interact(timeline: Timeline) -> None:
-    """Step by the keys of the terminal that stdin is."""
+    """Step by the keys that are typed at the terminal."""
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
     try:
-        # What was typed ahead counts.
+        # Keys typed ahead count.
         tty.setcbreak(descriptor, termios.TCSADRAIN)
         notice(HELP)
         while _obey(timeline, _key(descriptor), descriptor):
@@ -30,7 +30,7 @@ def interact(timeline: Timeline) -> None:
 
 
 def _obey(timeline: Timeline, key: str, descriptor: int) -> bool:
-    """Do what a key says; whether to go on."""
+    """Carry out a key's command; whether to go on."""
     step: Step | None
     try:
         match key:
@@ -67,7 +67,7 @@ def _key(descriptor: int) -> str:
 
 
 def _number(descriptor: int) -> int:
-    """The sequence that is typed up to Enter. Raises ToolError if it is none."""
+    """The sequence that is typed up to Enter. Raises ToolError if it is not a number."""
     typed = ""
     _echo("g")
     while (key := _key(descriptor)) not in {"", "\n", "\r"}:
@@ -84,6 +84,6 @@ def _number(descriptor: int) -> int:
 
 
 def _echo(text: str) -> None:
-    """Show what is typed: the terminal does not."""
+    """Show typed characters, since the terminal does not."""
     sys.stdout.write(text)
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""`coild-replay --step`: one event at a time, and what it does to the state; back as well."""
+"""`coild-replay --step`: one event at a time, and its effect on the state, in both directions."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tools.output import ToolError, put
 from tools.past import Point, apply, gone, rebuild
 from tools.replay.text import change_text, event_record, event_text
 
-#: Events between two states that are kept to go back to, and how many of those.
+#: The number of events between two states kept for going back, and the number of these states.
 CHECKPOINT_EVENTS = 1000
 CHECKPOINTS_MAX = 64
 
 
 class Step(NamedTuple):
-    """An event, and what it did to the state; or what became of the state without it."""
+    """An event and its changes to the state, or the changes of undoing it."""
 
     sequence: int
     event: Any
@@ -29,10 +29,10 @@ class Step(NamedTuple):
 
 
 class Timeline:
-    """A state that can be moved along the history, one event at a time or at once."""
+    """A state that can be moved along the history, by one event or to any event."""
 
     def __init__(self, reader: Reader, sequence: int, until: Point | None = None) -> None:
-        """Begin with the state after the event `sequence`; go as far as `until`.
+        """Begin with the state after event `sequence`; go no further than `until`.
 
         Raises as `rebuild`.
         """
@@ -44,7 +44,7 @@ class Timeline:
         self._keep()
 
     def forward(self) -> Step | None:
-        """Apply the next event; None at the end of the journal, and where `until` is."""
+        """Apply the next event; None at the end of the journal or at `until`."""
         sequence = self.state.sequence + 1
         event = self._event(sequence)
         if event is None or self._is_behind(sequence, event):
@@ -61,7 +61,7 @@ class Timeline:
         return step
 
     def back(self) -> Step | None:
-        """Undo the last event; None at the beginning of what is left of the history."""
+        """Undo the last event; None at the beginning of the history that is left."""
         sequence = self.state.sequence
         if sequence < self._reader.first:
             return None
@@ -75,13 +75,13 @@ class Timeline:
         return None if event is None else int(event.time)
 
     def end(self) -> str:
-        """Why there is no next step."""
+        """The reason why there is no next step."""
         if self._event(self.state.sequence + 1) is None:
             return "this is the end of the journal"
         return "this is as far as --until-seq or --until goes"
 
     def go(self, sequence: int) -> Step:
-        """Be after the event `sequence`, wherever that is. Raises ToolError if it is nowhere."""
+        """Go to the state after event `sequence`. Raises ToolError if there is no such event."""
         if sequence < 1:
             raise ToolError("the first event has the sequence 1")
         event = self._event(sequence)
@@ -96,7 +96,7 @@ class Timeline:
         return step
 
     def _is_behind(self, sequence: int, event: Any) -> bool:
-        """Whether an event is none that was asked for."""
+        """Whether an event is behind `until`."""
         return not self._until.reach(Batch(sequence, [event]))
 
     def _effect(self, event: Any) -> list[Change]:
@@ -112,9 +112,9 @@ class Timeline:
         return event
 
     def _event(self, sequence: int) -> Any:
-        """The event `sequence`, None behind the end. Keeps the rest of its segment at hand.
+        """The event `sequence`, None behind the end. Keeps the rest of its segment in memory.
 
-        Raises ToolError for one from before the oldest that there is, JournalError, OSError.
+        Raises ToolError for an event before the oldest one left, JournalError, OSError.
         """
         index = sequence - self._batch.first_sequence
         if not 0 <= index < len(self._batch.events):
@@ -129,7 +129,7 @@ class Timeline:
         return self._batch.events[index]
 
     def _move(self, sequence: int) -> None:
-        """Make the state that after the event `sequence`. On failure it stays what it was."""
+        """Set the state to the one after event `sequence`. On failure it stays as it was."""
         place = max((kept for kept in self._checkpoints if kept <= sequence), default=None)
         if place is None or sequence - place > CHECKPOINT_EVENTS:
             self.state = rebuild(self._reader, Point(sequence=sequence))
@@ -166,7 +166,7 @@ def _batch_from(reader: Reader, sequence: int) -> Batch | None:
 
 
 def print_steps(timeline: Timeline, count: int | None) -> None:
-    """All steps to the end, or so many."""
+    """Print all steps to the end, or the given number."""
     for step in islice(iter(timeline.forward, None), count):
         show(step)
 

@@ -1,4 +1,4 @@
-"""How `coild-replay` shows events, changes and states to people."""
+"""The text of `coild-replay` for events, changes and states."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _MARKS = {"gained": "+", "lost": "-", "moved": "~", "changed": "~"}
 
 
 def when(state: Projection) -> str:
-    """A state's time for people; the empty one has none."""
+    """A state's time as text; the empty state has none."""
     return format_local(state.time) if state.sequence else "before the first event"
 
 
 def summary(state: Projection) -> Iterator[str]:
-    """The lines that say what a state is like."""
+    """The lines that summarize a state."""
     yield f"state after event {state.sequence}, {when(state)}"
     yield f"digest {state.digest()}"
     for name, pool in state.pools.items():
@@ -70,7 +70,7 @@ def change_text(change: Change) -> str:
 
 
 def event_record(event: Any) -> dict[str, Any]:
-    """All of an event, for JSON: its type, and its fields by name."""
+    """An event for JSON: its type, and its fields by name."""
     fields = msgspec.structs.asdict(event)
     fields["time"] = format_utc(event.time)
     return {"type": type(event).__name__} | {
@@ -104,7 +104,7 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def _subnet_text(key: bytes) -> str:
-    """A subnet; bytes that are none, as they are."""
+    """A subnet as text; invalid bytes as they are."""
     try:
         subnet = Subnet.from_key(key)
         return str(subnet) if subnet.size else key.hex()

@@ -1,1 +1,1 @@
-"""`coild-verify`: whether a journal is whole, and what its head is."""
+"""`coild-verify`: checks that a journal is whole, and prints its head."""

@@ -1,4 +1,4 @@
-"""What a fault of a journal means, and what to do next."""
+"""Explains faults of a journal: their meaning, and advice what to do next."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _STATUS = {
 }
 
 
-#: What may have said that something was pruned.
+#: Faults of files that may have had the order to prune.
 _HIDING = {Kind.TORN, Kind.SEGMENT, Kind.MISSING, Kind.UNSUPPORTED, Kind.UNREADABLE}
 
 
 class Advice(NamedTuple):
-    """A fault, what it means, and what to do next."""
+    """A fault, its meaning, and the advice what to do next."""
 
     fault: Fault
     meaning: str
@@ -34,12 +34,12 @@ class Advice(NamedTuple):
 
     @property
     def status(self) -> int:
-        """The exit status that this alone gives."""
+        """The exit status of this fault alone."""
         return _STATUS.get(self.fault.kind, EXIT_CORRUPT)
 
 
 class Found(NamedTuple):
-    """What was found of a journal: `starts` is whether coild starts with it."""
+    """The findings on a journal: `starts` is whether coild starts with it."""
 
     directory: Path
     verified: Verified
@@ -48,7 +48,7 @@ class Found(NamedTuple):
 
 
 def explain(found: Found, fault: Fault) -> Advice:
-    """What a fault means, and what to do next."""
+    """The meaning of a fault, and the advice what to do next."""
     directory = found.directory
     journal = journal_option(directory)
     if fault.kind is Kind.TORN:

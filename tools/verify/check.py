@@ -1,4 +1,4 @@
-"""What `coild-verify` checks: the bytes, what the events say of the files, and a replay."""
+"""The checks of `coild-verify`: the bytes, the events' records of the files, and a replay."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from journal.format import list_snapshots, snapshot_path
 from tools.output import progress
 from tools.verify.deep import replay
 
-#: What does not keep the events from being replayed.
+#: Faults that do not prevent a replay.
 _REPLAYABLE = {Kind.TORN, Kind.INDEX}
 
 
 class Checked(NamedTuple):
-    """What a journal was found to be like, and all that is wrong with it."""
+    """The result of checking a journal, and all its faults."""
 
     verified: Verified
     faults: list[Fault]
@@ -30,7 +30,7 @@ class Checked(NamedTuple):
 def check(
     fs: FileSystem, directory: Path, *, anchor: Anchor | None = None, deep: bool = False
 ) -> Checked:
-    """Check a journal, which may be written to, compacted and pruned meanwhile.
+    """Check a journal, which may be written, compacted and pruned meanwhile.
 
     Raises OSError.
     """
@@ -58,7 +58,7 @@ def _check_files(fs: View, directory: Path, anchor: Anchor | None) -> Checked:
         fault = Fault(Kind.SEGMENT, error.file, error.offset, error.last_sequence, error.reason)
         return Checked(Verified(), [fault])
     faults = [*verified.faults, *_judge_snapshots(directory, verified)]
-    # Where the beginning is lost, that it is covered by no snapshot goes without saying.
+    # If the beginning is lost, it is not reported that no snapshot covers it.
     faults += list(_missing_beginning(fs, directory, verified)) or _missing_snapshot(
         fs, directory, verified
     )
@@ -68,11 +68,11 @@ def _check_files(fs: View, directory: Path, anchor: Anchor | None) -> Checked:
 
 
 def _judge_snapshots(directory: Path, verified: Verified) -> list[Fault]:
-    """Sort the snapshots by what the journal says of them; those it contradicts are faults."""
+    """Sort the snapshots by the journal's records; those that it contradicts are faults."""
     digests: dict[int, bytes] = {}
     for found in verified.events:
         if isinstance(found.event, SnapshotTaken):
-            # As for a start, the first record binds.
+            # As for a start, the first record counts.
             digests.setdefault(found.event.sequence, found.event.digest)
     whole = all(fault.kind is Kind.TORN for fault in verified.faults)
     faults = []
@@ -83,7 +83,7 @@ def _judge_snapshots(directory: Path, verified: Verified) -> list[Fault]:
             verified.unrecorded.append(snapshot)
             continue
         verified.snapshots.append(snapshot)
-        # Beside damage, the record may be in what is damaged.
+        # If the journal is damaged, the record may be in the damaged part.
         if recorded is not None and recorded.hex() != snapshot.digest:
             reason = f"its state has digest {snapshot.digest}, the journal says {recorded.hex()}"
             faults.append(Fault.of_snapshot(directory, snapshot.sequence, reason))
@@ -91,7 +91,7 @@ def _judge_snapshots(directory: Path, verified: Verified) -> list[Fault]:
 
 
 def _missing_beginning(fs: View, directory: Path, verified: Verified) -> Iterator[Fault]:
-    """What is wrong if the oldest segments are gone; nothing if that was ordered."""
+    """The fault if the oldest segments are missing; none if that was ordered."""
     before = verified.beginning.sequence
     pruned = pruned_through(verified)
     if pruned < before:
@@ -99,11 +99,11 @@ def _missing_beginning(fs: View, directory: Path, verified: Verified) -> Iterato
 
 
 def _missing_snapshot(fs: View, directory: Path, verified: Verified) -> Iterator[Fault]:
-    """What is wrong if history was pruned, and nothing says how the state was after that."""
+    """The fault if history was pruned, and no snapshot has the state after that."""
     before = verified.beginning.sequence
     if not before or pruned_through(verified) < before:
         return
-    # A bad one that is there was told.
+    # A bad snapshot was reported already.
     unrecorded = {snapshot.sequence for snapshot in verified.unrecorded}
     if any(
         file.sequence >= before and file.sequence not in unrecorded
@@ -122,7 +122,7 @@ def _missing_snapshot(fs: View, directory: Path, verified: Verified) -> Iterator
 
 
 def starts(fs: FileSystem, directory: Path) -> bool:
-    """Whether coild starts with the journal as it is: what it would read, without its changes."""
+    """Whether coild starts with the journal as it is; reads what a start reads, changes nothing."""
     state = Projection()
     try:
         opens(fs, directory, VOCABULARY, state.restore, state.apply_all)
@@ -132,6 +132,6 @@ def starts(fs: FileSystem, directory: Path) -> bool:
 
 
 def pruned_through(verified: Verified) -> int:
-    """The last event that the journal says was pruned; 0 if it does not say so of any."""
+    """The last event that was pruned by the journal's records; 0 if there is none."""
     orders = (found.event for found in verified.events if isinstance(found.event, HistoryPruned))
     return max((order.through for order in orders), default=0)

@@ -1,4 +1,4 @@
-"""`coild-verify` says whether a journal is whole, and what its head is."""
+"""`coild-verify` checks that a journal is whole, and prints its head."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _run(arguments: argparse.Namespace) -> int:
     advices = [explain(found, fault) for fault in faults]
     status = max((advice.status for advice in advices), default=EXIT_GOOD)
     if any(advice.status == EXIT_CORRUPT for advice in advices):
-        # What is known to be damaged is not excused by what cannot be judged.
+        # Known damage counts, even if other files cannot be judged.
         status = EXIT_CORRUPT
     if verified.unvouched:
         say_unvouched(directory, verified.unvouched)
@@ -172,7 +172,7 @@ def _tell(verified: Verified, advices: Sequence[Advice], status: int, *, deep: b
 
 
 def _gap(fault: Fault) -> dict[str, int | None]:
-    """What a missing segment takes with it."""
+    """The events of a missing segment."""
     if fault.gap is None:
         return {}
     return {"first-missing": fault.gap.first, "last-missing": fault.gap.last}

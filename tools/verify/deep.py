@@ -1,4 +1,4 @@
-"""`coild-verify --deep`: what only a replay finds."""
+"""`coild-verify --deep`: finds faults that need a replay."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tools.output import progress
 
 
 def replay(fs: View, directory: Path, verified: Verified) -> Iterator[Fault]:
-    """Replay from genesis, or from the oldest snapshot if history was pruned; what is wrong.
+    """Replay from genesis, or from the oldest snapshot if history was pruned; the fault, if any.
 
     Raises OSError.
     """
@@ -38,7 +38,7 @@ def replay(fs: View, directory: Path, verified: Verified) -> Iterator[Fault]:
         with progress("replaying") as update:
             for batch in reader.batches(state.sequence + 1, progress=update):
                 if broken := _apply(state, checker, batch.events):
-                    # It is no damage to the bytes: no file is to blame.
+                    # The bytes are not damaged, so no file is named.
                     yield Fault(Kind.CONTRADICTION, directory, 0, checker.sequence - 1, broken)
                     return
                 snapshot = snapshots.get(state.sequence)
@@ -54,7 +54,7 @@ def replay(fs: View, directory: Path, verified: Verified) -> Iterator[Fault]:
 
 
 def _apply(state: Projection, checker: Checker, events: Sequence[Any]) -> str | None:
-    """Apply the events to the state and to the books; what is wrong, if something is."""
+    """Apply the events to the state and to the books; the fault, if any."""
     try:
         for event in events:
             checker.check(event)
