@@ -95,14 +95,18 @@ def test_the_table_names_the_requests() -> None:
         for method, path in re.findall(r"`([A-Z]+) (/[^`]*)`", row)
     }
 
-    assert named == {(each.method, re.sub("<[a-z]+>", "<>", each.path)) for each in OPERATIONS}
+    assert named == {(each.method, re.sub("<[a-z]+>", "<>", each.path)) for each in OPERATIONS}, (
+        "each request has its row in README.md, and the other way round"
+    )
 
 
 def test_the_table_names_the_tools() -> None:
     """Each tool that reads a journal has its row, and what has a row is one."""
     chapter = README.split("\n## The audit trail\n")[1].split("\n## ")[0]
 
-    assert set(re.findall(r"(?m)^\| `coild-([a-z]+)", chapter)) == TOOLS.keys()
+    assert set(re.findall(r"(?m)^\| `coild-([a-z]+)", chapter)) == TOOLS.keys(), (
+        "each tool has its row in README.md, and the other way round"
+    )
 
 
 @pytest.mark.parametrize("page", PAGES)
