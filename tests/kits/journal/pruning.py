@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from coild.rules.events import HistoryPruned
+from journal import prune
 from journal.format.segments import list_history
 from tests.kits.journal.disks import FS, HookedFileSystem
 from tests.kits.journal.history import (
@@ -75,6 +76,16 @@ def interrupted_calls(
         if disk.left >= 0:
             return
     raise AssertionError("the question never ends")
+
+
+def legal_answers(main: Main, place: Path, through: list[int], *arguments: str) -> set[Answer]:
+    """What is answered before, between and after prunes, on a copy."""
+    pruned = Path(shutil.copytree(place, place.with_name("pruned")))
+    legal = {run_tool(main, pruned, *arguments)}
+    for sequence in through:
+        prune(FS, pruned, sequence)
+        legal.add(run_tool(main, pruned, *arguments))
+    return legal
 
 
 def ends(directory: Path) -> list[int]:

@@ -35,6 +35,7 @@ from tests.kits.journal.pruning import (
     archived_journal,
     ends,
     interrupted_calls,
+    legal_answers,
     run_tool,
 )
 from tests.kits.system.tool import records
@@ -64,50 +65,20 @@ interrupted = partial(interrupted_calls, main)
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-@pytest.mark.parametrize("gradually", [False, True])
+@pytest.mark.parametrize(("order", "gradually"), [(True, False), (True, True), (False, False)])
 def test_a_question_while_history_is_pruned(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, question: str, *, gradually: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, question: str, *, order: bool, gradually: bool
 ) -> None:
-    """Whenever files go, at once or one by one: an answer as before or after, with its notice."""
+    """Whenever files go, by order or not: an answer as before or after, with its notice."""
     place = tmp_path / "journal"
-    through = archived_journal(place, order=True)
-    arguments = QUESTIONS[question]
+    through = archived_journal(place, order=order)
     run(place, "10.64.0.1")  # makes the indexes
-    before = run(place, *arguments)[:2]
-    legal = {before}
-    pruned = Path(shutil.copytree(place, tmp_path / "pruned"))
-    for sequence in through:
-        prune(FS, pruned, sequence)
-        legal.add(run(pruned, *arguments)[:2])
+    legal = legal_answers(main, place, through, *QUESTIONS[question])
     steps = through if gradually else through[-1:]
     for _, answer in interrupted(
         monkeypatch,
         place,
         lambda copy: [partial(prune, FS, copy, to) for to in steps],
-        *arguments,
-    ):
-        assert answer[:2] in legal
-        if answer.status == 0:
-            assert PRUNED.fullmatch(answer.stderr) or not answer.stderr
-            assert answer.stderr or answer[:2] == before
-
-
-@pytest.mark.parametrize("question", QUESTIONS)
-def test_a_file_that_is_lost_without_an_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, question: str
-) -> None:
-    """What goes away under a question: an answer as before, or as after with its notice."""
-    place = tmp_path / "journal"
-    through = archived_journal(place, order=False)
-    pruned = Path(shutil.copytree(place, tmp_path / "pruned"))
-    legal = {run(place, *QUESTIONS[question])}
-    for sequence in through:
-        prune(FS, pruned, sequence)
-        legal.add(run(pruned, *QUESTIONS[question]))
-    for _, answer in interrupted(
-        monkeypatch,
-        place,
-        lambda copy: [partial(prune, FS, copy, through[-1])],
         *QUESTIONS[question],
     ):
         assert answer in legal
