@@ -25,8 +25,8 @@ from typing import Any, Protocol
 import msgspec
 
 from journal.errors import CompactionRunsError, JournalError
-from journal.format.archive import compress, decompress, errors_of, read_header
-from journal.format.chain import check_end, walk
+from journal.format.archive import compress, decompress, errors_of, header_of
+from journal.format.chain import read_one
 from journal.format.codec import MalformedError
 from journal.format.copies import check_continued, check_sealed, has_copy
 from journal.format.index import Keys
@@ -158,10 +158,8 @@ def index_sealed(
                 indexes.learn(batch.events)
     for file, successor in reversed(list(pairwise(files))):
         try:
-            with errors_of(successor):
-                following = read_header(fs, successor, vocabulary.schema)
-            with errors_of(file):
-                header = read_header(fs, file, vocabulary.schema)
+            following = header_of(fs, successor, vocabulary.schema)
+            header = header_of(fs, file, vocabulary.schema)
             end = indexes.look(file, header, following).end
         except (JournalError, OSError):
             if not file.archived:
@@ -250,16 +248,16 @@ def _snapshot(
         raise ValueError(f"no sealed segment ends with sequence {through}")
     # Every digest is checked before archiving: the archive may have the only copy one day.
     for done, (file, successor) in enumerate(zip(files, successors, strict=True), start=1):
-        (walked,) = walk(
+        walked, _ = read_one(
             fs,
-            [file],
+            file,
             vocabulary.schema,
+            position,
             decoder,
             state.apply_all,
-            start=position,
+            sealed=True,
             verify_chain=True,
         )
-        check_end(file, walked.found, sealed=True)
         check_continued(fs, walked, successor, vocabulary.schema)
         position = walked.end
         progress("snapshot", done, len(files))

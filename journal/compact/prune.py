@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from journal.compact.prepare import archive_lock
-from journal.format.archive import errors_of, read_header
+from journal.format.archive import header_of
 from journal.format.segments import SegmentFile, list_archive, list_history, opened
 from journal.format.snapshot import list_snapshots
 from journal.fs import FileSystem
@@ -81,7 +81,7 @@ def plan_pruning(
         too_old = policy.keep_age is not None and (
             # Every segment counts as at least 1 ns old, also one that is yet to be made, or that
             # was made while the clock was ahead.
-            min(_created(fs, successor, schema) if successor else now, now - 1)
+            min(header_of(fs, successor, schema).created if successor else now, now - 1)
             < now - policy.keep_age
         )
         too_many = policy.keep_bytes is not None and total > policy.keep_bytes
@@ -143,9 +143,3 @@ def size_of(fs: FileSystem, file: SegmentFile) -> int:
 def archive_bytes(fs: FileSystem, directory: Path) -> int:
     """The bytes of all archived segments."""
     return sum(size_of(fs, file) for file in list_archive(fs, directory))
-
-
-def _created(fs: FileSystem, file: SegmentFile, schema: int) -> int:
-    """When a segment was made: all events before it are older."""
-    with errors_of(file):
-        return read_header(fs, file, schema).created

@@ -302,3 +302,9 @@ def errors_of(file: SegmentFile, last: int | None = None) -> Iterator[None]:
         raise JournalCorruptError(file.path, error.offset, good, str(error)) from None
     except UnsupportedError as error:
         raise JournalUnsupportedError(file.path, str(error)) from None
+
+
+def header_of(fs: ReadOnlyFileSystem, file: SegmentFile, schema: int) -> SegmentHeader:
+    """The same as `read_header`, with errors that name the file: as `errors_of`; OSError."""
+    with errors_of(file):
+        return read_header(fs, file, schema)

@@ -6,11 +6,12 @@ has the digest of all its events, so a copy that ends with that digest has them 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from journal.errors import JournalCorruptError
-from journal.format.archive import CHUNK_BYTES, errors_of, open_segment, read_header, read_segment
+from journal.format.archive import CHUNK_BYTES, header_of, open_segment, read_header, read_segment
 from journal.format.chain import Position, Walked, check_succession, claimed_position, read_one
 from journal.format.codec import MalformedError, UnsupportedError
 from journal.format.segments import SegmentFile, archive_path
@@ -24,8 +25,7 @@ def check_continued(
 
     Raises JournalCorruptError and JournalUnsupportedError for the successor's header, too, OSError.
     """
-    with errors_of(successor):
-        header = read_header(fs, successor, schema)
+    header = header_of(fs, successor, schema)
     try:
         check_succession(successor, header, walked.end)
     except JournalCorruptError as error:
@@ -52,10 +52,8 @@ def beginnings(fs: ReadOnlyFileSystem, copies: Iterable[SegmentFile], schema: in
     """The positions before a segment, by the headers of its copies that can be read."""
     found = set()
     for copy in copies:
-        try:
+        with contextlib.suppress(MalformedError, UnsupportedError, OSError):
             found.add(claimed_position(read_header(fs, copy, schema)))
-        except (MalformedError, UnsupportedError, OSError):
-            continue
     return found
 
 

@@ -150,21 +150,18 @@ def check_size(size: int, bytes_max: int) -> None:
         raise TooLargeError(f"the file has {size} bytes; one of its kind has {bytes_max} at most")
 
 
-def read_part(fs: ReadOnlyFileSystem, path: Path, offset: int, size: int) -> bytes:
+def read_part(
+    fs: ReadOnlyFileSystem, path: Path, offset: int = 0, size: int = SEGMENT_BYTES_MAX
+) -> bytes:
     """Up to `size` bytes from `offset`; none if it is a directory, or a link to nowhere.
 
-    Raises OSError.
+    Unless a size is given, as many as a segment may have. Raises OSError.
     """
     try:
         with opened(fs, path) as fd:
             return fs.read(fd, min(size, max(0, fs.size(fd) - offset)), offset)
     except (FileNotFoundError, IsADirectoryError):
         return b""
-
-
-def read_if_file(fs: ReadOnlyFileSystem, path: Path) -> bytes:
-    """The bytes of `path`, up to the size of a segment; see `read_part`. Raises OSError."""
-    return read_part(fs, path, 0, SEGMENT_BYTES_MAX)
 
 
 def file_bytes(fs: ReadOnlyFileSystem, path: Path) -> int:

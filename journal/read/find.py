@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from journal.errors import JournalError
-from journal.format.archive import errors_of, read_header
+from journal.format.archive import header_of
 from journal.format.chain import check_succession
 from journal.format.codec import SegmentHeader
 from journal.format.index import Keys
@@ -73,8 +73,8 @@ def _search(
         events: list[Found] = []
         error: JournalError | OSError | None = None
         try:
-            header = _header_of(reader, file)
-            following = following or _header_of(reader, successor)
+            header = header_of(reader.fs, file, reader.schema)
+            following = following or header_of(reader.fs, successor, reader.schema)
             looked = indexes.look(file, header, following, tuple(wanted))
             events = [found for found in looked.events if matches(found.event)]
             check_succession(successor, following, looked.end)
@@ -110,8 +110,3 @@ def _search_tail(
     except (JournalError, OSError) as error:
         return _Part(found, error)
     return _Part(found)
-
-
-def _header_of(reader: Reader, file: SegmentFile) -> SegmentHeader:
-    with errors_of(file):
-        return read_header(reader.fs, file, reader.schema)

@@ -17,7 +17,7 @@ from journal.format.codec import (
     decode_header,
 )
 from journal.format.scan import find_frame, list_decoder
-from journal.format.segments import read_if_file
+from journal.format.segments import read_part
 from journal.fs import FileSystem
 
 
@@ -76,7 +76,7 @@ def lost_events(
     """The events that can be read in the bytes to remove. Raises OSError."""
     decoder = list_decoder(event_type)
     for file in lost:
-        data = read_if_file(fs, file.path)
+        data = read_part(fs, file.path)
         for frame in _intact(data, file.offset, schema):
             if frame.kind == EVENTS:
                 start = frame.offset + FRAME_HEADER_BYTES

@@ -37,7 +37,7 @@ from journal.format.segments import (
     SegmentFile,
     list_archive,
     list_history,
-    read_if_file,
+    read_part,
     segment_path,
 )
 from journal.format.snapshot import Snapshot, list_snapshots, read_snapshot
@@ -127,7 +127,7 @@ def plan_truncation(
         last_sequence=cut.last_sequence,
         lost=[
             lost_from(
-                read_if_file(fs, file.path),
+                read_part(fs, file.path),
                 file.path,
                 0 if number else cut.offset,
                 schema,
