@@ -77,7 +77,8 @@ def test_only_what_is_not_ascii_is_looked_at(show: Callable[[str], str]) -> None
         nonlocal calls
         calls += 1
 
-    # What others left behind is collected at any moment, and that has calls, too.
+    # The first use imports a codec; what others left behind is collected at any moment.
+    show("\u202e")
     gc.disable()
     sys.setprofile(count)
     try:
