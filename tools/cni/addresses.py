@@ -6,12 +6,12 @@ from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
 _FAMILIES = {4: AF_INET, 6: AF_INET6}
 _BITS = {4: 32, 6: 128}
-#: Of what may be called one network: 10.0.0.0 is inside of 8.0.0.0/6 only; fc00::/7 (RFC 4193).
+#: The shortest prefixes of a network: 10.0.0.0 is inside of 8.0.0.0/6 only; fc00::/7 (RFC 4193).
 _PREFIX_MIN = {4: 4, 6: 7}
 
 
 def version_of(text: str) -> int:
-    """4 or 6; 0 if it is no IP address."""
+    """4 or 6; 0 if it is not an IP address."""
     for version, family in _FAMILIES.items():
         try:
             inet_pton(family, text)
@@ -22,7 +22,7 @@ def version_of(text: str) -> int:
 
 
 def canonical(text: str) -> str:
-    """The one way to write the address. Raises ValueError."""
+    """The canonical text of the address. Raises ValueError."""
     version = version_of(text)
     if not version:
         raise ValueError(f"{text!r} is no IP address")
@@ -31,9 +31,9 @@ def canonical(text: str) -> str:
 
 
 def covering_prefix(address: str, other: str) -> int:
-    """Of the smallest subnet that has both, and neither first nor last; in bits.
+    """The prefix length of the smallest subnet that has both, neither as first nor as last.
 
-    A whole address's if there is none that could be a network's.
+    That of a single address if no network has both.
     """
     version = version_of(address)
     bits = _BITS[version]
@@ -41,7 +41,7 @@ def covering_prefix(address: str, other: str) -> int:
         return bits
     both = _number(version, address), _number(version, other)
     prefix = bits - (both[0] ^ both[1]).bit_length()
-    # RFC 3021: with 31 bits, there is no network's and no broadcast address.
+    # RFC 3021: with 31 bits, there is no network address and no broadcast address.
     while version == 4 and 0 < prefix < 31 and _is_at_an_edge(both, bits - prefix):
         prefix -= 1
     # The kernel makes no route to 0.0.0.0/N.
@@ -78,7 +78,7 @@ class Subnet:
         return _number(self.version, address) >> (_BITS[self.version] - self.prefix)
 
     def edges(self) -> tuple[str, ...]:
-        """What no host has of it, as coild.rules.addresses: IPv6 has an edge only at its start."""
+        """Its first and last address, which no host has; for IPv6 only the first."""
         bits = _BITS[self.version]
         if self.prefix >= bits - 1:
             return ()

@@ -1,4 +1,4 @@
-"""One request to coild, and its answer, over TCP or a unix socket, before a deadline."""
+"""A client for one request to coild, over TCP or a unix socket, with a deadline."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 _CHUNK = 65536
-#: No answer is longer: a garbage collection's names some 200,000 addresses at most.
+#: The longest answer is that of a GC, which names some 200,000 addresses at most.
 _ANSWER_BYTES_MAX = 64 * 1024 * 1024
-#: Python refuses to read numbers of thousands of digits.
+#: Python refuses to parse numbers of thousands of digits.
 _LENGTH_DIGITS_MAX = 10
-#: A unix socket whose queue is full says so at once, rather than let one wait.
+#: A unix socket whose queue is full fails at once instead of waiting.
 _RETRY_SECONDS = 0.01
-#: What a path takes as it is (RFC 3986, section 2.3); all else is percent-encoded.
+#: Characters that a path has as they are (RFC 3986, section 2.3); others are percent-encoded.
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
@@ -31,9 +31,9 @@ _HEXADECIMAL = frozenset(b"0123456789abcdef")
 
 
 class Coild:
-    """Where coild is, and until when an answer is waited for.
+    """The address of coild, and the deadline for its answers.
 
-    `journal` is the ID of its journal, which each of its answers has: empty before the first.
+    `journal` is the ID of its journal, which each answer has: empty before the first.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Coild:
         self._host = host
 
     def until(self, deadline: float) -> Coild:
-        """The same with another deadline, if that is sooner."""
+        """A copy with this deadline, if it is sooner."""
         sooner = min(deadline, self.deadline)
         same = Coild(self.where, self._places, self._host, sooner)
         same.journal = self.journal
@@ -83,9 +83,9 @@ class Coild:
             sock.close()
 
     def _connected(self) -> socket:
-        """Of the first place where somebody listens. Raises NoAnswerError.
+        """A connection to the first place that accepts one. Raises NoAnswerError.
 
-        From then on that place alone is asked: what listens at another may be another coild.
+        From then on only that place is asked: another coild may listen at another place.
         """
         reasons = []
         for place in self._places:
@@ -118,7 +118,7 @@ class Coild:
         return sock
 
     def _check_peer(self, sock: socket, path: str) -> None:
-        """Who listens must be root, this user, or who may put sockets into that directory."""
+        """The listening process must be of root, this user, or the directory's owner."""
         peer = int.from_bytes(sock.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)[4:8], byteorder)
         if peer in {0, geteuid()}:
             return
@@ -178,7 +178,7 @@ class Coild:
 
 
 def _reason(error: OSError) -> str:
-    # A time-out is one, without a number.
+    # A time-out is an OSError without a number.
     return error.strerror or "no answer in time"
 
 
@@ -198,9 +198,9 @@ def _field(fields: list[bytes], wanted: bytes) -> bytes:
 
 
 def _clock_name() -> str:
-    """Which clock time.monotonic() is: the boot ID and the time namespace, after a space.
+    """The name of the clock of time.monotonic(): boot ID and time namespace, after a space.
 
-    Empty where that is not known. As `coild.allocation.deadline` has it, which imports more.
+    Empty if it is not known. The same as in `coild.allocation.deadline`, which imports more.
     """
     try:
         with open("/proc/sys/kernel/random/boot_id", "rb") as file:  # noqa: PTH123 - pathlib takes longer than this
@@ -215,7 +215,7 @@ def _clock_name() -> str:
 
 
 def is_encodable(text: str) -> bool:
-    """Whether it is text: JSON can write half of a character (a lone surrogate)."""
+    """Whether the text can be encoded: JSON can write half of a character (a lone surrogate)."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
@@ -236,13 +236,13 @@ def locate(text: str, deadline: float) -> Coild:
         raise ValueError(f"{text!r} must be {rule}: an IP address or localhost, and a port")
     places: tuple[tuple[int, Any], ...] = ((AF_INET6 if bracketed else AF_INET, (address, number)),)
     if host == "localhost":
-        # As coild has it: both families, of which not every machine has each.
+        # As in coild: both families, but not every machine has both.
         places = (AF_INET, ("127.0.0.1", number)), (AF_INET6, ("::1", number))
     return Coild(text, places, f"{host}:{port}", deadline)
 
 
 def container_path(key: str) -> str:
-    """The path of GET for one container, whichever pod it is of."""
+    """The path of GET for one container, whatever its pod."""
     return f"/containers/{quoted(key)}"
 
 
@@ -254,7 +254,7 @@ def holder_path(namespace: str, pod: str, key: str) -> str:
 def quoted(text: str) -> str:
     """The text as one part of a path."""
     if text in {".", ".."}:
-        # Some servers take them for steps in the path.
+        # Some servers interpret them as relative path segments.
         return text.replace(".", "%2E")
     data = text.encode()
     return "".join([chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in data])

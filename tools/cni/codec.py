@@ -11,12 +11,12 @@ _SPACE = " \t\n\r"
 
 
 def _refuse(name: str) -> float:
-    """NaN and its like are no JSON (RFC 8259, section 6)."""
+    """NaN and infinities are not JSON (RFC 8259, section 6)."""
     raise ValueError(f"{name} is no JSON number")
 
 
 class _Context:
-    """What the C scanner asks of a decoder."""
+    """The attributes of a decoder that the C scanner uses."""
 
     strict = True
     object_hook = None
@@ -40,7 +40,7 @@ except (ImportError, AttributeError, TypeError):  # an interpreter without the C
 
 
 def decode(data: bytes) -> Any:
-    """The value that is written in `data`. Raises ValueError, saying what is wrong."""
+    """The value in the JSON text `data`. Raises ValueError with the reason."""
     text = data.decode()
     start = len(text) - len(text.lstrip(_SPACE))
     try:

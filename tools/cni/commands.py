@@ -71,8 +71,8 @@ def add(config: Config, attachment: Attachment) -> dict[str, Any]:
 def delete(config: Config, attachment: Attachment) -> bool:
     """Release the container's addresses; whether coild answered.
 
-    Whatever the configuration is by now, the container ID and the interface say which: those of
-    both families. What coild cannot be told of now is kept. Raises CniError if that fails too.
+    Releases both families by container ID and interface, whatever the configuration is by now. If
+    coild does not answer, the release is kept in the spool. Raises CniError if that fails too.
     """
     reason = _release(config, [attachment.key, attachment.ipv6_key])
     if not reason:
@@ -84,7 +84,7 @@ def delete(config: Config, attachment: Attachment) -> bool:
 
 
 def check(config: Config, attachment: Attachment) -> None:
-    """Whether the container holds what prevResult says. Raises CniError, NoAnswerError."""
+    """Check that the container holds prevResult's addresses. Raises CniError, NoAnswerError."""
     expected = _previous(config)
     held: dict[str, str] = {}
     for key in (attachment.key, attachment.ipv6_key):
@@ -107,14 +107,14 @@ def check(config: Config, attachment: Attachment) -> None:
 
 
 def _release(config: Config, container_ids: list[str]) -> str:
-    """Tell coild of a release; why it has to be told again, if so."""
+    """Send a release to coild; the reason why it has to be sent again, if any."""
     try:
         status, error, _ = release(config.coild, container_ids)
     except NoAnswerError as failure:
         return str(failure)
     if status == 200:
         return ""
-    # Coild takes every container that it may have given an address to: this has to be told again.
+    # Coild accepts every container that it may have given an address: this has to be sent again.
     return error or f"coild answered {status}"
 
 
@@ -124,7 +124,7 @@ def _undo(config: Config, attachment: Attachment, key: str) -> None:
         try:
             keep(config, attachment, key, reason)
         except CniError as error:
-            # What made this necessary is told; the runtime's DEL comes yet.
+            # The error that made this necessary is reported; the runtime's DEL will follow.
             notice(error.msg)
 
 
@@ -137,6 +137,6 @@ def _previous(config: Config) -> list[str]:
         address = entry.get("address") if isinstance(entry, dict) else None
         if isinstance(address, str):
             written = address.partition("/")[0]
-            # Others write an address in other ways.
+            # Other plugins may write the same address differently.
             found.append(canonical(written) if version_of(written) else written)
     return found

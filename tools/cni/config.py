@@ -1,4 +1,4 @@
-"""The network configuration on stdin: what every command needs of it."""
+"""The network configuration on stdin, as far as every command needs it."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _KEYS = frozenset(
         *("routes", "resolvConf", "timeout", "spool"),
     }
 )
-#: What a runtime asks of an IPAM plugin besides (CNI's CONVENTIONS.md). `mac` and its like are the
+#: A runtime's other requests to an IPAM plugin (CNI's CONVENTIONS.md). `mac` and its like are the
 #: interface plugin's, which reads the same configuration.
 _RUNTIME_KEYS = ("ips", "ipranges", "dns")
 _ARGUMENT_KEYS = ("ips",)
-#: What to do where that was asked for.
+#: The advice on such a request.
 NO_CHOICE = "coild chooses the address: take this out of the configuration or of the pod"
 _NO_DNS = "name a file as ipam.resolvConf, or dns in the configuration; take this out of it"
 
-#: Root's own: over TCP, any local user could answer in the place of a coild that is down.
+#: A socket that only root can bind: over TCP, any local user could answer for a coild that is down.
 DEFAULT = "unix:/run/coild/coild.sock"
-#: Where releases are left for a coild that is down.
+#: Where releases are kept for a coild that is down.
 _SPOOL = "/var/lib/coild/spool"
 _NAME_LENGTH_MAX = 253
 _TIMEOUT_SECONDS = 10
@@ -48,7 +48,7 @@ class Config:
     """A network configuration: `network` is its name, `families` those of `address-type`."""
 
     def __init__(self, document: dict[str, Any], command: str) -> None:
-        """Check what all commands need. Raises CniError, naming the key."""
+        """Check the keys that all commands need. Raises CniError, naming the key."""
         self.document = document
         self.version = _version(document, command)
         network = document.get("name")
@@ -65,9 +65,9 @@ class Config:
         if not isinstance(ipam, dict):
             raise CniError(INVALID_CONFIG, "ipam is missing: it must be an object with a type")
         self.ipam: dict[str, Any] = ipam
-        # What DEL can do without keeps no container from going.
+        # A wrong key that DEL does not need does not prevent it.
         strict = command != "DEL"
-        #: Whether the configuration says which families there are to be.
+        #: Whether the configuration names the families.
         self.names_families = "address-type" in ipam
         self.families = _families(ipam, strict=strict)
         self.timeout = _timeout(ipam, strict=strict)
@@ -83,7 +83,7 @@ class Config:
             raise CniError(INVALID_CONFIG, f"ipam.coild: {error}") from None
 
     def refuse_unknown(self) -> None:
-        """Raise CniError for what the configuration asks for and nobody would do."""
+        """Raise CniError for options in the configuration that no plugin would carry out."""
         unknown = [
             key for key, value in self.ipam.items() if key not in _KEYS and value is not None
         ]
@@ -111,7 +111,7 @@ class Config:
 
 
 def _families(ipam: dict[str, Any], *, strict: bool) -> tuple[int, ...]:
-    """Those of `address-type`; both if it is wrong and nobody is `strict` about that."""
+    """The families of `address-type`; both if it is wrong and `strict` is not set."""
     value = ipam.get("address-type", "ipv4")
     if isinstance(value, str) and value in FAMILIES:
         return FAMILIES[value]
@@ -121,7 +121,7 @@ def _families(ipam: dict[str, Any], *, strict: bool) -> tuple[int, ...]:
 
 
 def _timeout(ipam: dict[str, Any], *, strict: bool) -> float:
-    """Seconds; the default if it is wrong and nobody is `strict` about that."""
+    """The timeout in seconds; the default if it is wrong and `strict` is not set."""
     value = ipam.get("timeout", _TIMEOUT_SECONDS)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if number and _TIMEOUT_SECONDS_MIN <= value <= _TIMEOUT_SECONDS_MAX:
@@ -133,7 +133,7 @@ def _timeout(ipam: dict[str, Any], *, strict: bool) -> float:
 
 
 def _asks(value: Any) -> bool:
-    """Whether there is anything in it: runtimes in Go pass what nobody asked for as empty lists."""
+    """Whether an option is set: runtimes in Go pass unset ones as empty lists."""
     return any(map(_asks, value.values())) if isinstance(value, dict) else bool(value)
 
 
@@ -159,13 +159,13 @@ def read_document(data: bytes) -> dict[str, Any]:
 
 
 def answer_version(document: object) -> str:
-    """The version to answer in: that of the configuration if it is known, else the newest."""
+    """The version of the answer: that of the configuration if it is supported, else the newest."""
     version = document.get("cniVersion") if isinstance(document, dict) else None
     return version if isinstance(version, str) and version in VERSIONS else VERSIONS[-1]
 
 
 def wrong(ipam: dict[str, Any], key: str, rule: str) -> CniError:
-    """What to raise for a key of `ipam` that does not follow its rule."""
+    """The error for a key of `ipam` that does not follow its rule."""
     return CniError(INVALID_CONFIG, f"ipam.{key} is {_shown(ipam, key)}: it must be {rule}")
 
 
@@ -174,12 +174,12 @@ def _shown(document: dict[str, Any], key: str) -> str:
 
 
 def _version(document: dict[str, Any], command: str) -> str:
-    """The version to answer in. Raises CniError if it cannot be, or does not have the command."""
+    """The version of the answer. Raises CniError if it is unsupported or lacks the command."""
     if command == "DEL":
-        # No result depends on it, and what it is about is in the environment in all versions: the
-        # address goes by whatever configuration the runtime has kept.
+        # The result does not depend on the version, and the container is in the environment in all
+        # versions: DEL works with whatever configuration the runtime has kept.
         return answer_version(document)
-    # Without one, it is a configuration of before 0.2.0 (CNI spec 0.2.0, section "Versioning").
+    # Without a version, it is a configuration from before 0.2.0 (CNI spec 0.2.0, "Versioning").
     version = document.get("cniVersion", "0.1.0")
     if not isinstance(version, str):
         raise CniError(

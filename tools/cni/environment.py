@@ -1,4 +1,4 @@
-"""What the runtime says in the environment: the command, the container and its pod."""
+"""The runtime's environment variables: the command, the container and its pod."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ REQUIRED = {
 }
 #: Linux: IFNAMSIZ is 16, with the NUL.
 _IFNAME_BYTES_MAX = 15
-#: As coild has it for container IDs and for the names of pods.
+#: The limits of coild for container IDs and for the names of pods.
 _KEY_LENGTH_MAX = 256
 _NAME_LENGTH_MAX = 253
 _ALPHANUMERIC = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
 _WORD = _ALPHANUMERIC | frozenset("_.-")
-#: What runtimes pass of a pod. Only the first two tell coild something.
+#: The keys about a pod that runtimes pass. coild only uses the first two.
 _KNOWN_ARGS = {"K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID"}
-#: What the reference plugin `static` is asked for so: not to be dropped, even with IgnoreUnknown.
+#: Requests to the reference plugin `static`: never ignored, even with IgnoreUnknown.
 _ASKED_ARGS = ("IP", "SUBNET", "GATEWAY")
 _TRUTH = {"1": True, "true": True, "0": False, "false": False}
 
@@ -42,7 +42,7 @@ def variable(name: str) -> str:
 
 
 def is_word(text: str) -> bool:
-    """Whether it is what the specification calls a container ID, or a network's name."""
+    """Whether the specification allows it as a container ID or a network's name."""
     return bool(text) and text[0] in _ALPHANUMERIC and _WORD.issuperset(text)
 
 
@@ -52,7 +52,7 @@ def attachment_key(container_id: str, ifname: str) -> str:
 
 
 def ipv6_key(container_id: str, ifname: str) -> str:
-    """The one of its IPv6 address, if it has addresses of both families."""
+    """Coild's container ID of its IPv6 address, if it has addresses of both families."""
     return f"{container_id}/{ifname}/ipv6"
 
 
@@ -77,10 +77,10 @@ class Attachment:
                 f"CNI_CONTAINERID is too long: {len(container_id)} characters, and with the "
                 f"interface coild takes {_KEY_LENGTH_MAX}",
             )
-        #: What CNI_ARGS asks for that coild does not do, as NAME=VALUE.
+        #: Requests in CNI_ARGS that coild does not support, as NAME=VALUE.
         self.asked: list[str] = []
         self.pod_namespace = "default"
-        # podman and ctr name no pod.
+        # podman and ctr pass no pod.
         self.pod_name = container_id[:_NAME_LENGTH_MAX]
         try:
             self._read_arguments(_arguments(variable("CNI_ARGS")))
@@ -100,7 +100,7 @@ class Attachment:
 
 
 def command() -> str:
-    """The command, when all that it requires is there. Raises CniError."""
+    """The command, if all variables that it requires are set. Raises CniError."""
     name = variable("CNI_COMMAND")
     if not name:
         raise _invalid("required environment variable CNI_COMMAND is not set")
@@ -115,7 +115,7 @@ def command() -> str:
 
 
 def _check_ifname(name: str) -> None:
-    """CNI spec 1.1.0, section "Parameters": what Linux takes as an interface's name."""
+    """CNI spec 1.1.0, section "Parameters": a name that Linux allows for an interface."""
     if len(name.encode()) > _IFNAME_BYTES_MAX or name in {".", ".."} or "/" in name or ":" in name:
         wrong = True
     else:
@@ -137,7 +137,7 @@ def _check_name(name: str, value: str) -> None:
 
 
 def _arguments(text: str) -> dict[str, str]:
-    """CNI_ARGS as libcni reads them: none may be unknown, unless IgnoreUnknown is set."""
+    """CNI_ARGS as libcni reads them: unknown ones are errors, unless IgnoreUnknown is set."""
     found: dict[str, str] = {}
     ignored = False
     unknown = []

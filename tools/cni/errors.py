@@ -1,4 +1,4 @@
-"""What a plugin fails with: the specification's codes and its own; and what it says besides."""
+"""Errors of the plugin: the specification's codes and its own; and notices on stderr."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ TRY_AGAIN_LATER = 11
 #: CNI spec 1.1.0, section "STATUS".
 NOT_AVAILABLE = 50
 LIMITED_CONNECTIVITY = 51
-#: From 100 on the codes are the plugin's: coild refuses, and would refuse it again.
+#: Codes from 100 on are the plugin's own: coild refuses, and would refuse it again.
 REFUSED = 100
 #: The address that is held is not the one in prevResult.
 OTHER_ADDRESS = 101
-#: What libcni calls an internal error: a bug.
+#: libcni's code for an internal error: a bug.
 INTERNAL = 999
 
 
 class CniError(Exception):
-    """The command failed. `msg` says what is wrong, `details` what to do, where there is more."""
+    """The command failed. `msg` says why, `details` what to do, if there is something."""
 
     def __init__(self, code: int, msg: str, details: str = "") -> None:
         super().__init__(msg)
@@ -34,11 +34,11 @@ class CniError(Exception):
 
 
 class NoAnswerError(Exception):
-    """Nobody answered as coild does; one line that says who was asked, and what happened."""
+    """There was no answer of a coild; one line with the address and the reason."""
 
 
 def notice(text: str) -> None:
-    """Tell people something: runtimes log what a plugin writes to stderr, or drop it."""
+    """Write a notice to stderr, which runtimes log or drop."""
     try:  # noqa: SIM105 - contextlib takes longer to import than this
         write(2, f"coild-ipam: {text}\n".encode(errors="backslashreplace"))
     except OSError:

@@ -1,4 +1,4 @@
-"""Reading what may be under a name: a device without an end, a pipe that nobody writes to."""
+"""Reads a file whose name may lead to something else: an endless device, a pipe without writer."""
 
 from __future__ import annotations
 

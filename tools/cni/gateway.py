@@ -1,10 +1,10 @@
-"""The gateway of pods where the configuration names none.
+"""The gateway of pods if the configuration names none.
 
-For IPv6, `fe80::1`: a link-local address is on every link. For IPv4, plugins like `ptp` want a
-gateway in the subnet of the pod's address: they put that on the node's end of each pair, and have
-the pod send everything there. A pool may name one. Where it does not, the node takes one from
-coild, once, as a container does: the journal shows whose it is. Coild gives it back when all pools
-name theirs, and no container is left that may need it.
+For IPv6, it is `fe80::1`, as a link-local address is on every link. For IPv4, plugins like `ptp`
+need a gateway in the subnet of the pod's address: they put it on the node's end of each pair, and
+have the pod send all traffic there. If the pool names none, the plugin allocates an address from
+coild for the node, once, as for a container, so the journal shows whose it is. Coild releases it
+when all pools name a gateway, and no container is left that may need it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 #: On every link (RFC 4291, section 2.5.6).
 IPV6_GATEWAY = "fe80::1"
-#: Coild's container ID of the node's own address, and its network. A runtime's begin with a letter
-#: or a digit: so it is no container's, and no garbage collection's.
+#: Coild's container ID of the node's own address, and its network. A runtime's IDs begin with a
+#: letter or a digit, so no container has this one, and no garbage collection releases it.
 NODE_KEY = "@coild-ipam/gateway"
 _NETWORK = "@coild-ipam"
 _DEFAULT_POOL = "default"
@@ -33,7 +33,7 @@ _HINT = (
 
 
 class Node:
-    """Who holds it, as coild has it."""
+    """The node as the holder of an address."""
 
     pod_name = "coild-ipam"
 
@@ -42,23 +42,23 @@ class Node:
 
 
 def node_gateway(config: Config, pool: str, subnet: Subnet) -> str:
-    """An IPv4 address of the node's, in the pod's subnet if one is to be had. Raises what ADD does.
+    """An IPv4 address of the node, in the pod's subnet if possible. Raises as `commands.add`.
 
-    One a pool does for all, but where its subnets were changed since, or are several.
+    One per pool is enough, unless its subnets were changed since, or it has several.
     """
     first = NODE_KEY if pool == _DEFAULT_POOL else f"{NODE_KEY}/{pool}"
     failure: CniError | None = None
     found = ""
     for key in (first, f"{NODE_KEY}/{pool}/{subnet.text}"):
         try:
-            # A namespace that is called like a pool has that.
+            # The namespace with the pool's name gets addresses of that pool.
             gateway = _held(config, key, Node(pool))
         except CniError as error:
             failure = error
             continue
         if gateway in subnet:
             return gateway
-        # It may be of one network with the pod's, if a larger one.
+        # A larger network may have both this address and the pod's.
         if covering_prefix(subnet.first, gateway) < _BITS:
             found = gateway
         else:
@@ -73,6 +73,6 @@ def node_gateway(config: Config, pool: str, subnet: Subnet) -> str:
 def _held(config: Config, key: str, node: Node) -> str:
     address = held_address(config.coild, node, key)
     if address is None:
-        # None of its subnet's edges either.
+        # Not the first or last address of its subnet either.
         address = allocate(config.coild, node, 4, key, _NETWORK, details=True).address
     return address

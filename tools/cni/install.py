@@ -1,11 +1,11 @@
-"""`coild-ipam --install`: the executable, and the library that it imports, into a directory.
+"""`coild-ipam --install`: installs the executable and its library into a directory.
 
     DIR/coild-ipam                      a few lines that import from the library that they name
     DIR/coild-ipam.lib/VERSION-XXXXXX/  the modules, compiled
 
-A script is compiled at each start, and modules are not. The executable is renamed into its place
-last, and names a library of its own that is never changed: a plugin that runs meanwhile goes on
-with the one that it began with, which a later installation removes.
+Python compiles a script at each start, but not modules. The executable is renamed into place
+last, and names its own library, which is never changed: a plugin that runs meanwhile goes on
+with the library that it began with, which a later installation removes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LIBRARY = f"{NAME}.lib"
 #: Where runtimes look for plugins unless told otherwise.
 DIRECTORY = Path("/opt/cni/bin")
 
-#: All that the executable may import of ours.
+#: The modules of this project that the executable may import.
 _MODULES = (
     "coild/__init__.py",
     "coild/config/parser.py",
@@ -40,12 +40,12 @@ _MODULES = (
     "tools/__init__.py",
 )
 _ROOT = Path(__file__).parent.parent.parent
-#: A plugin runs for 300 s at most; then nobody uses a library that was superseded so long ago.
+#: A plugin runs for 300 s at most, so none uses a library that was superseded longer ago.
 _SUPERSEDED_SECONDS = 3600
-#: What a kernel before 5.1 reads of the first line.
+#: The length of the first line that a kernel before 5.1 reads.
 _FIRST_LINE_BYTES_MAX = 127
 _PROBE_SECONDS = 30
-#: Many times what an executable of any version has.
+#: Many times the size of the executable of any version.
 _EXECUTABLE_BYTES_MAX = 1 << 16
 #: The oldest Python that runs the plugin.
 _PYTHON_MIN = (3, 9)
@@ -96,14 +96,14 @@ for path in sys.argv[1:]: py_compile.compile(path, doraise=True, invalidation_mo
 
 
 class InstallError(Exception):
-    """It cannot be installed; one line that says why and what to do."""
+    """The plugin cannot be installed; one line that says why and what to do."""
 
 
 def default_python() -> str:
     """The interpreter of this process itself, not of its virtual environment.
 
-    By the name `python3` beside it, if it has that: with the next version of the system's Python,
-    `python3.11` is gone.
+    If it is also named `python3`, by that name: after the next upgrade of the system's Python,
+    `python3.11` may be gone.
     """
     python = os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
     plain = str(Path(python).with_name("python3"))
@@ -111,7 +111,7 @@ def default_python() -> str:
 
 
 def install(directory: Path, python: str, *, unchecked: bool = False) -> tuple[Path, list[str]]:
-    """Install, unless it is installed just so; the executable, and what people should know.
+    """Install the plugin, unless exactly this is installed; the executable, and notices.
 
     `unchecked` takes an interpreter that is not here, but where the plugin runs. Raises
     InstallError, before anything is written if it is for the interpreter.
@@ -135,7 +135,7 @@ def install(directory: Path, python: str, *, unchecked: bool = False) -> tuple[P
         try:
             notices = _write_library(build, sources, python)
             if before and (directory / LIBRARY / before).is_dir():
-                # Counts from now on.
+                # Its age counts from now on.
                 os.utime(directory / LIBRARY / before)
             _publish(executable, _text(python, build.name))
         except BaseException:
@@ -199,7 +199,7 @@ def _text(python: str, build: str) -> bytes:
 
 
 def _build_of(executable: Path) -> str:
-    """The library that is in use; empty if there is none."""
+    """The build of the installed library; empty if there is none."""
     try:
         text = read_regular(str(executable), _EXECUTABLE_BYTES_MAX).decode(errors="replace")
     except (FileNotFoundError, ValueError):
@@ -221,7 +221,7 @@ def _is_installed(directory: Path, build: str, python: str, sources: dict[str, b
 
 
 def _has(path: Path, content: bytes) -> bool:
-    """Whether a file has just this content."""
+    """Whether a file has exactly this content."""
     try:
         return read_regular(str(path), len(content)) == content
     except ValueError:
@@ -229,8 +229,8 @@ def _has(path: Path, content: bytes) -> bool:
 
 
 def _write_library(build: Path, sources: dict[str, bytes], python: str) -> list[str]:
-    """Write and compile, durably; what people should know."""
-    # As everything beside it: a plugin may be looked at by anybody.
+    """Write and compile the library, durably; notices."""
+    # Like the other plugins, it may be read by every user.
     build.chmod(0o755)
     paths = [build / name for name in sources]
     for name, content in sources.items():
@@ -247,7 +247,7 @@ def _write_library(build: Path, sources: dict[str, bytes], python: str) -> list[
 
 
 def _compile(paths: list[Path], python: str) -> list[str]:
-    """Compile by the interpreter that will run it, which may be one that is not here."""
+    """Compile with the interpreter that will run it, which may not be on this machine."""
     if os.path.realpath(python) == os.path.realpath(default_python()):
         for path in paths:
             mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
@@ -262,7 +262,7 @@ def _compile(paths: list[Path], python: str) -> list[str]:
 
 
 def _publish(executable: Path, text: bytes) -> None:
-    """Put the executable into its place at once, durably."""
+    """Put the executable in place, atomically and durably."""
     fd, name = tempfile.mkstemp(prefix=f".{NAME}-", dir=executable.parent)
     try:
         with os.fdopen(fd, "wb") as file:
@@ -278,7 +278,7 @@ def _publish(executable: Path, text: bytes) -> None:
 
 
 def _remove_superseded(library: Path, kept: set[str]) -> None:
-    """Remove what no running plugin can have begun with."""
+    """Remove the libraries that no running plugin can use."""
     for path in library.iterdir():
         if path.name not in kept and path.stat().st_mtime < time.time() - _SUPERSEDED_SECONDS:
             shutil.rmtree(path, ignore_errors=True)

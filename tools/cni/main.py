@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-# As os._exit, without importing os: nothing is left to be cleaned up, and that takes 2 ms.
+# As os._exit, without importing os: there is nothing to clean up, which would take 2 ms.
 from posix import _exit, isatty, read, write
 
 from tools.cni.codec import encode
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 _CHUNK = 1 << 16
-#: The longest is a garbage collection's: 600,000 attachments, three times as many as coild takes.
+#: The longest input is that of a GC: 600,000 attachments, three times as many as coild accepts.
 _STDIN_BYTES_MAX = 64 * 1024 * 1024
 
 
 def main() -> NoReturn:
-    """Run as what CNI_COMMAND says, or talk to the person who started this."""
+    """Run the command in CNI_COMMAND, or the command line of a user."""
     if is_for_people():
         from tools.cni.people import talk  # noqa: PLC0415 - argparse and all, for no container
 
@@ -38,7 +38,7 @@ def main() -> NoReturn:
 
 
 def is_for_people() -> bool:
-    """Whether no runtime started this: without CNI_COMMAND, at a terminal or with arguments."""
+    """Whether a user started this: without CNI_COMMAND, at a terminal or with arguments."""
     try:
         return not variable("CNI_COMMAND") and (len(sys.argv) > 1 or isatty(0))
     except CniError:
@@ -61,7 +61,7 @@ def run() -> int:
 
 
 def _run(name: str, said: dict[str, Any]) -> None:
-    """`said` gets what the configuration said, for the error that may follow."""
+    """Run a command; `said` gets the configuration, for an error that may follow."""
     if name == "VERSION":
         _tell_versions()
         return
@@ -79,7 +79,7 @@ def _run(name: str, said: dict[str, Any]) -> None:
 
         attachment = Attachment(name)
         if name == "ADD":
-            # Before the spool is looked at: whatever happens there, the container can start.
+            # Before the spool is read: whatever happens there, the container can start.
             _print(add(config, attachment))
         elif name == "CHECK":
             check(config, attachment)
@@ -91,7 +91,7 @@ def _run(name: str, said: dict[str, Any]) -> None:
 
 
 def _tell_versions() -> None:
-    """VERSION, in the version that is asked for (CNI spec 1.1.0, section "VERSION")."""
+    """VERSION, in the requested version (CNI spec 1.1.0, section "VERSION")."""
     try:
         document = read_document(_read_all())
     except CniError:
@@ -135,5 +135,5 @@ def _fail(document: dict[str, Any], error: CniError) -> int:
     try:  # noqa: SIM105 - contextlib takes longer to import than this
         _print(answer)
     except CniError:
-        pass  # nobody reads it; the status says so
+        pass  # stdout has no reader; the status says so
     return 1

@@ -1,4 +1,4 @@
-"""GC and STATUS: what concerns no single container."""
+"""GC and STATUS, the commands that are not about a single container."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
     from tools.cni.config import Config
 
-#: The second is what the specification called it at first, and libcni still passes both.
+#: The second is the specification's first name for it; libcni still passes both.
 _VALID = ("cni.dev/valid-attachments", "cni.dev/attachments")
 #: The status of a request whose body is longer than coild reads.
 _TOO_LONG = 413
-#: A list that is too old to be judged is judged by a new sequence, so often.
+#: The number of tries with a new sequence, if the first is too old for coild to judge.
 _ATTEMPTS = 2
-#: Coild names no more of what it does not know.
+#: Coild names at most so many unknown containers.
 _UNKNOWN_MAX = 100
 
 
 def collect(config: Config) -> None:
-    """Have coild release what the runtime does not know of. Raises CniError, NoAnswerError.
+    """Have coild release addresses that the runtime does not list. Raises CniError, NoAnswerError.
 
-    While a GC runs, a runtime runs no ADD (CNI spec 1.1.0, section "Lifecycle & Ordering"), so the
-    sequence may be asked for after the list was made.
+    While a GC runs, a runtime runs no ADD (CNI spec 1.1.0, section "Lifecycle & Ordering"), so it
+    is safe to ask for the sequence after the list was made.
     """
     valid = _valid(config.document)
     for attempt in range(1, _ATTEMPTS + 1):
@@ -61,7 +61,7 @@ def collect(config: Config) -> None:
 
 
 def tell_status(config: Config) -> None:
-    """Whether an ADD would get an address now. Raises CniError."""
+    """Check that an ADD would get an address now. Raises CniError."""
     try:
         status, ready = config.coild.ask("GET", "/readyz")
     except NoAnswerError as error:
@@ -78,7 +78,7 @@ def tell_status(config: Config) -> None:
 
 def _valid(document: dict[str, Any]) -> list[str]:
     """Coild's container IDs of all attachments that are valid."""
-    # A runtime in Go that has no attachment passes null.
+    # A runtime in Go without attachments passes null.
     given = [[] if document[key] is None else document[key] for key in _VALID if key in document]
     rule = 'a list of objects like {"containerID": "...", "ifname": "eth0"}'
     if not given:
@@ -89,7 +89,7 @@ def _valid(document: dict[str, Any]) -> list[str]:
         )
     if not all(isinstance(each, list) for each in given):
         raise CniError(INVALID_CONFIG, f"{_VALID[0]} must be {rule}")
-    # Should the two differ, what either names is kept.
+    # If the two differ, attachments in either are kept.
     found: dict[str, None] = {}
     for item in [item for each in given for item in each]:
         container_id = item.get("containerID") if isinstance(item, dict) else None

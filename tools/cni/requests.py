@@ -1,4 +1,4 @@
-"""The requests to coild that commands are made of, and what its refusals mean to a runtime."""
+"""The commands' requests to coild, and the meaning of its refusals for a runtime."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tools.cni.environment import Attachment
 
     class Pod(Protocol):
-        """Who is named as the holder of an address: an attachment's pod, or the node."""
+        """The pod that is named as the holder of an address: an attachment's, or the node's."""
 
         pod_namespace: str
         pod_name: str
@@ -30,9 +30,9 @@ def keys(attachment: Attachment, families: tuple[int, ...]) -> list[tuple[int, s
 
 
 class Given:
-    """An address of coild's, with the pool and subnet that it is of and the gateway in that.
+    """An address from coild, with its pool, its subnet and that subnet's gateway.
 
-    These are empty where nobody asked; the gateway as well where the pool names none.
+    These are empty if they were not requested; the gateway also if the pool names none.
     """
 
     def __init__(self, answer: dict[str, Any], address: str, *, is_new: bool) -> None:
@@ -54,10 +54,10 @@ def allocate(
     details: bool = False,
     unusable: tuple[str, ...] = (),
 ) -> Given:
-    """Have coild give an address, or tell which it gave. Raises CniError, NoAnswerError.
+    """Get an address from coild, a new one or the held one. Raises CniError, NoAnswerError.
 
-    With `details`, the answer has a subnet, and the address is none of its edges; nor is it one of
-    those that are `unusable`, unless the container has it already.
+    With `details`, the answer has a subnet, and the address is neither its first or last nor
+    `unusable`, unless the container has it already.
     """
     body: dict[str, Any] = {
         "pod-namespace": pod.pod_namespace,
@@ -93,7 +93,7 @@ def allocate(
 
 
 class HeldAddress:
-    """A container that holds an address, as coild has it."""
+    """A container that holds an address, as coild knows it."""
 
     def __init__(self, answer: dict[str, Any], address: str) -> None:
         self.address = address
@@ -102,18 +102,18 @@ class HeldAddress:
         self.network = _text(answer, "network")
 
     def is_same(self, pod: Pod, network: str) -> bool:
-        """Whether it is the attachment that is meant.
+        """Whether it is this attachment.
 
-        Network, container ID and interface make one (CNI spec 1.1.0, section "Attachment"): the
-        pod's names are for people, and may be others in a repeated ADD. A container of another
-        network, or of a client that names none, is the same only by its names.
+        Network, container ID and interface identify it (CNI spec 1.1.0, section "Attachment"): the
+        pod's names are informative, and may differ in a repeated ADD. If the holder has another
+        network or none, the names have to be the same too.
         """
         names = self.pod_namespace, self.pod_name
         return self.network == network or names == (pod.pod_namespace, pod.pod_name)
 
 
 def held_by(coild: Coild, key: str) -> HeldAddress | None:
-    """What the container holds, whichever pod it is of. Raises CniError, NoAnswerError."""
+    """The holder with this container ID, whatever its pod. Raises CniError, NoAnswerError."""
     status, answer = coild.ask("GET", container_path(key))
     if status == 404:
         return None
@@ -138,10 +138,10 @@ def _held(coild: Coild, pod: Pod, key: str, query: str) -> dict[str, Any] | None
 
 
 def release(coild: Coild, container_ids: list[str], journal: str = "") -> tuple[int, str, bool]:
-    """Have coild release what these containers hold, whichever pods they are of.
+    """Have coild release the addresses of these containers, whatever their pods.
 
-    `journal` is the ID of the only one that may, if that is known. The status, the error that came
-    with it, and whether anything was released. Raises NoAnswerError.
+    Only the coild with the journal `journal` may, if that is given. Returns the status, its error,
+    and whether anything was released. Raises NoAnswerError.
     """
     body: dict[str, Any] = {"container-ids": container_ids}
     if journal:
@@ -151,13 +151,13 @@ def release(coild: Coild, container_ids: list[str], journal: str = "") -> tuple[
 
 
 def release_by_names(coild: Coild, pod_namespace: str, pod_name: str, key: str) -> tuple[int, str]:
-    """As `release`, if the container is of this pod. Raises NoAnswerError."""
+    """As `release`, if the container belongs to this pod. Raises NoAnswerError."""
     status, answer = coild.ask("DELETE", holder_path(pod_namespace, pod_name, key))
     return status, _error(answer)
 
 
 def refusal(status: int, answer: dict[str, Any]) -> CniError:
-    """What to raise for an answer that is not 200."""
+    """The error for an answer that is not 200."""
     code = TRY_AGAIN_LATER if status >= 500 else REFUSED
     return CniError(code, _error(answer) or f"coild answered {status}", f"coild answered {status}")
 

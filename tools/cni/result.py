@@ -1,4 +1,4 @@
-"""What ADD answers: addresses, gateways, routes and DNS as the configuration has them."""
+"""The result of ADD: addresses, gateways, routes and DNS by the configuration."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from tools.cni.requests import Given
 
 _DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
-#: CNI spec 1.1.0, section "ADD Success": what a route may have besides.
+#: CNI spec 1.1.0, section "ADD Success": the optional keys of a route.
 _ROUTE_NUMBERS = ("mtu", "advmss", "priority", "table", "scope")
 _DNS_LISTS = ("nameservers", "search", "options")
 
 
 class Layout:
-    """How addresses become a result, by family."""
+    """Makes a result from addresses, by family."""
 
     def __init__(self, config: Config) -> None:
         """Check the keys that only ADD needs. Raises CniError, naming the key."""
@@ -33,11 +33,11 @@ class Layout:
         self._dns = _dns(config)
 
     def wants_details(self, family: int) -> bool:
-        """Whether coild has to tell a subnet, for the configuration names none."""
+        """Whether coild has to give a subnet, because the configuration names none."""
         return family not in self._subnets
 
     def unusable(self, family: int) -> tuple[str, ...]:
-        """What no pod can have in this network: the gateway, and the edges of the subnet."""
+        """Addresses that no pod can have in this network: gateway, and the subnet's edges."""
         subnet, gateway = self._subnets.get(family), self._gateways.get(family)
         found = Subnet(subnet).edges() if subnet else ()
         return (*found, gateway) if gateway else found
@@ -70,7 +70,7 @@ class Layout:
                 "remove the container and start it again, it gets another"
             )
         if not subnet and gateway not in parsed and gateway != IPV6_GATEWAY:
-            # Of the smallest network that has both, for all of the pool's addresses the same.
+            # The smallest network that has both, which is the same for all of the pool's addresses.
             prefix = covering_prefix(address, gateway)
         entry: dict[str, Any] = {"address": f"{address}/{prefix}"}
         if self._version.startswith("0."):
@@ -80,7 +80,7 @@ class Layout:
         return entry
 
     def result(self, ips: list[dict[str, Any]]) -> dict[str, Any]:
-        """What an IPAM plugin prints: no interfaces (CNI spec 1.1.0, section 4)."""
+        """The result of an IPAM plugin, without interfaces (CNI spec 1.1.0, section 4)."""
         return {
             "cniVersion": self._version,
             "ips": ips,
@@ -121,7 +121,7 @@ class Layout:
 
 
 def _told_subnet(given: Given) -> Subnet:
-    """The subnet that coild tells. Raises ValueError."""
+    """The subnet in coild's answer. Raises ValueError."""
     try:
         found = Subnet(given.subnet)
     except ValueError:
@@ -135,7 +135,7 @@ def _told_subnet(given: Given) -> Subnet:
 
 
 def _by_family(ipam: dict[str, Any], key: str, families: tuple[int, ...]) -> dict[int, str]:
-    """The values of a key that has one, or a list with one a family."""
+    """The values of a key that has one, or a list with one per family."""
     value = ipam.get(key)
     if value is None:
         return {}
@@ -157,7 +157,7 @@ def _by_family(ipam: dict[str, Any], key: str, families: tuple[int, ...]) -> dic
 
 
 def _dns(config: Config) -> dict[str, Any]:
-    """The network's `dns`; what the file `ipam.resolvConf` says, if that is given."""
+    """The network's `dns`, or that of the file `ipam.resolvConf`, if it is given."""
     path = config.ipam.get("resolvConf")
     if path is not None and path != "":
         from tools.cni.resolv import read_resolv_conf  # noqa: PLC0415 - few name one

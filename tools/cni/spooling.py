@@ -1,4 +1,4 @@
-"""The spool as the commands use it; `coild.spool` is imported only if there is something to do."""
+"""The commands' use of the spool; `coild.spool` is imported only if it is needed."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
     from tools.cni.config import Config
     from tools.cni.environment import Attachment
 
-#: A container's start waits for no more than this.
+#: The longest time that a container's start waits for the spool.
 _DRAIN_SECONDS = 0.5
 _DRAINED_MAX = 64
 _JOURNAL_DIGITS = 32
-#: ENAMETOOLONG and ELOOP, without a module of their own: no directory can be there.
+#: ENAMETOOLONG and ELOOP, without importing errno: no directory can be there.
 _NOWHERE = (36, 40)
 
 
 def settle(config: Config, key: str) -> None:
-    """Apply the release of this container ID that is in the spool, before it is used again.
+    """Apply the release of this container ID in the spool, before the ID is used again.
 
-    On return there is none that this coild may be told of, and nobody is about to tell it. Raises
+    On return the spool has none for this coild, and no other process is applying one. Raises
     CniError, NoAnswerError.
     """
     if _is_empty(config.spool):
@@ -56,7 +56,7 @@ def settle(config: Config, key: str) -> None:
             return
         try:
             if not config.coild.journal:
-                # Any answer tells whose it is.
+                # Any answer has the ID of coild's journal.
                 config.coild.ask("GET", "/health")
             status, error = _told(config.coild, claim)
             if status != 200:
@@ -70,13 +70,13 @@ def settle(config: Config, key: str) -> None:
 
 
 def keep(config: Config, attachment: Attachment, key: str, reason: str) -> None:
-    """Leave a release to whoever reaches coild. Raises CniError if that cannot be kept either.
+    """Keep a release for the next process that reaches coild. Raises CniError if that fails too.
 
     An entry of the container's first ID stands for both.
     """
     from coild.spool import releases as spool  # noqa: PLC0415 - coild answers nearly always
 
-    # Without waiting any longer, if the time is over: an entry is held by others for moments only.
+    # Do not wait if the time is over: other processes hold an entry for moments only.
     deadline = max(config.coild.deadline, monotonic() + _DRAIN_SECONDS)
     journal = config.coild.journal or _remembered(config)
     try:
@@ -100,12 +100,12 @@ def keep(config: Config, attachment: Attachment, key: str, reason: str) -> None:
 
 
 def drain(config: Config) -> None:
-    """Apply what is in the spool, for a moment. Whatever happens, it is only told."""
+    """Apply entries of the spool, for a moment. Errors are only reported."""
     try:
         if not listdir(config.spool):
             return
     except OSError:
-        return  # who must write there, says what is wrong
+        return  # a DEL that has to write there reports the error
     from coild.spool import releases as spool  # noqa: PLC0415 - the spool is empty nearly always
 
     deadline = monotonic() + _DRAIN_SECONDS
@@ -135,7 +135,7 @@ class _EnoughError(Exception):
 
 
 def _apply(coild: Coild, claim: spool.Claim) -> bool:
-    """Whether coild still takes releases."""
+    """Apply an entry; whether coild still accepts releases."""
     status, error = _told(coild, claim)
     if status != 200:
         notice(f"the spool is left as it is: {error or status}")
@@ -143,12 +143,12 @@ def _apply(coild: Coild, claim: spool.Claim) -> bool:
 
 
 def _told(coild: Coild, claim: spool.Claim) -> tuple[int, str]:
-    """Tell coild of the release if it is for it, and what became of it to the entry.
+    """Send the release to coild if it is for this one, and note the outcome in the entry.
 
-    The status, and the error that came with it. Raises NoAnswerError, spool.SpoolError.
+    Returns the status and its error. Raises NoAnswerError, spool.SpoolError.
     """
     if not claim.marks:
-        # Of an older plugin: the daemon's that has this pod's container.
+        # An entry of an older plugin is for the daemon that has this pod's container.
         status, error = release_by_names(
             coild, claim.pod_namespace, claim.pod_name, claim.container_id
         )
@@ -156,7 +156,7 @@ def _told(coild: Coild, claim: spool.Claim) -> tuple[int, str]:
     elif claim.is_for(coild.journal, coild.where) or claim.may_be_for(coild.journal):
         status, error, had_any = release(coild, claim.container_ids, coild.journal)
     else:
-        return 200, ""  # another daemon's, who is told when it is reached
+        return 200, ""  # for another daemon, which gets it when it is reached
     if status == 200:
         claim.applied(claim.left(coild.journal, coild.where, had_any=had_any))
     elif status in {400, 404}:
@@ -170,9 +170,9 @@ def _tell_rejected(path: str) -> None:
 
 
 def _is_empty(directory: str) -> bool:
-    """Whether there surely is no entry: most often there is no directory, or nothing in it.
+    """Whether there is certainly no entry: usually the directory is missing or empty.
 
-    What this user may not even list has nothing of this user's: it is another runtime's.
+    A directory that this user may not list has no entry of this user: it is another runtime's.
     """
     try:
         return not listdir(directory)
@@ -186,9 +186,9 @@ def _is_empty(directory: str) -> bool:
 
 
 def remember(config: Config) -> None:
-    """Note whose journal is there, for a DEL that gets no answer. What goes wrong does not matter.
+    """Note the ID of coild's journal, for a DEL that gets no answer. Errors do not matter.
 
-    An entry that does not say whose it is takes longer to be applied, that is all.
+    An entry without that ID only takes longer to be applied.
     """
     if config.coild.journal == _remembered(config):
         return
@@ -200,7 +200,7 @@ def remember(config: Config) -> None:
         except FileExistsError:
             pass
         except FileNotFoundError:
-            # The spool's own parents, as the first release that is kept makes them.
+            # Make the spool's parents, as the first kept release does.
             from coild.spool.files import make  # noqa: PLC0415 - once on a node
 
             make(directory)
@@ -215,7 +215,7 @@ def remember(config: Config) -> None:
 
 
 def _remembered(config: Config) -> str:
-    """The ID of the journal that was there last; empty if that is not known."""
+    """The ID of the last coild's journal; empty if it is not known."""
     try:
         fd = open_file(_path_of_journal(config), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)
         try:
