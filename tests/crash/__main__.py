@@ -1,7 +1,7 @@
 """`just crash`: every campaign at full length, and a table of what was tried and what survived.
 
-Each part is a process of its own, so many at a time as there are cores. A part that fails is told
-with the end of its output; the parts themselves say how to get there again.
+Each part is its own process, as many at a time as there are cores. For a part that fails, the end
+of its output is printed; the parts themselves print how to reproduce a failure.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Part(NamedTuple):
     arguments: tuple[str, ...] = ()
 
     def command(self) -> list[str]:
-        """What is run."""
+        """The command line of the part."""
         if self.arguments:
             return [sys.executable, *self.arguments]
         # What takes minutes here has seconds in CI.
@@ -128,7 +128,7 @@ def _run(part: Part, report: Path) -> Ended:
 
 
 def _show(rows: Sequence[dict[str, Any]]) -> None:
-    """Print the table: faults that were put in last, for of them none shall survive."""
+    """Print the table; mutants come last, because none of them shall survive."""
     lines = [("tried", "survived", "what", "")]
     lines += [
         (f"{row['tried']:,}", f"{row['survived']:,}", row["part"], row["note"])

@@ -1,7 +1,7 @@
-"""Faults that are put into the journal on purpose, to see the campaign find them.
+"""Mutants: faults that are put into the journal on purpose, which the campaign must find.
 
-A fault is a text of the source that is replaced by another while it is switched on. A text that is
-not there any more is an error: so no fault is forgotten when the code changes.
+A fault replaces a text of the source by another while it is switched on. A text that is not in the
+source any more is an error, so no fault is forgotten when the code changes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from journal.write import segment_writer as log
 
 
 class Edit(NamedTuple):
-    """A text in the source of a function, and what stands there instead."""
+    """A text in the source of a function, and its replacement."""
 
     function: Any
     old: str
@@ -153,7 +153,7 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     ),
 }
 
-#: Faults that no crash brings to light.
+#: Faults that no crash reveals.
 HARMLESS: dict[str, tuple[Edit, ...]] = {
     # The length lies within one sector with its checksum or with what that covers: a crash leaves
     # both or neither. A rotten length leads to other bytes, which do not match the checksum.
@@ -162,12 +162,12 @@ HARMLESS: dict[str, tuple[Edit, ...]] = {
         Edit(codec.decode_frame, "segment[start + 8 :", "segment[start + 12 :"),
         Edit(scan.advance, "crc32(segment[offset + 8 :", "crc32(segment[offset + 12 :"),
     ),
-    # The damaged segment keeps the journal refused until it is replaced, which comes last.
+    # The journal is refused until the damaged segment is replaced, which comes last.
     "a repair takes the oldest segments first": (
         Edit(repair.truncate, "reversed(moved)", "moved"),
     ),
 }
-#: What only a disk that fails brings to light.
+#: Faults that only a failing disk reveals.
 OF_ERRORS: dict[str, tuple[Edit, ...]] = {
     "a flush that failed is tried again": (
         Edit(
@@ -195,7 +195,7 @@ OF_ERRORS: dict[str, tuple[Edit, ...]] = {
         ),
     ),
 }
-#: What only a second writer, a start that fails or moved files bring to light.
+#: Faults that only a second writer, a start that fails or moved files reveal.
 OF_CUSTODY: dict[str, tuple[Edit, ...]] = {
     "the lock is on its name only": (
         Edit(

@@ -14,17 +14,17 @@ LONG = os.environ.get(VARIABLE) == "long"
 
 
 def rounds(short: int, long: int) -> int:
-    """`short` or `long`, by what was asked for."""
+    """`short`, or `long` for `just crash`."""
     return long if LONG else short
 
 
 def report(part: str, tried: int, survived: int, note: str = "") -> None:
-    """Say what a part of the campaign tried and what survived: a row of the table."""
+    """Report what a part of the campaign tried and what survived: a row of the table."""
     _add({"part": part, "tried": tried, "survived": survived, "note": note, "fault": False})
 
 
 def report_fault(name: str, killed_by: str) -> None:
-    """Say what found a fault out that was put in on purpose; nothing, if it survived."""
+    """Report what found a mutant; nothing if it survived."""
     note = f"killed by: {killed_by}" if killed_by else "NOT FOUND OUT"
     _add({"part": name, "tried": 1, "survived": int(not killed_by), "note": note, "fault": True})
 

@@ -16,13 +16,13 @@ from tests.crash.scale import report
 
 #: Distinct disks that recovery is to be tried on.
 DISKS = 200_000
-#: Longer than so many take on a slow machine.
+#: Longer than that number takes on a slow machine.
 SECONDS_MAX = 1800.0
 FAILURES_SHOWN = 20
 
 
 class Row(NamedTuple):
-    """What was tried of one workload, all seeds together."""
+    """The disks tried of one workload, all seeds together."""
 
     runs: int = 0
     operations: int = 0
@@ -32,7 +32,7 @@ class Row(NamedTuple):
     failed: int = 0
 
     def plus(self, tried: Tried, states: int, deeper: int) -> Row:
-        """With one more run, of which so many states are new."""
+        """The row with one more run, which had so many new states."""
         return Row(
             self.runs + 1,
             self.operations + tried.moments,
@@ -91,7 +91,7 @@ def _run(names: list[str], seed: int, disks: int, deadline: float, jobs: int) ->
                 done.append(tried := future.result())
                 seen |= tried.digests | tried.deeper
             if len(seen) >= disks:
-                # No further runs; those that are under way are finished.
+                # Start no further runs; finish those under way.
                 deadline = min(deadline, time.monotonic())
             if sum(len(tried.failures) for tried in done) >= FAILURES_SHOWN:
                 deadline = 0.0

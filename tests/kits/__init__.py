@@ -1,1 +1,1 @@
-"""Tests of kits."""
+"""Helpers that several tests share."""

@@ -1,1 +1,1 @@
-"""What a whole daemon must keep under load."""
+"""The campaign against a whole daemon under load."""

@@ -1,7 +1,7 @@
-"""Something is done to the files of a daemon under load; what was answered is there afterwards.
+"""Changes files of a daemon under load, and checks that every confirmed event is kept.
 
 A schedule is one act on one target at one moment. The load goes on until the daemon ends or for a
-while; then the act is undone as an operator would, where that can be, and the daemon starts again.
+while; then the act is undone as an operator would, if possible, and the daemon starts again.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ ACTS = (
     "make read-only",
     *(("mount over", "fill") if ROOT else ()),
 )
-#: What holds the records of what was answered.
+#: Targets that have the confirmed events.
 _RECORDS = {"data directory", "journal", "open segment", "sealed segment", "snapshot", "archive"}
-#: What only a start looks at.
+#: Targets that only a start reads.
 _UNWATCHED = {"sealed segment", "snapshot", "archive"}
-#: Acts behind which an operator cannot put back what was there.
+#: Acts that an operator cannot undo.
 _TAKING = {"remove", "replace by a copy", "restore an older copy", "tar over"}
 
 
 class Schedule(NamedTuple):
-    """What is done to what, and how long after the load began."""
+    """An act, its target, and its time after the load began."""
 
     seed: int
     act: str
@@ -85,7 +85,7 @@ class Schedule(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A request that was answered with 200, or a release that was asked for only."""
+    """A request that was answered with 200, or a release that was only requested."""
 
     sent: float
     container: str
@@ -93,7 +93,7 @@ class Answer(NamedTuple):
 
 
 class Load:
-    """A few clients that allocate, and release every third; what they were answered."""
+    """A few clients that allocate, and release every third; and their answers."""
 
     def __init__(self, daemon: Daemon, socket: Path) -> None:
         self.allocated: list[Answer] = []
@@ -288,7 +288,7 @@ def done_to(path: Path, act: str, older: Path) -> contextlib.AbstractContextMana
 
 
 def run_schedule(schedule: Schedule, scratch: Path, prepared: Path, older: Path) -> str:
-    """Run a schedule, raising AssertionError for what was promised and does not hold.
+    """Run a schedule, raising AssertionError for a broken promise.
 
     How it ended: whether it was told and whether something was gone by the act itself.
     """

@@ -1,4 +1,4 @@
-"""Faults that are put into the daemon on purpose, to see its clients' histories find them."""
+"""Mutants: faults that are put into the daemon, which its clients' histories must find."""
 
 from __future__ import annotations
 

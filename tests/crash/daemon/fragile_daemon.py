@@ -1,10 +1,10 @@
-"""`coild` on a disk that loses, with the process, all that was not flushed.
+"""`coild` on a disk that loses all unflushed writes when the process ends.
 
     python -m tests.crash.daemon.fragile_daemon ARGUMENTS
 
 After `kill -9` the kernel still writes what a process left in the page cache. Here writes stay in
-the process until they are flushed, and a flush takes its time: so to kill it is to cut its power,
-at a moment when much is under way. COILD_TEST_FAULT names a fault of `daemon_faults` to switch on.
+the process until they are flushed, and a flush takes its time: so killing it is like a power cut
+while much is under way. COILD_TEST_FAULT names a fault of `daemon_faults` to switch on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _real_close = OsFileSystem.close
 
 
 class _Unflushed:
-    """What was written to each descriptor and is not flushed yet."""
+    """The writes to each descriptor that are not flushed yet."""
 
     def __init__(self) -> None:
         self._writes: dict[int, list[tuple[int, bytes]]] = {}

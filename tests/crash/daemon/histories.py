@@ -1,7 +1,7 @@
-"""Concurrent clients of a real daemon, what they were told, and when.
+"""Concurrent clients of a real daemon, with the answers they got, and when.
 
-Few containers, shared by all clients, on a pool with fewer addresses than containers: everything
-that can be refused is refused now and then. Some hang up, and sometimes the daemon is killed.
+Few containers, shared by all clients, on a pool with fewer addresses than containers: so each kind
+of refusal occurs now and then. Some clients hang up, and sometimes the daemon is killed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _HANGS_UP = 0.06
 
 
 class FragileDaemon(Daemon):
-    """A coild whose disk loses with the process what was not flushed."""
+    """A coild whose disk loses all unflushed writes when the process ends."""
 
     module = fragile_daemon.__name__
 
@@ -112,7 +112,7 @@ class _Client:
         self._connection: AsyncConnection | None = None
 
     async def run(self) -> None:
-        """Ask this and that, until the daemon is gone."""
+        """Send random requests until the daemon is gone."""
         kinds, weights = list(_WEIGHTS), list(_WEIGHTS.values())
         try:
             for _ in range(OPERATIONS):

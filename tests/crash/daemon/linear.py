@@ -1,7 +1,7 @@
-"""Whether what concurrent clients were told could have come from one thing done after another.
+"""Checks histories of concurrent clients for linearizability.
 
 A search after Wing and Gong with Lowe's memory: linearize any operation that no other one must
-precede, undo what leads nowhere, and never look twice at the same set of operations and state.
+precede, backtrack from dead ends, and never visit the same set of operations and state twice.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import NamedTuple
 
-#: An address that nobody was told of: of a request whose client hung up.
+#: An unknown address, of a request whose client hung up.
 UNTOLD = "?"
 
 #: The address of each container, in the order of their numbers; "" if it has none.
@@ -19,7 +19,7 @@ State = tuple[str, ...]
 
 
 class Kind(Enum):
-    """What was asked."""
+    """The kind of an operation."""
 
     POST = "POST"
     GET = "GET"
@@ -31,7 +31,7 @@ class Operation(NamedTuple):
     """A request and its answer, with the moments between which it took effect.
 
     `container` is a number; `answer` is an address, "" where there was none, 409 and 503 as text,
-    for STATUS the addresses of all containers, None if nobody was told; then `returned` is
+    for STATUS the addresses of all containers, None if the client got no answer; then `returned` is
     infinite, and it took effect later or never.
     """
 
@@ -50,13 +50,13 @@ class Model(NamedTuple):
 
     @property
     def initial(self) -> State:
-        """Nobody has an address."""
+        """No container has an address."""
         return ("",) * self.containers
 
     def steps(self, state: State, operation: Operation, told: frozenset[str]) -> Iterator[State]:
         """The states after `operation`, if its answer can be given in `state`.
 
-        `told` are the addresses that its container may turn out to have, if nobody was told.
+        `told` are the addresses that its container may turn out to have, if it got no answer.
         """
         container, answer = operation.container, operation.answer
         held = state[container]
@@ -106,7 +106,7 @@ def _with(state: State, container: int, address: str) -> State:
 def linearize(model: Model, operations: Sequence[Operation]) -> list[int] | None:
     """An order of the operations (their indexes) that explains every answer; None if there is none.
 
-    An operation that nobody was told of may be left out.
+    An operation without an answer may be left out.
     """
     told = _told(model, operations)
     everything = sum(1 << number for number, it in enumerate(operations) if it.returned < math.inf)
@@ -138,7 +138,7 @@ def _moves(
     done: int,
     state: State,
 ) -> Iterator[tuple[int, int, State]]:
-    """What may come next: the operation, all that are done then, and the state."""
+    """The possible next steps: the operation, all that are done then, and the state."""
     left = [number for number in range(len(operations)) if not done >> number & 1]
     # Whatever began after another had returned comes after it.
     deadline = min((operations[number].returned for number in left), default=math.inf)

@@ -1,7 +1,7 @@
-"""Millions of operations on one daemon: what it holds at the end, and how quick it is still.
+"""Millions of operations on one daemon, to compare memory, open files and latency over time.
 
 The held addresses go up to a number and back to none, again and again, while segments roll over and
-compactions run. The daemon is looked at whenever it holds none.
+compactions run. The daemon is measured whenever it holds none.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _requests(cycle: int, held: int) -> Iterator[bytes]:
 
 
 class _Connection(asyncio.Protocol):
-    """Asks one after the other until nothing is left to be asked."""
+    """Sends one request after the other until none is left."""
 
     def __init__(self, requests: Iterator[bytes], latencies: array[float]) -> None:
         self._requests = requests

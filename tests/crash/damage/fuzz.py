@@ -3,8 +3,8 @@
     python -m tests.crash.damage.fuzz --seconds 90          look for inputs that a target fails on
     python -m tests.crash.damage.fuzz --seconds 600 --keep  and keep those that reach something new
 
-What it found to reach every part of the code is kept in `tests/corpus`, in a folder for each target
-and for whether checksums are mended, and fed to the targets by the tests: those need no fuzzer.
+Inputs that reach new parts of the code are kept in `tests/corpus`, in a folder for each target and
+by whether checksums are mended. The tests feed them to the targets, without the fuzzer.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _COVERED = re.compile(r"cov: (\d+)")
 
 
 class Fuzzed(NamedTuple):
-    """What a fuzzer did: how many inputs it ran, the edges of the code that they reached."""
+    """The result of a fuzzer: the number of inputs, and the edges of the code that they reached."""
 
     inputs: int
     covered: int
@@ -83,7 +83,7 @@ def fuzz(seconds: float, jobs: int = 1, *, keep: bool = False) -> Fuzzed:
 
 
 def replay(inputs: Iterable[bytes]) -> Counter[tuple[str, bool]]:
-    """Feed inputs to their targets; how many were taken and refused. Raises what none should."""
+    """Feed inputs to their targets; how many were accepted and refused. Raises other errors."""
     from tests.crash.damage.fuzz_targets import check  # noqa: PLC0415 - as above
 
     return Counter(map(check, inputs))
@@ -150,7 +150,7 @@ def _statistics(outputs: list[str]) -> tuple[int, int]:
 
 
 def _failure(output: str, directory: Path) -> str:
-    """What the fuzzer says, and the input that it was."""
+    """The fuzzer's message, and the input that failed."""
     bad = [f"{path.name}: {path.read_bytes().hex()}" for path in directory.glob("bad-*")]
     return "\n".join([*output.splitlines()[-40:], *bad])
 
@@ -182,7 +182,7 @@ def _run_target(arguments: list[str]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Fuzz, and say what came of it; 0 if nothing failed."""
+    """Fuzz, and report the result; 0 if nothing failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash.damage.fuzz", description=__doc__)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="how long (%(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many processes")

@@ -1,4 +1,4 @@
-"""What the fuzzer feeds: bytes, mended so far that checksums do not keep it from what is behind.
+"""The fuzzer's targets, which get bytes with mended checksums, so that it gets behind those.
 
 The first byte of an input says which target it is for, the second how it is mended. A target says
 whether the bytes were accepted or refused; any error but the journal's own is a fault, and so is a
@@ -51,12 +51,12 @@ from tests.crash.simulated.disk import SimulatedDisk
 from tests.kits.journal.building import DECODER, SCHEMA, Event, patched
 from tests.kits.journal.compaction import KEYS, NOW, State
 
-#: All files here are smaller: who asks for more believes a number that nobody checked.
+#: All files here are smaller: a larger read trusts a number that was not checked.
 READ_BYTES_MAX = 1 << 20
 
 
 class BoundedDisk(SimulatedDisk):
-    """A disk that answers a read of nonsense as the system does, and reports one of too much."""
+    """A disk that handles invalid reads like the system, and reports reads that are too large."""
 
     def read(self, fd: int, size: int, offset: int) -> bytes:
         """See FileSystem."""
@@ -102,7 +102,7 @@ def _header(data: bytes, mend: int) -> None:
 
 
 def _frames(data: bytes, mend: int) -> None:
-    """What stands behind a good header: two readers must agree on it."""
+    """Bytes behind a good header: two readers must agree on them."""
     whole = sample()
     good = whole.files[whole.last]
     header, _ = whole.segments[whole.last]

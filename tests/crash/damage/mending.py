@@ -1,4 +1,4 @@
-"""Checksums that fit, for bytes that were altered: what lets a fuzzer get behind them."""
+"""Makes checksums fit altered bytes, so that a fuzzer gets behind them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Bits that flip, sectors that are lost, files that are cut, swapped or gone: who tells, and how.
+"""Bit rot: flips bits, zeroes sectors, cuts, swaps and drops files, and checks what detects it.
 
-A small journal is damaged in one way after the other. What must follow is computed from the damage
-alone, never from what the journal says of it. What no reader can tell apart from a journal that was
-never damaged is an `Excuse`, counted by its name.
+A small journal is damaged in one way after the other. The expected result is computed from the
+damage alone, never from the journal's own report. Damage that no reader can tell from an undamaged
+journal is an `Excuse`, counted by its name.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ BITS_AT_ONCE = 4000
 
 
 class Excuse(Enum):
-    """Why a damage is not told as one: what is left is what a whole journal may look like."""
+    """Why damage is not reported: the rest looks like an undamaged journal."""
 
     #: The newest segment is gone, or zeros begin where a frame did. A head kept elsewhere tells.
     UNWRITTEN = "as if never written"
@@ -61,7 +61,7 @@ class Excuse(Enum):
 
 
 class Rotted(NamedTuple):
-    """How many damages were tried, by file, way, and what told of them; and what went wrong."""
+    """The number of damages tried, by file, way and what detected them; and the failures."""
 
     told: Counter[tuple[str, str, str]]
     failures: list[str]
@@ -76,12 +76,12 @@ class Rotted(NamedTuple):
         return Rotted(self.told + other.told, self.failures + other.failures)
 
     def table(self) -> list[tuple[str, str, str, int]]:
-        """Rows of file, way, who told, and how often."""
+        """Rows of file, way, what detected it, and how often."""
         return [(*key, count) for key, count in sorted(self.told.items())]
 
 
 def run(sample: Sample, damages: Iterable[Damage]) -> Rotted:
-    """Try each damage, and say who told of it."""
+    """Try each damage, and report what detected it."""
     rotted = Rotted(Counter(), [])
     for damage in damages:
         try:
@@ -114,7 +114,7 @@ def _parts(sample: Sample) -> Iterator[list[Damage]]:
 
 
 class _Trial:
-    """One damage, and all who read the journal then."""
+    """One damage, and all readers of the journal after it."""
 
     def __init__(self, sample: Sample, damage: Damage) -> None:
         self.sample = sample
@@ -127,7 +127,7 @@ class _Trial:
         self.excuse = self._excuse()
 
     def check(self) -> str:
-        """Who told of the damage. Raises AssertionError if something was wrong without a word."""
+        """What detected the damage. Raises AssertionError if a wrong answer went unnoticed."""
         told = self._verify()
         opening = self._open()
         if self.damage.at % ZEROS_PER_QUESTION and self.damage.amid_zeros(self.sample.files):

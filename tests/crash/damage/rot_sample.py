@@ -81,7 +81,7 @@ class Damage(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A journal with everything in it, and what it says when it is whole."""
+    """A journal with everything in it, and its content when undamaged."""
 
     files: Files
     events: list[Any]

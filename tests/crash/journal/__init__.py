@@ -1,1 +1,1 @@
-"""What a journal must keep when it crashes, or its disk fails."""
+"""The campaign of crashes and failing disks against the journal."""

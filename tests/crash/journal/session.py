@@ -36,7 +36,7 @@ _BEGINNING = 10**18
 
 
 class Known(NamedTuple):
-    """What the world outside the disk knows at a moment."""
+    """The events that callers of the journal know at a moment."""
 
     #: All events that were handed to the journal, in order.
     submitted: tuple[Any, ...]
@@ -134,7 +134,7 @@ def open_journal(
 
 
 def vocabulary(schema: int) -> Vocabulary:
-    """What the events are."""
+    """The vocabulary of the events."""
     return Vocabulary(schema=schema, event_type=Event, keys=VOUCHED_KEYS)
 
 
@@ -172,7 +172,7 @@ class Session:
         return self.opened
 
     def known(self) -> Known:
-        """What is known now."""
+        """The events known now."""
         return Known(
             tuple(self.submitted),
             self.acknowledged,
@@ -250,7 +250,7 @@ class Session:
         self.opened = None
 
     def kill(self) -> None:
-        """End without a word: what was written is there, durable or not."""
+        """End like a killed process: all writes are there, durable or not."""
         self._become(self.disk.clone())
 
     def become(self, disk: SimulatedDisk) -> None:

@@ -1,7 +1,7 @@
-"""What the tools show beside a writer is there whatever a power cut leaves of its disk then.
+"""Checks that events shown by the tools beside a writer survive any power cut after that.
 
-The workloads are those that `verifying` has. Before every call to the disk the journal is read as
-the tools read it; then a crash comes, and what was shown is looked for on the disk that it leaves.
+The workloads are those of `verifying`. Before every call to the disk the journal is read as the
+tools read it; then a crash comes, and the disk that it leaves must have all events shown.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Shown(NamedTuple):
 
 
 class Tried(NamedTuple):
-    """How many disks were looked at, how many events were held back, and what was lost."""
+    """The number of disks checked, of events held back, and the events lost."""
 
     disks: int
     held_back: int
@@ -91,7 +91,7 @@ def _events(disk: SimulatedDisk, *, vouched_only: bool) -> dict[int, Any]:
 
 
 def _show(disk: SimulatedDisk, *, vouched_only: bool) -> Shown:
-    """What is shown now: the history, the state at its end, the head of a check."""
+    """The events shown now: the history, the state at its end, the head of a check."""
     events = _events(disk, vouched_only=vouched_only)
     reader = _reader(disk, vouched_only=vouched_only)
     state = Projection()

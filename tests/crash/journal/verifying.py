@@ -1,8 +1,8 @@
-"""What `coild-verify` says of every disk that a crash leaves of a journal of coild's events.
+"""Checks `coild-verify` on every disk that a crash leaves of a journal of coild's events.
 
 The workloads are those of the campaign, with coild's events in place of the toy ones: the records
-of snapshots and of pruning count, as for a daemon. No crash alters anything, so of no disk shall it
-say so: good, or a torn tail, and a start works and leaves a journal that is good.
+of snapshots and of pruning count, as for a daemon. No crash alters a journal, so verify must never
+report that: it is good, or has a torn tail, and a start works and leaves a good journal.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class CoildSession(Session):
         self.acknowledged = len(self.submitted)
 
     def _event(self, value_bytes_max: int) -> Any:
-        """What may come next: of the addresses one at a time is held."""
+        """A possible next event: one address at a time is held."""
         now = self.clock()
         if not any(isinstance(event, PoolsChanged) for event in self.submitted):
             return PoolsChanged(now, {"default": PoolSpec([_SUBNET], 5)})

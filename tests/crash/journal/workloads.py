@@ -1,4 +1,4 @@
-"""What a journal goes through before it crashes."""
+"""The workloads of a journal before it crashes."""
 
 from __future__ import annotations
 

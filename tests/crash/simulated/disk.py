@@ -1,8 +1,8 @@
-"""A disk in memory that knows what of it is durable.
+"""A disk in memory that tracks which of its data is durable.
 
-Of every file it has what a process sees, what a power cut cannot take any more, and the writes in
-between; of every directory the same with names. Nothing becomes durable but by a flush: not a
-file's name by that of the file, and not its content by that of the directory.
+For every file it has the content that a process sees, the durable content, and the writes in
+between; for every directory the same with names. Only a flush makes data durable: flushing a file
+does not flush its name, and flushing the directory does not flush the file's content.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ class SimulatedDisk:
         return copy
 
     def tree(self) -> Tree:
-        """What a process sees."""
+        """The tree that a process sees."""
         return tree_of(self.root, durable=False)
 
     def durable_tree(self) -> Tree:
-        """What is left if only that survives which was flushed."""
+        """The tree that is left if only flushed data survives."""
         return tree_of(self.root, durable=True)
 
     def make_directory(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a file may hold after a crash that was not flushed before it.
+"""The contents that a file may have after a crash if it was not flushed.
 
 A write falls into sectors. Each is kept, lost (what is durable stays, zeros where the file had
 grown) or garbage; but of a sector only the bytes that were written. If the file's length changed
@@ -21,7 +21,7 @@ _FATES = (_KEPT, _LOST, _GARBAGE)
 
 
 class Bounds(NamedTuple):
-    """Up to how many there are, all combinations are made; beyond, so many samples."""
+    """The number up to which all combinations are made, and the number of samples beyond that."""
 
     fates_max: int = 81
     names_max: int = 16
@@ -30,7 +30,7 @@ class Bounds(NamedTuple):
 
 
 class Content(NamedTuple):
-    """What became of the pieces of a file, and what it holds then."""
+    """The fates of the pieces of a file, and its content then."""
 
     fate: str
     data: bytes
@@ -39,7 +39,7 @@ class Content(NamedTuple):
 def contents_of(
     file: File, choice: random.Random, bounds: Bounds, *, unread: bool
 ) -> list[Content]:
-    """What a file that was not flushed may hold: first all that was written, at last none of it."""
+    """The possible contents of a file that was not flushed: first all writes, at last none."""
     pieces = [
         piece
         for change in file.pending
@@ -71,7 +71,7 @@ def sectors(write: Write) -> list[Write]:
 def _fates(
     count: int, choice: random.Random, fates_max: int, bounds: Bounds
 ) -> Iterator[Sequence[str]]:
-    """What becomes of so many pieces."""
+    """The fates of so many pieces."""
     if 3**count <= fates_max:
         yield from itertools.product(_FATES, repeat=count)
         return

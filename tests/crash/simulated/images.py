@@ -1,6 +1,6 @@
-"""The disks that a crash leaves, on the real disk: for what reads and mends them as it always does.
+"""The disks that a crash leaves, as copies on the real disk, for programs that use the real one.
 
-Of each moment there are three at most, the simplest; `states` has the others.
+There are at most three for each moment, the simplest; `states` has the others.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from tests.crash.simulated.states import kills, tree_digest
 def crash_images(directory: Path, work: Callable[[Path, FileSystem], object]) -> list[Path]:
     """Copies of `directory` as `work` leaves them if it ends before any of its changes.
 
-    If it is killed, there and in the middle of its last write; and if its power is cut and only
-    that survives which was flushed.
+    After a kill, there and in the middle of its last write; and after a power cut, with only the
+    flushed data.
     """
     disk = SimulatedDisk.holding({directory.name: _tree_of(directory)})
     seen: dict[bytes, Path] = {}

@@ -1,4 +1,4 @@
-"""Files and directories that know what of them is durable.
+"""Files and directories that track which of their data is durable.
 
 Contents are `bytes` that are replaced and never changed, so that copies share them.
 """
@@ -25,7 +25,7 @@ class Length(NamedTuple):
 
 
 class File:
-    """An inode: what is seen of it, what is durable, and what lies between the two."""
+    """An inode: its visible content, its durable content, and the writes between the two."""
 
     __slots__ = ("durable", "live", "pending")
 
@@ -89,7 +89,7 @@ def fill(directory: Directory, tree: Tree) -> None:
 
 
 def tree_of(directory: Directory, *, durable: bool) -> Tree:
-    """What is seen of a directory, or what of it is durable."""
+    """The visible tree of a directory, or the durable one."""
     names = directory.durable if durable else directory.live
     return {
         name: (node.durable if durable else node.live)

@@ -1,14 +1,14 @@
 """The disks that a crash leaves: every one that a real disk could, or a sample where they are many.
 
-What a process was told is durable is there. Of the rest, each piece is kept or lost:
+All data that was flushed is there. Of the rest, each piece is kept or lost:
 
 - A write falls into sectors. Each is kept, lost (what is durable stays, zeros where the file had
   grown) or garbage; but of a sector only the bytes that were written.
 - A file whose length changed may have its old length, its new one, or one in between.
-- A name that was made, changed or removed is as it was or as it shall be; a rename is both at once.
+- A name that was made, changed or removed has its old state or its new one; a rename is atomic.
 
-Files whose content nothing depends on (temporary ones, indexes, locks) are not varied beside the
-others: their disks would be many, and all alike.
+Files whose content does not matter (temporary ones, indexes, locks) are not varied together with
+the others: that would give many disks that are all alike.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ UNREAD = re.compile(r"LOCK|.*\.tmp|.*\.idx|.*\.torn-\d+")
 
 
 class State(NamedTuple):
-    """A disk that a crash leaves, and what became of the pieces."""
+    """A disk that a crash leaves, and the fates of the pieces."""
 
     choice: str
     disk: SimulatedDisk
@@ -42,7 +42,7 @@ class State(NamedTuple):
 
 
 class _Dirty(NamedTuple):
-    """What a file may hold that was not flushed, and whether anyone would read it."""
+    """The possible contents of a file that was not flushed, and whether recovery reads it."""
 
     contents: list[Content]
     unread: bool
@@ -64,7 +64,7 @@ def states(disk: SimulatedDisk, choice: random.Random, bounds: Bounds) -> Iterat
 
 
 def tree_digest(tree: Tree) -> bytes:
-    """Names a tree: equal trees, equal digests."""
+    """A digest that identifies a tree."""
     digest = blake2b(digest_size=DIGEST_BYTES)
     for name, content in sorted(tree.items()):
         digest.update(name.encode() + b"\0")
@@ -82,7 +82,7 @@ def _content_digest(content: bytes) -> bytes:
 
 
 def kills(disk: SimulatedDisk) -> Iterator[tuple[str, SimulatedDisk]]:
-    """What `kill -9` leaves: all that was written; of the last write perhaps its beginning only."""
+    """The disks that `kill -9` leaves: all writes; of the last one perhaps only its beginning."""
     yield "killed", disk.clone()
     if disk.written is None:
         return
@@ -130,7 +130,7 @@ def _power_cuts(
 
 
 def _places(root: Directory) -> list[Directory]:
-    """All directories there are or were."""
+    """All directories, also removed ones."""
     found = {id(root): root}
     queue = [root]
     for place in queue:

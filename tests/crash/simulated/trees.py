@@ -1,4 +1,4 @@
-"""What is told of the files of a disk."""
+"""Names and contents of the files of a disk."""
 
 from __future__ import annotations
 

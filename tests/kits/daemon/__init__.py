@@ -1,1 +1,1 @@
-"""The daemon for tests, and those that talk to it."""
+"""The daemon and its clients, for tests."""

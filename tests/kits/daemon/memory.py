@@ -1,4 +1,4 @@
-"""Clients that ask for much, or send much, and never come to an end; what that costs the daemon."""
+"""Clients with large, endless requests or answers, and the memory that they cost the daemon."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.kits.daemon.wire import request_bytes
 
 MIB = 1 << 20
 GET_STATUS = request_bytes("GET", "/status")
-#: The head of a list for /gc that goes on for long.
+#: The beginning of a long list for /gc.
 LONG_LIST = request_bytes("POST", "/gc", b"")[:-5] + b"33000000\r\n\r\n"
 
 
 class Clients(NamedTuple):
-    """So many connections, what each sends first, and what it goes on sending."""
+    """Connections, the bytes that each sends first, and those that it goes on sending."""
 
     number: int
     data: bytes
@@ -38,19 +38,19 @@ CLIENTS = {
 
 
 def most_bytes(daemon: Daemon) -> int:
-    """The most that was resident since it was forgotten (proc(5), VmHWM)."""
+    """The peak of resident memory since `forget_most_bytes` (proc(5), VmHWM)."""
     status = Path(f"/proc/{daemon.process.pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def forget_most_bytes(daemon: Daemon) -> None:
-    """Count anew: what one test made resident is none of the next one's (proc(5), clear_refs)."""
+    """Reset the peak, so that each test counts its own memory only (proc(5), clear_refs)."""
     Path(f"/proc/{daemon.process.pid}/clear_refs").write_text("5")
 
 
 @contextlib.contextmanager
 def deaf(daemon: Daemon, count: int, data: bytes) -> Iterator[list[socket.socket]]:
-    """So many connections that send what the daemon takes of that at once, and read nothing."""
+    """Connections that send as much as the daemon takes at once, and read nothing."""
     with contextlib.ExitStack() as stack:
         socks = []
         for _ in range(count):

@@ -18,7 +18,7 @@ def pointer(*parts: str) -> str:
 
 
 class Contract:
-    """What the document says of answers."""
+    """The answers that the document describes."""
 
     def __init__(self, document: dict[str, Any]) -> None:
         self.document = document
@@ -36,7 +36,7 @@ class Contract:
         self.validator = cache(self._validator)
 
     def responses(self, method: str, target: str) -> dict[str, tuple[str, ...]]:
-        """Where in the document each answer to this request is, by its status."""
+        """The place in the document of each answer to this request, by its status."""
         path = target.partition("?")[0]
         for template, pattern in self._patterns.items():
             if not pattern.fullmatch(path):
@@ -72,7 +72,7 @@ class Contract:
         self.check_as(responses[str(response.status_code)], response)
 
     def check_any(self, response: httpx.Response) -> None:
-        """An answer to nobody knows what is one that the document describes for something."""
+        """An answer to an unknown request is one that the document describes for some request."""
         status = str(response.status_code)
         described = [self.of(*operation) for operation in self.operations]
         described += [self.responses("GET", "/nowhere"), self.responses("BREW", "/ip")]

@@ -82,7 +82,7 @@ def client_of(address: str | Path) -> httpx.Client:
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:
-    """Look again and again until `condition` holds."""
+    """Wait until `condition` holds."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain for {what}"
@@ -187,7 +187,7 @@ class Daemon:
 
     @property
     def log(self) -> str:
-        """What the daemon wrote to stderr so far."""
+        """The daemon's stderr so far."""
         return self.log_path.read_text()
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
@@ -202,11 +202,11 @@ class Daemon:
         self.stop(signal.SIGKILL)
 
     def events(self, start: int | None = 1) -> list[tuple[int, Any]]:
-        """The journal so far, as any reader sees it: sequence and event; None: what is left."""
+        """The journal from `start` on (None: the oldest event left): sequence and event."""
         return list(read_events(self.data_dir / "journal", Event, schema=SCHEMA, start=start))
 
     def new_client(self) -> httpx.Client:
-        """A client of one's own, for a thread."""
+        """Another client, for a thread."""
         return client_of(self.place if isinstance(self.place, Path) else self.address)
 
     def ask_by(self, path: Path) -> None:

@@ -1,6 +1,6 @@
-"""The real service without a disk: a journal in memory that a test can hold, refuse with or break.
+"""The real service without a disk: a test can hold, refuse or break its journal in memory.
 
-The journal keeps what the real one would: encoded events. So whatever is rebuilt from it has been
+The journal keeps encoded events, like the real one. So a state that is rebuilt from it has been
 through the vocabulary on disk.
 """
 
@@ -52,7 +52,7 @@ class Unannounced:
 
 
 class MemoryJournal:
-    """What the service asks of a Journal.
+    """The methods of a Journal that the service calls.
 
     Events are durable at once, unless `held`: then `flush` makes them so.
     """
@@ -66,7 +66,7 @@ class MemoryJournal:
         #: Cleared: `room` waits.
         self.roomy = asyncio.Event()
         self.roomy.set()
-        #: How often `room` was asked.
+        #: How often `room` was called.
         self.room_asked = 0
         self.durable_sequence = 0
         self._failure: JournalError | None = None
@@ -79,7 +79,7 @@ class MemoryJournal:
 
     @property
     def waited_for(self) -> list[int]:
-        """The sequences that someone waits for now."""
+        """The sequences that calls wait for now."""
         return sorted(sequence for sequence, future in self._waiters if not future.done())
 
     def events(self, start: int = 0) -> list[Any]:
@@ -176,7 +176,7 @@ class HeldBlocks:
 
 
 class Bench:
-    """A service with all that it stands on, after a start as the daemon makes it."""
+    """A service with its dependencies, after a start like the daemon's."""
 
     def __init__(
         self,

@@ -62,8 +62,8 @@ def exchange(
 ) -> list[httpx.Response]:
     """Send `data`, and read so many answers, fewer if the server closes the connection first.
 
-    With `piece`, send so many bytes at a time. With `hang_up`, tell the server that nothing will
-    follow. Raises TimeoutError if the server does neither answer nor close.
+    With `piece`, send so many bytes at a time. With `hang_up`, shut down the sending side after
+    that. Raises TimeoutError if the server neither answers nor closes.
     """
     received = b""
     with connect(address) as sock:
@@ -152,7 +152,7 @@ class AsyncConnection:
         return int(head.split(b" ", 2)[1]), msgspec.json.decode(body)
 
     def drop(self, *, reset: bool = False) -> None:
-        """Hang up; with `reset`, without a word."""
+        """Close the connection; with `reset`, by a reset."""
         if reset:
             self.writer.transport.abort()
         else:

@@ -1,4 +1,4 @@
-"""What the tests of the journal share: events, and journals built call by call."""
+"""Events for tests of the journal, and journals built call by call."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def opened(
     clock: Callable[[], int] = time.time_ns,
     restore: Callable[[Snapshot | None], None] | None = None,
 ) -> Iterator[Opened]:
-    """Recover the journal in `directory`, made if need be, and close it afterwards.
+    """Recover the journal in `directory`, made if necessary, and close it afterwards.
 
     With `restore`, it begins with a snapshot if it has one, and its events are not decoded.
     """
@@ -155,7 +155,7 @@ async def take(journal: Journal, event: Any, *, essential: bool = False) -> int:
 
 
 def in_loop(test: Callable[_P, Awaitable[None]]) -> Callable[_P, None]:
-    """Run a coroutine as a test, in a loop of its own, with an end to patience."""
+    """Run a coroutine as a test, in its own loop, with a time limit."""
 
     @functools.wraps(test)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
@@ -169,7 +169,7 @@ def in_loop(test: Callable[_P, Awaitable[None]]) -> Callable[_P, None]:
 
 
 def puts(count: int, *, start: int = 1, value_bytes: int = 20) -> list[Any]:
-    """Events that are told apart by their number."""
+    """Events that differ by their number."""
     return [
         Put(f"key-{n}", bytes([n % 255 + 1]) * value_bytes) for n in range(start, start + count)
     ]
@@ -202,7 +202,7 @@ def segments(directory: Path) -> list[Path]:
 
 
 def frames(segment: bytes, header: SegmentHeader) -> list[Frame]:
-    """The frames of a segment up to the first place where none validates."""
+    """The frames of a segment up to the first place without a valid one."""
     found: list[Frame] = []
     offset = SEGMENT_HEADER_BYTES
     view = memoryview(segment)
@@ -232,7 +232,7 @@ def flipped(data: bytes, offset: int, mask: int = 0xFF) -> bytes:
 
 
 def forged(data: bytes, frame: Frame, events: Sequence[Any], **changes: Any) -> bytes:
-    """`data` with `frame` written anew: other events or header fields, and a checksum that fits.
+    """`data` with `frame` replaced: other events or header fields, and a checksum that fits.
 
     The digest is chained to `previous_digest`, zeros unless said otherwise.
     """

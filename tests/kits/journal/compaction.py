@@ -1,4 +1,4 @@
-"""What the tests of archive, snapshots, indexes and compaction share.
+"""Helpers for tests of archive, snapshots, indexes and compaction.
 
 A state that is folded from the events of `building`, and journals with sealed segments.
 """
@@ -67,7 +67,7 @@ class State:
         self.count = 0
 
     def restore(self, snapshot: Snapshot | None) -> None:
-        """Become the state of a snapshot, or the empty one."""
+        """Take over the state of a snapshot, or the empty state."""
         self.values, self.count = {}, 0
         if snapshot is not None:
             self.values, self.count = msgspec.msgpack.decode(
@@ -89,7 +89,7 @@ class State:
 
     @property
     def digest(self) -> str:
-        """Names the state."""
+        """A digest that identifies the state."""
         return state_digest(self.dump()).hex()
 
     @property
@@ -106,7 +106,7 @@ def state_of(events: Sequence[Any]) -> State:
 
 
 class Reopened(NamedTuple):
-    """What the daemon would have after a start."""
+    """The state that the daemon would have after a start."""
 
     state: State
     recovered: Recovered

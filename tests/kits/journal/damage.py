@@ -16,7 +16,7 @@ from tests.kits.journal.building import flipped, frames
 from tests.kits.journal.disks import FS
 from tests.kits.journal.history import EPOCH, beginning, compact, cycles, write, writing
 
-#: Later than all that `cycles` writes here.
+#: Later than all events that `cycles` writes here.
 LATER = EPOCH + 10**9
 
 
@@ -109,7 +109,7 @@ class Damage(NamedTuple):
     place: int
 
     def __call__(self, directory: Path) -> None:
-        """Do it to the journal in `directory`."""
+        """Damage the journal in `directory`."""
         files = [path for path in files_of(directory) if path.is_file()]
         path = files[self.which % len(files)]
         alike = [at for at in files if at.suffix == path.suffix]

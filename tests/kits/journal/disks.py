@@ -1,6 +1,6 @@
 """File systems for tests of the journal: the real one without its flushes, and one with hooks.
 
-`tests.crash.simulated.disk` has the one that knows what a power cut leaves.
+`tests.crash.simulated.disk` has the one that simulates power cuts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CHANGES = frozenset(
 
 
 class FastFileSystem(OsFileSystem):
-    """The real one without its flushes: for what would survive a crash of the process."""
+    """The real one without its flushes, for tests of a crash of the process alone."""
 
     def sync_directory(self, path: Path) -> None:
         """Leave it to the kernel."""
@@ -43,7 +43,7 @@ FS = FastFileSystem()
 
 
 class Gate:
-    """Where a blocked call stands: `entered` tells that it came, `release` lets it go on."""
+    """Blocks a call: `entered` is set when it came, `release` lets it go on."""
 
     def __init__(self) -> None:
         self.entered = threading.Event()
@@ -76,7 +76,7 @@ Hook = Callable[[Call, Callable[[], Any]], Any]
 
 
 class HookedFileSystem(FastFileSystem):
-    """A disk whose calls are recorded, and pass through hooks: they fail or block, or more happens.
+    """A disk whose calls are recorded, and pass through hooks that fail, block or do more.
 
     The hook that was added first comes first.
     """

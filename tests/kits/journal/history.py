@@ -1,4 +1,4 @@
-"""Journals of address events, and `coild-history` as scripts and people use it."""
+"""Journals of address events, and `coild-history` with JSON and text output."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def allocated(
     pod: str = NAME,
     network: str = "",
 ) -> AddressAllocated:
-    """An allocation so many ns after the epoch of these tests, for a CNI network or for none."""
+    """An allocation so many ns after the start of these tests, with or without a CNI network."""
     what = (EPOCH + moment, BLOCKS[pool].key, offset, container_id, "default", pod, pool)
     return AttachmentAllocated(*what, network) if network else AddressAllocated(*what)
 
@@ -91,7 +91,7 @@ def released(moment: int, of: AddressAllocated, reason: str = REQUESTED) -> Addr
 
 
 def cycles(count: int, start: int = 0) -> list[Any]:
-    """Allocations of one address, each with its release, by containers that are told apart."""
+    """Allocations of one address, each with its release, by different containers."""
     events: list[Any] = []
     for n in range(start, start + count):
         event = allocated(100 * n, f"c{n}", 1)
@@ -101,7 +101,7 @@ def cycles(count: int, start: int = 0) -> list[Any]:
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Any]:
-    """What a node may have gone through, with any free address taken next."""
+    """Histories that a node may have, with any free address taken next."""
     events = beginning()
     holding: dict[str, AddressAllocated] = {}
     moment = 0
@@ -145,7 +145,7 @@ def write(
     seals: Collection[int] = (),
     clock: Callable[[], int] = time.time_ns,
 ) -> None:
-    """Go on with a journal, or begin one: a frame for each event, and a mark.
+    """Continue a journal, or begin one: a frame for each event, and a mark.
 
     A segment ends with each of the sequences `seals`.
     """
@@ -158,7 +158,7 @@ def write(
 
 
 class Compacted(NamedTuple):
-    """What a compaction made, and how many segments it removed."""
+    """The result of a compaction, and the number of segments that it removed."""
 
     digest: str = ""
     removed: int = 0
@@ -200,14 +200,14 @@ def index(directory: Path) -> None:
 
 
 def ask(directory: Path, *arguments: str) -> list[dict[str, Any]]:
-    """The rows that answer a question, as scripts get them."""
+    """The rows of a query, as JSON."""
     rows = records(table(directory, "-o", "json", *arguments))
     assert all(list(row) == KEYS for row in rows)
     return rows
 
 
 def table(directory: Path, *arguments: str) -> str:
-    """What a person is shown; what is said beside it goes to this process's stderr."""
+    """The rows of a query, as text; notices go to this process's stderr."""
     done = run_here(main, "--journal", str(directory), *arguments)
     sys.stderr.write(done.stderr)
     assert done.returncode == 0
@@ -238,7 +238,7 @@ def next_row(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def end(process: subprocess.Popen[str], number: signal.Signals = signal.SIGINT) -> tuple[int, str]:
-    """End a follower with a signal; its exit status, and what it said on stderr."""
+    """End a follower with a signal; its exit status and its stderr."""
     process.send_signal(number)
     _, stderr = process.communicate(timeout=TIMEOUT_SECONDS)
     return process.returncode, stderr

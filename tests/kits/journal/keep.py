@@ -2,8 +2,8 @@
 
     python -m tests.kits.journal.keep DATA_DIR
 
-copies the journal of a daemon that has ended to `tests/old_journals/schema-N`, and writes what is
-to be found in it beside it: `expected.json`, which `tests/journal/test_old_journals.py` reads.
+copies the journal of a daemon that has ended to `tests/old_journals/schema-N`, and writes its
+expected content to `expected.json`, which `tests/journal/test_old_journals.py` reads.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OLD_JOURNALS = Path(__file__).parents[2] / "old_journals"
 
 
 def expected_of(directory: Path) -> dict[str, Any]:
-    """What is to be found in a journal that has all its history."""
+    """The expected content of a journal that has all its history."""
     state = Projection()
     for batch in Reader(directory, Event, schema=SCHEMA).batches():
         state.apply_all(batch.events)
@@ -44,7 +44,7 @@ def expected_of(directory: Path) -> dict[str, Any]:
 
 
 def keep(data_dir: Path, to: Path = OLD_JOURNALS / f"schema-{SCHEMA}") -> None:
-    """Copy the journal of a data directory to `to`, with what is to be found in it."""
+    """Copy the journal of a data directory to `to`, with its expected content."""
     shutil.copytree(
         data_dir / "journal", to / "journal", ignore=shutil.ignore_patterns("LOCK", "*.tmp")
     )

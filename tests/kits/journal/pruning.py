@@ -1,4 +1,4 @@
-"""An order to prune that is carried out just while a tool looks for a file."""
+"""An order to prune that is carried out while a tool opens files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.kits.system.tool import Main, run_here
 
 
 class Answer(NamedTuple):
-    """What a run of the tool came to."""
+    """The result of a run of the tool."""
 
     status: int
     stdout: str

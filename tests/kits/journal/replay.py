@@ -36,7 +36,7 @@ CONFIGURATIONS = (
 
 
 class _Model:
-    """What a history may go on with: blocks with their pool and what they hold."""
+    """The state from which a history goes on: blocks with their pool and their addresses."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []
@@ -127,7 +127,7 @@ def history(seed: int, steps: int) -> list[Any]:
     model = _Model()
     number = seed
     for _ in range(steps):
-        # What random does, the same on every machine and version.
+        # As random does, but the same on every machine and version.
         number = int.from_bytes(hashlib.blake2b(b"%d" % number, digest_size=8).digest(), "big")
         model.time += number % 3 * 1_000_000_000
         _STEPS[number // 7 % len(_STEPS)](model, number // 101)

@@ -1,4 +1,4 @@
-"""What the tests of `coild-verify` share: small journals of coild's events."""
+"""Small journals of coild's events, for tests of `coild-verify`."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Made:
 
     @property
     def files(self) -> list[Path]:
-        """All that must be as it was."""
+        """All files, which must stay as they are."""
         return sorted(
             path
             for path in self.directory.rglob("*")
@@ -95,7 +95,7 @@ def opened_plain(directory: Path) -> Iterator[Opened]:
 
 
 def age(directory: Path) -> None:
-    """Have the segments look as if they were written long ago: no tool waits for a mark then."""
+    """Make the segments look old, so that no tool waits for a mark."""
     for file in directory.glob("*.seg"):
         if file.is_file():
             os.utime(file, (0, 0))

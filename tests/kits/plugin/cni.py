@@ -1,4 +1,4 @@
-"""The plugin as a runtime runs it, and servers that are not as coild is."""
+"""The plugin as a runtime runs it, and servers that do not behave like coild."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 NOBODY = "http://127.0.0.1:1"
 #: The ID of the journal that a stub pretends to have.
 STUB_JOURNAL = "5" * 32
-#: What asks, and what it is answered: status and body.
+#: A function from a request to its answer: status and body.
 _Answer = Callable[[str, str, Any], tuple[int, dict[str, Any]]]
 
 
@@ -164,7 +164,7 @@ class Plugin:
 
 @contextlib.contextmanager
 def stub(answer: _Answer) -> Iterator[str]:
-    """A server that answers as told; its URL."""
+    """A server that gives these answers; its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -182,7 +182,7 @@ def stub(answer: _Answer) -> Iterator[str]:
         do_GET = do_POST = do_DELETE = _handle  # noqa: N815 - so they are called
 
         def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))

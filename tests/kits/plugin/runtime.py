@@ -1,4 +1,4 @@
-"""What a container runtime does with CNI plugins on a node, for tests: libcni's way in Python."""
+"""A container runtime for tests, which runs CNI plugins as libcni does."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Runtime:
     ) -> dict[str, Any]:
         """ADD by each plugin in turn, each with the result of the one before; the last result.
 
-        What a plugin says to try again later is tried again. Raises PluginError for what else it
-        says: then what was begun is deleted, as a runtime does.
+        Runs a plugin again if it says "try again later". Raises PluginError for other errors, after
+        it deleted what was begun, as a runtime does.
         """
         result: dict[str, Any] = {}
         try:

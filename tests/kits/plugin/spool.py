@@ -78,12 +78,12 @@ def soon() -> float:
 
 
 def holder_of(claim: spool.Claim) -> tuple[str, str, str]:
-    """What the entry says."""
+    """The holder in the entry."""
     return claim.pod_namespace, claim.pod_name, claim.container_id
 
 
 def kept(directory: Path) -> list[tuple[str, str, str]]:
-    """What is in the spool, read as those do who apply it; it stays."""
+    """The spool's entries, read as by a process that applies them; they stay."""
     return sorted(holder_of(claim) for claim in spool.claims(str(directory)))
 
 
@@ -94,7 +94,7 @@ def files(directory: Path) -> list[str]:
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Hold the entry, as whoever applies it does."""
+    """Hold the entry, like a process that applies it."""
     with path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
@@ -140,7 +140,7 @@ class Node(Plugin):
         self.daemon = daemon
 
     def add(self, container: str, **ipam: Any) -> str:
-        """ADD, which must succeed without a word; the address."""
+        """ADD, which must succeed without a notice; the address."""
         (address,) = self.run("ADD", container, **ipam).addresses
         return address
 

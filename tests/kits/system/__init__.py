@@ -1,1 +1,1 @@
-"""What of a system a test may have for itself: namespaces, disks, packages."""
+"""Parts of a system for a test alone: namespaces, disks, packages."""

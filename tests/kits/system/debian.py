@@ -89,7 +89,7 @@ def _fetch(name: str, cache: Path, unpacked: Path) -> None:
 
 
 def _complaint(told: str) -> str:
-    """What is wrong, by what apt-get wrote to stderr."""
+    """The reason of a failure, from apt-get's stderr."""
     lines = [line for line in told.splitlines() if line.startswith(("E: ", "W: "))]
     return lines[0] if lines else ""
 
@@ -101,7 +101,7 @@ def _apt_get(*arguments: str, inside: Path, check: bool = True) -> str:
 
 
 def _run(*command: str, inside: Path, check: bool = True) -> str:
-    """What the command wrote to stderr."""
+    """Run a command; its stderr."""
     return subprocess.run(
         command,
         cwd=inside,

@@ -1,4 +1,4 @@
-"""A systemd of the test's own, in namespaces: the first process of a system that nobody else sees.
+"""A systemd for a test alone, as the first process in its own namespaces.
 
 Its root is an overlay: the machine's files below, a tmpfs above, so that units run from the paths
 that they name and nothing is left. Of units there are those that a test installs, and few targets.
@@ -159,7 +159,7 @@ class Systemd:
 
     @property
     def log(self) -> str:
-        """What the daemon said so far."""
+        """The daemon's log so far."""
         return self.path("/run/coild.log").read_text()
 
     def configure(self, text: str, name: str = "test") -> None:
@@ -180,7 +180,7 @@ class Systemd:
         )
 
     def systemctl(self, *words: str, check: bool = True) -> str:
-        """What systemctl says; with `check`, it must succeed."""
+        """The output of systemctl; with `check`, it must succeed."""
         done = self.run("systemctl", "--no-pager", *words)
         assert not check or done.returncode == 0, f"{words}: {done.stderr}{self._said()}"
         return done.stdout.strip()

@@ -41,10 +41,10 @@ def in_utc() -> Iterator[None]:
 
 
 def run_here(main: Main, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """What a process that calls `main` would have ended with, its local time being UTC.
+    """The result of a process that calls `main`, with UTC as its local time.
 
-    A start of Python and of all imports costs more than most of what a tool does. What a process
-    is for (signals, pipes, a terminal, the environment) needs one.
+    Starting Python and importing takes longer than most of a tool's work. Tests of signals, pipes,
+    a terminal or the environment need a process.
     """
     out, error = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     # What is logged goes to stderr.
