@@ -182,7 +182,7 @@ class GroupCommit:
             if self._drain():
                 self.call(self._wake_waiters)
             sequence = self._log.seal() if self._log.spare.ready else None
-            # Only now: `_fail` reports errors. And before the caller is told, because whoever
+            # Only now: `_fail` reports errors. And before the caller is told, because a caller that
             # appends then needs the room that was held for this.
             self._seals.popleft()
             self.written_bytes += counted

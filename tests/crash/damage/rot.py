@@ -175,7 +175,7 @@ class _Trial:
         return Excuse.TORN if rest else Excuse.UNWRITTEN
 
     def _gap(self) -> Gap | None:
-        """What is missing if a sector of a sealed segment took its last frames, all of them."""
+        """The missing events if a sector of a sealed segment took all of its last frames."""
         if self.damage.way is not Way.SECTOR or self.kind != "segment":
             return None
         header, frames = self.sample.segments[self.damage.name]
@@ -238,7 +238,7 @@ class _Trial:
         return self._check_opened(state, recovered, disk)
 
     def _may_be_refused(self) -> bool:
-        """What a start reads: the live segments, and the version of the newest snapshot."""
+        """Whether a start may refuse it: a live segment, or the newest snapshot's version."""
         newest = max(name for name in self.sample.files if name.endswith(".snap"))
         versioned = self.damage.name == newest and self.damage.way is Way.BIT
         return self.excuse is None and (self.kind == "segment" or versioned)

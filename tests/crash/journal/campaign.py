@@ -44,7 +44,7 @@ class Failure(NamedTuple):
 
 
 class Tried(NamedTuple):
-    """What became of one run of a workload."""
+    """The result of one run of a workload."""
 
     workload: str
     seed: int
@@ -137,7 +137,7 @@ class _Run:
         before: str = "",
         owed: bytes = b"",
     ) -> Judged | None:
-        """What recovery made of it; None if that broke a promise or is known already."""
+        """The recovered disk, judged; None if it broke a promise or is known already."""
         head = heads.get(state.digest)
         if head is not None and head >= moment.known.acknowledged:
             return None

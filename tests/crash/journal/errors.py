@@ -125,7 +125,7 @@ class ErrorDisk(HookedFileSystem):
 
 
 class Outcome(NamedTuple):
-    """What a workload was told: the events that were confirmed, and the errors."""
+    """The results of a workload: the confirmed events, and the errors."""
 
     confirmed: list[Any]
     errors: list[BaseException]
@@ -208,7 +208,7 @@ async def _append_all(
 
 
 def _check_written(directory: Path, outcome: Outcome) -> None:
-    """What was confirmed is there, once, and a healthy disk takes more."""
+    """Confirmed events are there, once, and a healthy disk takes more."""
     with opened(directory) as journal:
         found = list(journal.events)
         journal.append([Put("after")])
@@ -290,7 +290,7 @@ def _prune(directory: Path, fs: FileSystem) -> Outcome:
 
 
 def _check_pruned(directory: Path, outcome: Outcome) -> None:
-    """What is left is the newest history without a gap; without an error, all went."""
+    """The rest is the newest history without a gap; without an error, all was removed."""
     left = [event for _, event in read_events(directory, Event, schema=SCHEMA, start=None)]
     assert left == (EVENTS[-len(left) :] if left else [])
     assert outcome.errors or not left

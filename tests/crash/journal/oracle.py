@@ -1,4 +1,4 @@
-"""What must hold on every disk that a crash leaves.
+"""The promises that must hold on every disk that a crash leaves.
 
 - It opens, unless the journal was damaged on purpose; then it does after its repair.
 - Every confirmed event is there, and what is there is a beginning of what was submitted.
@@ -143,7 +143,7 @@ class Oracle:
             )
 
     def _check_kept(self, disk: SimulatedDisk, opened: Opened, aside: bytes) -> None:
-        """What was set aside is in a file of its own, durably, and the program is told."""
+        """Bytes set aside are in their own file, durably, and reported to the program."""
         kept = flat(disk.durable_tree())
         if not any(ASIDE in name and content == aside for name, content in kept.items()):
             raise BrokenPromiseError(
@@ -186,7 +186,7 @@ class Oracle:
         return b"".join(digests), opened.unrecorded, known.schema, known.pruned
 
     def _check_life(self, disk: SimulatedDisk, opened: Opened, known: Known) -> None:
-        """What follows a recovery. The journal is open, and is not closed by this."""
+        """Check the life after a recovery. Leaves the journal open."""
         head, unrecorded = opened.head, opened.unrecorded
         after = disk.tree()
         cut = SimulatedDisk.holding(disk.durable_tree())
