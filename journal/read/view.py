@@ -15,6 +15,7 @@ import contextlib
 import errno
 import resource
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from journal.format.segments import ARCHIVE_NAME, list_archive, list_segments
@@ -99,7 +100,7 @@ class View(ReadOnlyFileSystem):
             names, self._names = self._names, self._list()
             now = self._files()
             # A name that leads nowhere is reported when it is read.
-            lost -= now
+            lost = {path for path in lost if path.name not in now}
             archive = self.directory / ARCHIVE_NAME
             if now <= listed and all(path.parent == archive for path in lost):
                 # The order to prune was given before, so it is in the listed segments.
@@ -117,10 +118,10 @@ class View(ReadOnlyFileSystem):
             names[archive] = self.disk.list_directory(archive)
         return names
 
-    def _files(self) -> set[Path]:
-        """The listed files of the journal."""
-        lists = list_snapshots, list_segments, list_archive
-        return {file.path for list_ in lists for file in list_(self, self.directory)}
+    def _files(self) -> set[str]:
+        """The listed names of snapshots and segments."""
+        names = chain.from_iterable(self._names.values())
+        return {name for name in names if name.endswith((".snap", ".seg", ".zst"))}
 
     def _wanted(self) -> list[Path]:
         """The files to hold. The oldest segments, which are removed first, are opened last.
@@ -142,12 +143,11 @@ class View(ReadOnlyFileSystem):
 
     def _hold(self, path: Path) -> bool:
         """Open a file; False if it is gone."""
-        if path not in self._held:
-            try:
-                self._held[path] = self.disk.open(path)
-                self._descriptors.add(self._held[path])
-            except FileNotFoundError:
-                return False
-            except OSError:
-                pass  # readers of it get the same error and report it
+        try:
+            self._held[path] = self.disk.open(path)
+            self._descriptors.add(self._held[path])
+        except FileNotFoundError:
+            return False
+        except OSError:
+            pass  # readers of it get the same error and report it
         return True
