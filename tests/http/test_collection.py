@@ -23,6 +23,7 @@ from coild.rules.limits import BODY_BYTES_MAX, COLLECT_BYTES_MAX
 from tests.kits.daemon.process import Daemon
 from tests.kits.daemon.service import Bench, pool, settled
 from tests.kits.daemon.wire import error_of
+from tests.kits.loop import in_loop
 
 #: The container IDs that are allocated by the events with these sequences, rising.
 ALLOCATED = st.lists(st.tuples(st.integers(1, 5), st.sampled_from("abcdef")), max_size=30).map(
@@ -69,99 +70,81 @@ async def collect(bench: Bench, sequence: int, *valid: str, network: str = "pods
     return [container_id for container_id, _ in released]
 
 
-def test_what_is_newer_than_the_list_stays() -> None:
+@in_loop
+async def test_what_is_newer_than_the_list_stays() -> None:
     """An address allocated after the sequence is not in the list, and is not released for it."""
+    bench = await Bench(POOLS).start()
+    await allocate(bench, "old")
+    listed = await allocate(bench, "valid")
+    await allocate(bench, "new")
 
-    async def main() -> None:
-        bench = await Bench(POOLS).start()
-        await allocate(bench, "old")
-        listed = await allocate(bench, "valid")
-        await allocate(bench, "new")
-
-        assert ["old"] == await collect(bench, listed, "valid")
-        assert {"valid", "new"} == bench.state.holdings.keys()
-        (released,) = [e for e in bench.journal.events() if isinstance(e, AddressReleased)]
-        assert ("old", COLLECTED) == (released.container_id, released.reason)
-
-    asyncio.run(main())
+    assert ["old"] == await collect(bench, listed, "valid")
+    assert {"valid", "new"} == bench.state.holdings.keys()
+    (released,) = [e for e in bench.journal.events() if isinstance(e, AddressReleased)]
+    assert ("old", COLLECTED) == (released.container_id, released.reason)
 
 
-def test_a_container_that_came_back_stays() -> None:
+@in_loop
+async def test_a_container_that_came_back_stays() -> None:
     """One that was listed as gone, but has a newer address by now, keeps that."""
+    bench = await Bench(POOLS).start()
+    listed = await allocate(bench, "c1")
+    await bench.release("c1")
+    await allocate(bench, "c1")
 
-    async def main() -> None:
-        bench = await Bench(POOLS).start()
-        listed = await allocate(bench, "c1")
-        await bench.release("c1")
-        await allocate(bench, "c1")
-
-        assert [] == await collect(bench, listed)
-        assert ["c1"] == list(bench.state.holdings)
-
-    asyncio.run(main())
+    assert [] == await collect(bench, listed)
+    assert ["c1"] == list(bench.state.holdings)
 
 
-def test_only_its_network_is_collected() -> None:
+@in_loop
+async def test_only_its_network_is_collected() -> None:
     """Neither another network's addresses nor those of no network are any of its business."""
+    bench = await Bench(POOLS).start()
+    for container_id, network in (("a", "pods"), ("b", "storage"), ("c", "")):
+        sequence = await allocate(bench, container_id, network)
 
-    async def main() -> None:
-        bench = await Bench(POOLS).start()
-        for container_id, network in (("a", "pods"), ("b", "storage"), ("c", "")):
-            sequence = await allocate(bench, container_id, network)
-
-        assert ["a"] == await collect(bench, sequence)
-        assert ["c"] == await collect(bench, sequence, network="")
-        assert ["b"] == list(bench.state.holdings)
-
-    asyncio.run(main())
+    assert ["a"] == await collect(bench, sequence)
+    assert ["c"] == await collect(bench, sequence, network="")
+    assert ["b"] == list(bench.state.holdings)
 
 
-def test_a_sequence_of_another_journal_is_refused() -> None:
+@in_loop
+async def test_a_sequence_of_another_journal_is_refused() -> None:
     """One that this journal does not have yet is told from an old one."""
+    bench = await Bench(POOLS).start()
+    sequence = await allocate(bench, "c1")
+    with pytest.raises(StaleListError, match=f"ends with the sequence {sequence}"):
+        await collect(bench, sequence + 1)
 
-    async def main() -> None:
-        bench = await Bench(POOLS).start()
-        sequence = await allocate(bench, "c1")
-        with pytest.raises(StaleListError, match=f"ends with the sequence {sequence}"):
-            await collect(bench, sequence + 1)
-
-        assert ["c1"] == list(bench.state.holdings)
-
-    asyncio.run(main())
+    assert ["c1"] == list(bench.state.holdings)
 
 
-def test_an_answer_waits_until_the_releases_are_durable() -> None:
+@in_loop
+async def test_an_answer_waits_until_the_releases_are_durable() -> None:
     """Nobody is told of a collection that a crash could undo."""
+    bench = await Bench(POOLS).start()
+    sequence = await allocate(bench, "c1")
+    bench.journal.held = True
+    (task,) = await settled(collect(bench, sequence))
+    early = task.done()
+    bench.journal.flush()
 
-    async def main() -> None:
-        bench = await Bench(POOLS).start()
-        sequence = await allocate(bench, "c1")
-        bench.journal.held = True
-        (task,) = await settled(collect(bench, sequence))
-        early = task.done()
-        bench.journal.flush()
-
-        assert not early
-        assert ["c1"] == await task
-
-    asyncio.run(main())
+    assert not early
+    assert ["c1"] == await task
 
 
-def test_what_is_released_meanwhile_is_released_once() -> None:
+@in_loop
+async def test_what_is_released_meanwhile_is_released_once() -> None:
     """A DELETE that crosses a long collection is no second release of the same address."""
+    bench = await Bench({"default": pool(10, "10.0.0.0/20")}).start()
+    for number in range(500):
+        sequence = await allocate(bench, f"c{number}")
+    collected, released = await asyncio.gather(collect(bench, sequence), bench.release("c499"))
 
-    async def main() -> None:
-        bench = await Bench({"default": pool(10, "10.0.0.0/20")}).start()
-        for number in range(500):
-            sequence = await allocate(bench, f"c{number}")
-        collected, released = await asyncio.gather(collect(bench, sequence), bench.release("c499"))
-
-        assert released
-        assert {f"c{number}" for number in range(499)} == set(collected)
-        assert 500 == sum(isinstance(e, AddressReleased) for e in bench.journal.events())
-        assert {} == bench.journal.replay().holdings
-
-    asyncio.run(main())
+    assert released
+    assert {f"c{number}" for number in range(499)} == set(collected)
+    assert 500 == sum(isinstance(e, AddressReleased) for e in bench.journal.events())
+    assert {} == bench.journal.replay().holdings
 
 
 def post(daemon: Daemon, body: Any) -> httpx.Response:
@@ -298,25 +281,24 @@ def test_health(daemon: Daemon) -> None:
 @pytest.mark.parametrize("count", [0, 1, 1000, 1001])
 @pytest.mark.parametrize("unknown", [[], ["c9"]])
 @pytest.mark.parametrize("dry_run", [False, True])
-def test_a_long_answer_is_made_in_slices(count: int, unknown: list[str], *, dry_run: bool) -> None:
+@in_loop
+async def test_a_long_answer_is_made_in_slices(
+    count: int, unknown: list[str], *, dry_run: bool
+) -> None:
     """It is the JSON of the whole, and others go first between the slices."""
+    bench = await Bench({"default": pool(12, "10.0.0.0/16")}).start()
+    for number in range(count):
+        await allocate(bench, f"c{number}")
+    forgotten = bench.service.forgotten("pods", frozenset(), bench.service.durable.sequence)
+    body = await collection_body(forgotten, unknown, dry_run=dry_run)
+    whole = CollectionAnswer(
+        [Released(held.address, key, "web-0", "default") for key, held in forgotten],
+        unknown or msgspec.UNSET,
+        dry_run or msgspec.UNSET,
+    )
 
-    async def main() -> None:
-        bench = await Bench({"default": pool(12, "10.0.0.0/16")}).start()
-        for number in range(count):
-            await allocate(bench, f"c{number}")
-        forgotten = bench.service.forgotten("pods", frozenset(), bench.service.durable.sequence)
-        body = await collection_body(forgotten, unknown, dry_run=dry_run)
-        whole = CollectionAnswer(
-            [Released(held.address, key, "web-0", "default") for key, held in forgotten],
-            unknown or msgspec.UNSET,
-            dry_run or msgspec.UNSET,
-        )
-
-        assert count == len(forgotten)
-        assert msgspec.json.encode(whole) == body
-
-    asyncio.run(main())
+    assert count == len(forgotten)
+    assert msgspec.json.encode(whole) == body
 
 
 def test_a_long_answer_needs_room_before_anything_is_released() -> None:

@@ -18,6 +18,7 @@ from coild.process.clock import Clock
 from coild.rules.addresses import Pool
 from tests.kits.daemon.process import Daemon
 from tests.kits.daemon.service import Bench, MemoryJournal, pool
+from tests.kits.loop import in_loop
 from tests.kits.variants import stepped_clock
 
 SECOND = 10**9
@@ -61,59 +62,52 @@ async def _full(moment: Time, pools: dict[str, Pool] = POOLS) -> Bench:
 @pytest.mark.parametrize(
     ("passed", "early"), [(REUSE_AFTER - SECOND, 1), (REUSE_AFTER + SECOND, 0)]
 )
-def test_a_step_neither_ends_a_rest_nor_lengthens_it(step: int, passed: int, early: int) -> None:
+@in_loop
+async def test_a_step_neither_ends_a_rest_nor_lengthens_it(
+    step: int, passed: int, early: int
+) -> None:
     """An address is reused early, and counted so, by the time that passed since its release."""
+    moment = Time()
+    bench = await _full(moment)
+    await bench.release("c2")
+    moment.pass_by(passed // 2)
+    moment.wall += step
+    moment.pass_by(passed - passed // 2)
 
-    async def scenario() -> None:
-        moment = Time()
-        bench = await _full(moment)
-        await bench.release("c2")
-        moment.pass_by(passed // 2)
-        moment.wall += step
-        moment.pass_by(passed - passed // 2)
-
-        assert "10.0.0.2" == await bench.allocate("again")
-        assert early == bench.service.statistics.reused_early
-        await bench.service.close()
-
-    asyncio.run(scenario())
+    assert "10.0.0.2" == await bench.allocate("again")
+    assert early == bench.service.statistics.reused_early
+    await bench.service.close()
 
 
 @pytest.mark.parametrize("step", [SECOND, 100 * DAY, -100 * DAY])
-def test_a_step_costs_a_spare_block_and_not_an_early_reuse(step: int) -> None:
+@in_loop
+async def test_a_step_costs_a_spare_block_and_not_an_early_reuse(step: int) -> None:
     """While another block is to be had, an address that rests is left alone after a step, too."""
+    moment = Time()
+    bench = await _full(moment, SPARE_POOLS)
+    await bench.release("c2")
+    moment.wall += step
 
-    async def scenario() -> None:
-        moment = Time()
-        bench = await _full(moment, SPARE_POOLS)
-        await bench.release("c2")
-        moment.wall += step
-
-        assert "10.0.0.4" == await bench.allocate("again")
-        await bench.service.close()
-
-    asyncio.run(scenario())
+    assert "10.0.0.4" == await bench.allocate("again")
+    await bench.service.close()
 
 
 @pytest.mark.parametrize("step", [DAY, 100 * DAY, -DAY])
-def test_a_step_gives_no_block_back(step: int) -> None:
+@in_loop
+async def test_a_step_gives_no_block_back(step: int) -> None:
     """A block is given back when it was empty for so long, however the wall was set meanwhile."""
+    moment = Time()
+    bench = await _full(moment)
+    for number in range(4):
+        await bench.release(f"c{number}")
+    moment.wall += step
+    moment.pass_by(99 * SECOND)
+    kept = await bench.service.release_idle_blocks(100 * SECOND)
+    moment.pass_by(2 * SECOND)
 
-    async def scenario() -> None:
-        moment = Time()
-        bench = await _full(moment)
-        for number in range(4):
-            await bench.release(f"c{number}")
-        moment.wall += step
-        moment.pass_by(99 * SECOND)
-        kept = await bench.service.release_idle_blocks(100 * SECOND)
-        moment.pass_by(2 * SECOND)
-
-        assert [] == kept
-        assert ["10.0.0.0/30"] == await bench.service.release_idle_blocks(100 * SECOND)
-        await bench.service.close()
-
-    asyncio.run(scenario())
+    assert [] == kept
+    assert ["10.0.0.0/30"] == await bench.service.release_idle_blocks(100 * SECOND)
+    await bench.service.close()
 
 
 @pytest.mark.parametrize(
@@ -131,33 +125,30 @@ def test_a_step_gives_no_block_back(step: int) -> None:
         (0, 0, 29 * SECOND, 1),
     ],
 )
-def test_over_a_restart_a_rest_is_measured_by_the_journal_s_times(
+@in_loop
+async def test_over_a_restart_a_rest_is_measured_by_the_journal_s_times(
     down: int, step: int, passed: int, early: int
 ) -> None:
     """A restart goes on with a rest by the times that are on record, and by none after it."""
+    moment = Time()
+    bench = await _full(moment)
+    await bench.release("c2")
+    await bench.service.close()
+    moment.pass_by(down)
+    moment.wall += step
+    after = Bench(
+        POOLS,
+        journal=bench.journal,
+        reuse_after=REUSE_AFTER,
+        clock=moment.clock(bench.journal),
+    )
+    await after.start()
+    moment.wall += 50 * DAY
+    moment.pass_by(passed)
 
-    async def scenario() -> None:
-        moment = Time()
-        bench = await _full(moment)
-        await bench.release("c2")
-        await bench.service.close()
-        moment.pass_by(down)
-        moment.wall += step
-        after = Bench(
-            POOLS,
-            journal=bench.journal,
-            reuse_after=REUSE_AFTER,
-            clock=moment.clock(bench.journal),
-        )
-        await after.start()
-        moment.wall += 50 * DAY
-        moment.pass_by(passed)
-
-        assert "10.0.0.2" == await after.allocate("again")
-        assert early == after.service.statistics.reused_early
-        await after.service.close()
-
-    asyncio.run(scenario())
+    assert "10.0.0.2" == await after.allocate("again")
+    assert early == after.service.statistics.reused_early
+    await after.service.close()
 
 
 class Steps(RuleBasedStateMachine):

@@ -13,9 +13,10 @@ import pytest
 import journal.write.group_commit
 import journal.write.spare
 from journal import Journal, JournalBusyError, JournalFailedError, JournalFullError
-from tests.kits.journal.building import Put, in_loop, puts, read_back, running, segments, take
+from tests.kits.journal.building import Put, puts, read_back, running, segments, take
 from tests.kits.journal.compaction import compact, reopen, state_of
 from tests.kits.journal.disks import HookedFileSystem
+from tests.kits.loop import in_loop
 
 
 @pytest.fixture(autouse=True)

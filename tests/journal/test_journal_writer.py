@@ -52,7 +52,6 @@ from tests.kits.journal.building import (
     build,
     encode,
     frames_of,
-    in_loop,
     opened,
     puts,
     read_back,
@@ -61,6 +60,7 @@ from tests.kits.journal.building import (
     take,
 )
 from tests.kits.journal.disks import FS, TIMEOUT_SECONDS, HookedFileSystem
+from tests.kits.loop import in_loop
 
 #: How long a thread is given to do what it must not do. A test that passes does not lean on it.
 GRACE_SECONDS = 0.2

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from typing import Any
@@ -27,6 +27,7 @@ from coild.routing.exporter import Exporter
 from coild.routing.route_watch import Changes
 from coild.routing.table_lock import TableTakenError
 from coild.rules.addresses import Subnet
+from tests.kits.loop import in_loop
 
 BLOCKS = [Subnet.parse(f"10.0.0.{32 * number}/27") for number in range(6)]
 A, B, C, *_ = BLOCKS
@@ -95,16 +96,6 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.001)
 
 
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    """Run a scenario."""
-
-    async def bounded() -> None:
-        async with asyncio.timeout(HANGS_SECONDS):
-            await scenario
-
-    asyncio.run(bounded())
-
-
 @asynccontextmanager
 async def running(table: Table, *blocks: Subnet, **how: Any) -> AsyncIterator[Exporter]:
     """An exporter of these blocks to the table, at work."""
@@ -130,118 +121,101 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
-def test_open_makes_the_table_equal() -> None:
+@in_loop
+async def test_open_makes_the_table_equal() -> None:
     """At start what is missing is added, what is not ours any more is removed, the rest stays."""
-
-    async def scenario() -> None:
-        table = Table(A, B)
-        async with running(table, B, C) as exporter:
-            assert {B, C} == table.routes
-            assert "exported" == exporter.health
-            assert [("blocks", None), ("remove", A), ("add", C)] == table.calls
-
-    run(scenario())
+    table = Table(A, B)
+    async with running(table, B, C) as exporter:
+        assert {B, C} == table.routes
+        assert "exported" == exporter.health
+        assert [("blocks", None), ("remove", A), ("add", C)] == table.calls
 
 
-def test_who_may_not_export_is_off() -> None:
+@in_loop
+async def test_who_may_not_export_is_off() -> None:
     """If there can be no table, open raises why; then all is withdrawn, and nothing announced."""
 
-    async def scenario() -> None:
-        def make() -> Table:
-            raise RoutesForbiddenError("no")
+    def make() -> Table:
+        raise RoutesForbiddenError("no")
 
-        exporter = Exporter(make)
-        with pytest.raises(RoutesForbiddenError):
-            await exporter.open([A])
-        exporter.announce(B)
-        # There is nothing to run.
-        await exporter.run()
+    exporter = Exporter(make)
+    with pytest.raises(RoutesForbiddenError):
+        await exporter.open([A])
+    exporter.announce(B)
+    # There is nothing to run.
+    await exporter.run()
 
-        assert "off" == exporter.health
-        assert await exporter.withdraw(B)
-        await exporter.close()
-
-    run(scenario())
+    assert "off" == exporter.health
+    assert await exporter.withdraw(B)
+    await exporter.close()
 
 
-def test_announce_and_withdraw() -> None:
+@in_loop
+async def test_announce_and_withdraw() -> None:
     """A block announced has a route soon; one withdrawn surely has none on return."""
+    table = Table()
+    async with running(table) as exporter:
+        exporter.announce(A)
+        exporter.announce(B)
+        await until(lambda: {A, B} == table.routes)
 
-    async def scenario() -> None:
-        table = Table()
-        async with running(table) as exporter:
-            exporter.announce(A)
-            exporter.announce(B)
-            await until(lambda: {A, B} == table.routes)
-
-            assert await exporter.withdraw(A)
-            assert {B} == table.routes
-
-    run(scenario())
+        assert await exporter.withdraw(A)
+        assert {B} == table.routes
 
 
-def test_what_cannot_be_withdrawn_is_not_sure() -> None:
+@in_loop
+async def test_what_cannot_be_withdrawn_is_not_sure() -> None:
     """A route that stays makes withdraw say so; it is removed when that goes, unasked."""
+    table = Table()
+    async with running(table, A) as exporter:
+        table.errors["remove"] = DOWN
 
-    async def scenario() -> None:
-        table = Table()
-        async with running(table, A) as exporter:
-            table.errors["remove"] = DOWN
+        assert not await exporter.withdraw(A)
+        assert "failing" == exporter.health
+        table.errors.clear()
+        await until(lambda: "exported" == exporter.health)
 
-            assert not await exporter.withdraw(A)
-            assert "failing" == exporter.health
-            table.errors.clear()
-            await until(lambda: "exported" == exporter.health)
-
-            assert set() == table.routes
-
-    run(scenario())
+        assert set() == table.routes
 
 
-def test_what_is_announced_meanwhile_is_not_withdrawn() -> None:
+@in_loop
+async def test_what_is_announced_meanwhile_is_not_withdrawn() -> None:
     """Withdraw is not sure of a block that was announced while it waited; the block has a route."""
+    table = Table()
+    async with running(table, A) as exporter:
+        table.gate.clear()
+        withdrawn = asyncio.create_task(exporter.withdraw(A))
+        await table.held()
+        exporter.announce(A)
+        table.gate.set()
 
-    async def scenario() -> None:
-        table = Table()
-        async with running(table, A) as exporter:
-            table.gate.clear()
-            withdrawn = asyncio.create_task(exporter.withdraw(A))
-            await table.held()
-            exporter.announce(A)
-            table.gate.set()
-
-            assert not await withdrawn
-            await until(lambda: {A} == table.routes)
-
-    run(scenario())
+        assert not await withdrawn
+        await until(lambda: {A} == table.routes)
 
 
-def test_failures_pause_longer_and_are_told_once(log: pytest.LogCaptureFixture) -> None:
+@in_loop
+async def test_failures_pause_longer_and_are_told_once(log: pytest.LogCaptureFixture) -> None:
     """What fails is tried again at pauses that double; that is one warning, and one recovery."""
+    table = Table()
+    async with running(table, retry_seconds=0.01) as exporter:
+        table.errors["add"] = DOWN
+        exporter.announce(A)
+        await until(lambda: table.calls.count(("add", A)) == 5)
+        exporter.announce(B)
+        await until(lambda: ("add", B) in table.calls)
 
-    async def scenario() -> None:
-        table = Table()
-        async with running(table, retry_seconds=0.01) as exporter:
-            table.errors["add"] = DOWN
-            exporter.announce(A)
-            await until(lambda: table.calls.count(("add", A)) == 5)
-            exporter.announce(B)
-            await until(lambda: ("add", B) in table.calls)
+        assert "failing" == exporter.health
+        compared = [
+            moment
+            for (name, _), moment in zip(table.calls, table.times, strict=True)
+            if name == "blocks"
+        ]
+        pauses = [after - before for before, after in pairwise(compared[1:])]
+        assert all(0.01 * 2**n <= pause for n, pause in enumerate(pauses, 1))
+        table.errors.clear()
+        await until(lambda: "exported" == exporter.health)
 
-            assert "failing" == exporter.health
-            compared = [
-                moment
-                for (name, _), moment in zip(table.calls, table.times, strict=True)
-                if name == "blocks"
-            ]
-            pauses = [after - before for before, after in pairwise(compared[1:])]
-            assert all(0.01 * 2**n <= pause for n, pause in enumerate(pauses, 1))
-            table.errors.clear()
-            await until(lambda: "exported" == exporter.health)
-
-            assert {A, B} == table.routes
-
-    run(scenario())
+        assert {A, B} == table.routes
 
     failure = (
         "the route to 10.0.0.0/27: Network is down; addresses are handed out all the same, but "
@@ -251,36 +225,30 @@ def test_failures_pause_longer_and_are_told_once(log: pytest.LogCaptureFixture) 
     assert [None, None] == [record.exc_info for record in log.records]
 
 
-def test_pauses_do_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+@in_loop
+async def test_pauses_do_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """However often it failed, it is tried again after the longest pause."""
     monkeypatch.setattr(module, "RETRY_SECONDS_MAX", 0.002)
-
-    async def scenario() -> None:
-        table = Table()
-        table.errors["blocks"] = DOWN
-        async with running(table):
-            # Doubled as often without bound, it would be hours.
-            await until(lambda: len(table.calls) > 24)
-
-    run(scenario())
+    table = Table()
+    table.errors["blocks"] = DOWN
+    async with running(table):
+        # Doubled as often without bound, it would be hours.
+        await until(lambda: len(table.calls) > 24)
 
 
-def test_each_reason_is_told(log: pytest.LogCaptureFixture) -> None:
+@in_loop
+async def test_each_reason_is_told(log: pytest.LogCaptureFixture) -> None:
     """Another reason is another line, with how many blocks it concerns; none is told twice."""
+    table = Table()
+    table.stuck = {A: DOWN, B: DOWN, C: RouteError("taken")}
+    async with running(table, *BLOCKS):
+        table.errors["blocks"] = RouteError("no list")
+        await until(lambda: len(log.messages) == 3)
+        table.errors.clear()
+        before = len(table.calls)
+        await until(lambda: len(table.calls) > before + 20)
 
-    async def scenario() -> None:
-        table = Table()
-        table.stuck = {A: DOWN, B: DOWN, C: RouteError("taken")}
-        async with running(table, *BLOCKS):
-            table.errors["blocks"] = RouteError("no list")
-            await until(lambda: len(log.messages) == 3)
-            table.errors.clear()
-            before = len(table.calls)
-            await until(lambda: len(table.calls) > before + 20)
-
-            assert set(BLOCKS[3:]) == table.routes
-
-    run(scenario())
+        assert set(BLOCKS[3:]) == table.routes
 
     assert [
         "the route to 10.0.0.0/27 and 1 more: Network is down",
@@ -289,78 +257,66 @@ def test_each_reason_is_told(log: pytest.LogCaptureFixture) -> None:
     ] == [message.partition(";")[0] for message in log.messages]
 
 
-def test_what_others_change_is_put_right() -> None:
+@in_loop
+async def test_what_others_change_is_put_right() -> None:
     """A route that somebody removes comes back, one that nobody wants goes, at the next compare."""
+    table = Table()
+    async with running(table, A, compare_seconds=0.005):
+        table.routes.remove(A)
+        table.routes.add(B)
+        await until(lambda: {A} == table.routes)
 
-    async def scenario() -> None:
-        table = Table()
-        async with running(table, A, compare_seconds=0.005):
-            table.routes.remove(A)
-            table.routes.add(B)
+
+@in_loop
+async def test_changes_all_the_time_do_not_put_off_the_compare() -> None:
+    """The table is compared in time however often blocks come and go."""
+    table = Table()
+    async with running(table, A, compare_seconds=0.05) as exporter:
+        table.routes.remove(A)
+        async with asyncio.timeout(HANGS_SECONDS):
+            while A not in table.routes:
+                exporter.announce(B)
+                await asyncio.sleep(0.001)
+
+
+@in_loop
+async def test_a_change_during_a_compare_is_not_lost() -> None:
+    """What is announced and withdrawn while the table is being read or changed is made so after."""
+    table = Table()
+    async with running(table, A, compare_seconds=0.005) as exporter:
+        for _ in range(2):
+            table.gate.clear()
+            table.waits.clear()
+            await table.held()
+            exporter.announce(B)
+            withdrawn = asyncio.create_task(exporter.withdraw(A))
+            await asyncio.sleep(0)
+            table.gate.set()
+
+            assert await withdrawn
+            await until(lambda: {B} == table.routes)
+            exporter.announce(A)
+            await exporter.withdraw(B)
             await until(lambda: {A} == table.routes)
 
-    run(scenario())
 
-
-def test_changes_all_the_time_do_not_put_off_the_compare() -> None:
-    """The table is compared in time however often blocks come and go."""
-
-    async def scenario() -> None:
-        table = Table()
-        async with running(table, A, compare_seconds=0.05) as exporter:
-            table.routes.remove(A)
-            async with asyncio.timeout(HANGS_SECONDS):
-                while A not in table.routes:
-                    exporter.announce(B)
-                    await asyncio.sleep(0.001)
-
-    run(scenario())
-
-
-def test_a_change_during_a_compare_is_not_lost() -> None:
-    """What is announced and withdrawn while the table is being read or changed is made so after."""
-
-    async def scenario() -> None:
-        table = Table()
-        async with running(table, A, compare_seconds=0.005) as exporter:
-            for _ in range(2):
-                table.gate.clear()
-                table.waits.clear()
-                await table.held()
-                exporter.announce(B)
-                withdrawn = asyncio.create_task(exporter.withdraw(A))
-                await asyncio.sleep(0)
-                table.gate.set()
-
-                assert await withdrawn
-                await until(lambda: {B} == table.routes)
-                exporter.announce(A)
-                await exporter.withdraw(B)
-                await until(lambda: {A} == table.routes)
-
-    run(scenario())
-
-
-def test_the_loop_turns_while_the_table_is_slow(log: pytest.LogCaptureFixture) -> None:
+@in_loop
+async def test_the_loop_turns_while_the_table_is_slow(log: pytest.LogCaptureFixture) -> None:
     """A kernel that does not answer holds up nobody: that is seen, told, and over when it does."""
+    table = Table()
+    async with running(table, A, timeout_seconds=0.02) as exporter:
+        table.gate.clear()
+        exporter.announce(B)
+        await table.held()
 
-    async def scenario() -> None:
-        table = Table()
-        async with running(table, A, timeout_seconds=0.02) as exporter:
-            table.gate.clear()
-            exporter.announce(B)
-            await table.held()
+        # It is not sure, and does not wait for ever.
+        assert not await exporter.withdraw(A)
+        exporter.announce(A)
+        assert "failing" == exporter.health
+        table.gate.set()
+        await until(lambda: "exported" == exporter.health)
 
-            # It is not sure, and does not wait for ever.
-            assert not await exporter.withdraw(A)
-            exporter.announce(A)
-            assert "failing" == exporter.health
-            table.gate.set()
-            await until(lambda: "exported" == exporter.health)
-
-            assert {A, B} == table.routes
-
-    run(scenario())
+        assert {A, B} == table.routes
 
     assert [
         "the routes of blocks: the kernel does not answer",
@@ -368,24 +324,21 @@ def test_the_loop_turns_while_the_table_is_slow(log: pytest.LogCaptureFixture) -
     ] == [message.partition(";")[0] for message in log.messages]
 
 
-def test_a_withdrawal_that_is_cancelled_is_made_all_the_same() -> None:
+@in_loop
+async def test_a_withdrawal_that_is_cancelled_is_made_all_the_same() -> None:
     """Who hangs up while the table is busy leaves nothing half done."""
-
-    async def scenario() -> None:
-        table = Table()
-        async with running(table, A, B) as exporter:
-            table.gate.clear()
-            first = asyncio.create_task(exporter.withdraw(A))
-            await table.held()
-            second = asyncio.create_task(exporter.withdraw(B))
-            await asyncio.sleep(0)
-            for task in (first, second):
-                task.cancel()
-            await asyncio.wait([first, second])
-            table.gate.set()
-            await until(lambda: set() == table.routes)
-
-    run(scenario())
+    table = Table()
+    async with running(table, A, B) as exporter:
+        table.gate.clear()
+        first = asyncio.create_task(exporter.withdraw(A))
+        await table.held()
+        second = asyncio.create_task(exporter.withdraw(B))
+        await asyncio.sleep(0)
+        for task in (first, second):
+            task.cancel()
+        await asyncio.wait([first, second])
+        table.gate.set()
+        await until(lambda: set() == table.routes)
 
 
 class Pipe:
@@ -440,107 +393,92 @@ class Taken:
         self.closed = True
 
 
-def test_what_the_kernel_tells_is_put_right_without_waiting_for_the_compare() -> None:
+@in_loop
+async def test_what_the_kernel_tells_is_put_right_without_waiting_for_the_compare() -> None:
     """A route that went is known to be missing at once, and is made again."""
+    table, pipe = Table(), Pipe()
+    async with running(table, A, B, watch=lambda: pipe) as exporter:
+        table.gate.clear()
+        table.routes.remove(A)
+        pipe.tell(gone={A})
+        await until(lambda: exporter.health == "failing")
 
-    async def scenario() -> None:
-        table, pipe = Table(), Pipe()
-        async with running(table, A, B, watch=lambda: pipe) as exporter:
-            table.gate.clear()
-            table.routes.remove(A)
-            pipe.tell(gone={A})
-            await until(lambda: exporter.health == "failing")
-
-            assert "others removed the routes to 1 blocks" == exporter.reason
-            table.gate.set()
-            await until(lambda: {A, B} == table.routes and exporter.health == "exported")
-            assert "" == exporter.reason
-
-    run(scenario())
+        assert "others removed the routes to 1 blocks" == exporter.reason
+        table.gate.set()
+        await until(lambda: {A, B} == table.routes and exporter.health == "exported")
+        assert "" == exporter.reason
 
 
 @pytest.mark.parametrize("changes", [{"made": {C}}, {"foreign": {A}}, {"unsure": True}])
-def test_whatever_is_strange_is_looked_at(changes: dict[str, Any]) -> None:
+@in_loop
+async def test_whatever_is_strange_is_looked_at(changes: dict[str, Any]) -> None:
     """A route too many, another's in the way, and what was missed: the table is compared."""
-
-    async def scenario() -> None:
-        table, pipe = Table(), Pipe()
-        async with running(table, A, watch=lambda: pipe):
-            table.routes = {C}
-            pipe.tell(**changes)
-            await until(lambda: {A} == table.routes)
-
-    run(scenario())
+    table, pipe = Table(), Pipe()
+    async with running(table, A, watch=lambda: pipe):
+        table.routes = {C}
+        pipe.tell(**changes)
+        await until(lambda: {A} == table.routes)
 
 
-def test_our_own_changes_are_no_news() -> None:
+@in_loop
+async def test_our_own_changes_are_no_news() -> None:
     """Word of what was made and removed as wanted leads to no look at the table."""
+    table, pipe = Table(), Pipe()
+    async with running(table, A, watch=lambda: pipe) as exporter:
+        exporter.announce(B)
+        await exporter.withdraw(A)
+        pipe.tell(made={B}, gone={A}, foreign={C})
+        await asyncio.sleep(3 * others.SETTLE_SECONDS)
 
-    async def scenario() -> None:
-        table, pipe = Table(), Pipe()
-        async with running(table, A, watch=lambda: pipe) as exporter:
-            exporter.announce(B)
-            await exporter.withdraw(A)
-            pipe.tell(made={B}, gone={A}, foreign={C})
-            await asyncio.sleep(3 * others.SETTLE_SECONDS)
-
-            assert "exported" == exporter.health
-            assert 1 == table.calls.count(("blocks", None))
-
-    run(scenario())
+        assert "exported" == exporter.health
+        assert 1 == table.calls.count(("blocks", None))
 
 
-def test_who_changes_the_table_all_the_time_is_met_now_and_then(
+@in_loop
+async def test_who_changes_the_table_all_the_time_is_met_now_and_then(
     log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However much is told, the table is compared at intervals, and it is logged once."""
     monkeypatch.setattr(others, "SETTLE_SECONDS", 0.001)
     monkeypatch.setattr(others, "NOTICE_SECONDS", 0.1)
     log.set_level(logging.WARNING, "coild.routing.others")
+    table, pipe = Table(), Pipe()
+    async with running(table, A, B, watch=lambda: pipe, retry_seconds=10.0):
+        began = time.monotonic()
+        while table.calls.count(("blocks", None)) < 5:
+            table.routes.discard(A)
+            pipe.tell(gone={A})
+            await asyncio.sleep(0.002)
 
-    async def scenario() -> None:
-        table, pipe = Table(), Pipe()
-        async with running(table, A, B, watch=lambda: pipe, retry_seconds=10.0):
-            began = time.monotonic()
-            while table.calls.count(("blocks", None)) < 5:
-                table.routes.discard(A)
-                pipe.tell(gone={A})
-                await asyncio.sleep(0.002)
-
-            assert time.monotonic() - began >= 0.4
-            await until(lambda: {A, B} == table.routes)
-
-    run(scenario())
+        assert time.monotonic() - began >= 0.4
+        await until(lambda: {A, B} == table.routes)
 
     (message,) = log.messages
     assert message.startswith("the route to 10.0.0.0/27 was not as coild left it")
 
 
-def test_while_another_has_the_table_nothing_is_changed(
+@in_loop
+async def test_while_another_has_the_table_nothing_is_changed(
     log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not even read, nothing is surely withdrawn, and all is made right when that ends."""
     monkeypatch.setattr(module, "TAKEN_SECONDS", 0.01)
+    table, lock = Table(C), Taken()
+    async with running(table, A, lock=lock) as exporter:
+        exporter.announce(B)
 
-    async def scenario() -> None:
-        table, lock = Table(C), Taken()
-        async with running(table, A, lock=lock) as exporter:
-            exporter.announce(B)
+        assert not await exporter.withdraw(A)
+        exporter.announce(A)
+        await asyncio.sleep(0.05)
+        assert "failing" == exporter.health
+        assert "another coild keeps it" == exporter.reason
+        assert [] == table.calls
+        lock.taken = False
+        await until(lambda: exporter.health == "exported")
+        assert {A, B} == table.routes
+        assert await exporter.withdraw(A)
 
-            assert not await exporter.withdraw(A)
-            exporter.announce(A)
-            await asyncio.sleep(0.05)
-            assert "failing" == exporter.health
-            assert "another coild keeps it" == exporter.reason
-            assert [] == table.calls
-            lock.taken = False
-            await until(lambda: exporter.health == "exported")
-            assert {A, B} == table.routes
-            assert await exporter.withdraw(A)
-
-        assert lock.closed
-
-    run(scenario())
+    assert lock.closed
 
     assert [
         "the routes of blocks: another coild keeps it",
@@ -549,22 +487,19 @@ def test_while_another_has_the_table_nothing_is_changed(
 
 
 @pytest.mark.parametrize("call", ["blocks", "add", "remove"])
-def test_a_bug_is_told_and_tried_again(log: pytest.LogCaptureFixture, call: str) -> None:
+@in_loop
+async def test_a_bug_is_told_and_tried_again(log: pytest.LogCaptureFixture, call: str) -> None:
     """An error that nobody expects is told once with its traceback; the work goes on."""
+    table = Table(C)
+    table.errors[call] = KeyError("RTA_DST")
+    async with running(table, A) as exporter:
+        assert "failing" == exporter.health
+        assert await exporter.withdraw(B) is (call != "remove")
+        await until(lambda: len(table.calls) > 12)
+        table.errors.clear()
+        await until(lambda: "exported" == exporter.health)
 
-    async def scenario() -> None:
-        table = Table(C)
-        table.errors[call] = KeyError("RTA_DST")
-        async with running(table, A) as exporter:
-            assert "failing" == exporter.health
-            assert await exporter.withdraw(B) is (call != "remove")
-            await until(lambda: len(table.calls) > 12)
-            table.errors.clear()
-            await until(lambda: "exported" == exporter.health)
-
-            assert {A} == table.routes
-
-    run(scenario())
+        assert {A} == table.routes
 
     told, recovered = log.records
     assert told.exc_info
@@ -572,42 +507,36 @@ def test_a_bug_is_told_and_tried_again(log: pytest.LogCaptureFixture, call: str)
     assert "the routes of all 1 blocks are exported again" == recovered.message
 
 
-def test_close_leaves_the_routes() -> None:
+@in_loop
+async def test_close_leaves_the_routes() -> None:
     """After close the routes are there, the table is closed, and nothing is sure any more."""
+    table = Table()
+    async with running(table, A, B) as exporter:
+        pass
 
-    async def scenario() -> None:
-        table = Table()
-        async with running(table, A, B) as exporter:
-            pass
-
-        assert {A, B} == table.routes
-        assert table.closed
-        assert "off" == exporter.health
-        assert not await exporter.withdraw(A)
-
-    run(scenario())
+    assert {A, B} == table.routes
+    assert table.closed
+    assert "off" == exporter.health
+    assert not await exporter.withdraw(A)
 
 
-def test_close_does_not_wait_for_many_routes() -> None:
+@in_loop
+async def test_close_does_not_wait_for_many_routes() -> None:
     """A stop ends a long row of changes after the one that is being made."""
+    table = Table()
+    async with running(table) as exporter:
+        table.gate.clear()
+        for block in BLOCKS:
+            exporter.announce(block)
+        await table.held()
+        closed = asyncio.create_task(exporter.close())
+        await asyncio.sleep(0)
+        table.gate.set()
+        await closed
+        await asyncio.sleep(0.01)
 
-    async def scenario() -> None:
-        table = Table()
-        async with running(table) as exporter:
-            table.gate.clear()
-            for block in BLOCKS:
-                exporter.announce(block)
-            await table.held()
-            closed = asyncio.create_task(exporter.close())
-            await asyncio.sleep(0)
-            table.gate.set()
-            await closed
-            await asyncio.sleep(0.01)
-
-            assert table.closed
-            assert {A} == table.routes
-
-    run(scenario())
+        assert table.closed
+        assert {A} == table.routes
 
 
 def test_close_does_not_wait_for_the_kernel(
@@ -628,7 +557,7 @@ def test_close_does_not_wait_for_the_kernel(
         task.cancel()
         await exporter.close()
 
-    run(scenario())
+    asyncio.run(scenario())
     # Its answer, at last, has nobody to go to.
     table.gate.set()
     for thread in threads:
@@ -637,17 +566,14 @@ def test_close_does_not_wait_for_the_kernel(
     assert ["the kernel is still busy with the routes, it is left alone"] == log.messages
 
 
-def test_the_process_does_not_wait_for_the_kernel() -> None:
+@in_loop
+async def test_the_process_does_not_wait_for_the_kernel() -> None:
     """The thread is one that the interpreter's end does not join."""
+    table = Table()
+    async with running(table):
+        threads = [each for each in threading.enumerate() if each.name == "routes"]
 
-    async def scenario() -> None:
-        table = Table()
-        async with running(table):
-            threads = [each for each in threading.enumerate() if each.name == "routes"]
-
-            assert [True] == [each.daemon for each in threads]
-
-    run(scenario())
+        assert [True] == [each.daemon for each in threads]
 
 
 STEPS = st.lists(
@@ -693,46 +619,43 @@ class Sure(Table):
 
 
 @given(steps=STEPS)
-def test_whatever_happens_it_converges(steps: list[tuple[str, Subnet | None]]) -> None:
+@in_loop
+async def test_whatever_happens_it_converges(steps: list[tuple[str, Subnet | None]]) -> None:
     """After any sequence the table is what is wanted; what was surely withdrawn had no route."""
+    table = Sure(A)
+    wanted = {A, B}
+    #: Routes that others made since the exporter last removed it: of these it cannot know.
+    foreign: set[Subnet] = set()
+    withdrawals: list[asyncio.Task[None]] = []
+    wrong: list[Subnet] = []
 
-    async def scenario() -> None:
-        table = Sure(A)
-        wanted = {A, B}
-        #: Routes that others made since the exporter last removed it: of these it cannot know.
-        foreign: set[Subnet] = set()
-        withdrawals: list[asyncio.Task[None]] = []
-        wrong: list[Subnet] = []
+    async def withdraw(exporter: Exporter, block: Subnet) -> None:
+        if await exporter.withdraw(block) and block in table.routes - foreign:
+            wrong.append(block)
 
-        async def withdraw(exporter: Exporter, block: Subnet) -> None:
-            if await exporter.withdraw(block) and block in table.routes - foreign:
-                wrong.append(block)
+    async with running(table, *wanted, compare_seconds=0.002) as exporter:
+        for what, block in steps:
+            if what == "announce" and block is not None:
+                wanted.add(block)
+                foreign.discard(block)
+                exporter.announce(block)
+            elif what == "withdraw" and block is not None:
+                wanted.discard(block)
+                withdrawals.append(asyncio.create_task(withdraw(exporter, block)))
+                await asyncio.sleep(0)
+            elif what == "cancel" and withdrawals:
+                withdrawals[-1].cancel()
+            elif what == "turn":
+                await asyncio.sleep(0.001)
+            else:
+                if what == "added" and block is not None:
+                    foreign.add(block)
+                table.step(what, block)
+        table.errors.clear()
+        table.stuck.clear()
+        table.gate.set()
+        await asyncio.gather(*withdrawals, return_exceptions=True)
+        await until(lambda: exporter.health == "exported" and wanted == table.routes)
 
-        async with running(table, *wanted, compare_seconds=0.002) as exporter:
-            for what, block in steps:
-                if what == "announce" and block is not None:
-                    wanted.add(block)
-                    foreign.discard(block)
-                    exporter.announce(block)
-                elif what == "withdraw" and block is not None:
-                    wanted.discard(block)
-                    withdrawals.append(asyncio.create_task(withdraw(exporter, block)))
-                    await asyncio.sleep(0)
-                elif what == "cancel" and withdrawals:
-                    withdrawals[-1].cancel()
-                elif what == "turn":
-                    await asyncio.sleep(0.001)
-                else:
-                    if what == "added" and block is not None:
-                        foreign.add(block)
-                    table.step(what, block)
-            table.errors.clear()
-            table.stuck.clear()
-            table.gate.set()
-            await asyncio.gather(*withdrawals, return_exceptions=True)
-            await until(lambda: exporter.health == "exported" and wanted == table.routes)
-
-        assert [] == wrong
-        assert wanted == table.routes
-
-    run(scenario())
+    assert [] == wrong
+    assert wanted == table.routes

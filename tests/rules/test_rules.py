@@ -14,7 +14,6 @@ import ipaddress
 import itertools
 import os
 import sys
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -31,6 +30,7 @@ from coild.allocation.service import ConflictError, NoAddressError, Statistics
 from coild.rules.addresses import Pool, Span
 from coild.rules.allocator import NoPoolError
 from tests.kits.daemon.service import Bench, pool
+from tests.kits.loop import in_loop
 
 REUSE_AFTER = 30
 #: In the configuration or not, and in which pool, changes at restarts.
@@ -454,15 +454,6 @@ TestRules.settings = settings(
 )
 
 
-def run(scenario: Callable[[Bench], Coroutine[Any, Any, None]], *pools: tuple[str, Pool]) -> None:
-    """Run a scenario on a new node with these pools."""
-
-    async def started() -> None:
-        await scenario(await Bench(dict(pools), reuse_after=REUSE_AFTER).start())
-
-    asyncio.run(started())
-
-
 FAMILIES = pytest.mark.parametrize(
     ("version", "subnet"), [(4, "10.0.1.0/29"), (6, "fd01::/125")], ids=["ipv4", "ipv6"]
 )
@@ -470,124 +461,111 @@ FAMILIES = pytest.mark.parametrize(
 
 @FAMILIES
 @pytest.mark.parametrize("block_size", range(4))
-def test_every_address_of_a_pool_is_handed_out_once(
+@in_loop
+async def test_every_address_of_a_pool_is_handed_out_once(
     version: int, subnet: str, block_size: int
 ) -> None:
     """A subnet of 8 gives 8 addresses, the first included; the ninth container gets an error."""
+    bench = await Bench({"default": pool(block_size, subnet)}, reuse_after=REUSE_AFTER).start()
+    given = [await bench.allocate(f"c{number}", version=version) for number in range(8)]
 
-    async def scenario(bench: Bench) -> None:
-        given = [await bench.allocate(f"c{number}", version=version) for number in range(8)]
-
-        assert sorted(map(str, ipaddress.ip_network(subnet))) == sorted(given)
-        with pytest.raises(
-            NoAddressError, match=f"pool 'default' has no free IPv{version} address"
-        ):
-            await bench.allocate("c8", version=version)
-
-    run(scenario, ("default", pool(block_size, subnet)))
+    assert sorted(map(str, ipaddress.ip_network(subnet))) == sorted(given)
+    with pytest.raises(NoAddressError, match=f"pool 'default' has no free IPv{version} address"):
+        await bench.allocate("c8", version=version)
 
 
 @FAMILIES
-def test_an_address_rests_as_long_as_another_is_free(version: int, subnet: str) -> None:
+@in_loop
+async def test_an_address_rests_as_long_as_another_is_free(version: int, subnet: str) -> None:
     """A container that flaps gets another address each time, until one has rested."""
-
-    async def scenario(bench: Bench) -> None:
-        given = []
-        for number in range(8):
-            given.append(await bench.allocate(f"c{number}", version=version))
-            await bench.release(f"c{number}")
-            bench.now += 1
-        # Two blocks of two: the first, and the spare that the cool-down may cost.
-
-        assert 4 == len(set(given))
-        assert given[:4] == given[4:]
-        assert 4 == bench.service.statistics.reused_early
-        assert 2 == len((await bench.blocks())["default"])
-        bench.now += REUSE_AFTER
-
-        assert given[0] == await bench.allocate("later", version=version)
-        assert 4 == bench.service.statistics.reused_early
-
-    run(scenario, ("default", pool(1, subnet)))
-
-
-def test_an_address_is_fresh_until_reuse_after_is_over() -> None:
-    """One ns before `reuse-after` an address still rests; from then on it is ready."""
-
-    async def scenario(bench: Bench) -> None:
-        first = await bench.allocate("c0")
-        await bench.release("c0")
-        bench.now += REUSE_AFTER - 1
-        second = await bench.allocate("c1")
-
-        assert first != second
+    bench = await Bench({"default": pool(1, subnet)}, reuse_after=REUSE_AFTER).start()
+    given = []
+    for number in range(8):
+        given.append(await bench.allocate(f"c{number}", version=version))
+        await bench.release(f"c{number}")
         bench.now += 1
+    # Two blocks of two: the first, and the spare that the cool-down may cost.
 
-        assert first == await bench.allocate("c2")
+    assert 4 == len(set(given))
+    assert given[:4] == given[4:]
+    assert 4 == bench.service.statistics.reused_early
+    assert 2 == len((await bench.blocks())["default"])
+    bench.now += REUSE_AFTER
 
-    run(scenario, ("default", pool(0, "10.0.1.0/29")))
+    assert given[0] == await bench.allocate("later", version=version)
+    assert 4 == bench.service.statistics.reused_early
 
 
-def test_the_cool_down_survives_a_restart() -> None:
+@in_loop
+async def test_an_address_is_fresh_until_reuse_after_is_over() -> None:
+    """One ns before `reuse-after` an address still rests; from then on it is ready."""
+    bench = await Bench({"default": pool(0, "10.0.1.0/29")}, reuse_after=REUSE_AFTER).start()
+    first = await bench.allocate("c0")
+    await bench.release("c0")
+    bench.now += REUSE_AFTER - 1
+    second = await bench.allocate("c1")
+
+    assert first != second
+    bench.now += 1
+
+    assert first == await bench.allocate("c2")
+
+
+@in_loop
+async def test_the_cool_down_survives_a_restart() -> None:
     """What was released before a restart rests after it as if there had been none."""
-
-    async def scenario(bench: Bench) -> None:
-        given = [await bench.allocate(f"c{number}") for number in range(4)]
-        for number in (2, 0, 1):
-            await bench.release(f"c{number}")
-            bench.now += 1
-        again = await Bench(
-            bench.state.pools, journal=bench.journal, reuse_after=REUSE_AFTER, now=bench.now
-        ).start()
-        reused = [await again.allocate(f"d{number}") for number in range(3)]
-
-        assert [given[2], given[0], given[1]] == reused
-        assert 3 == again.service.statistics.reused_early
-
     # Two blocks: what was released first of all is in the second.
-    run(scenario, ("default", pool(1, "10.0.2.0/30")))
+    bench = await Bench({"default": pool(1, "10.0.2.0/30")}, reuse_after=REUSE_AFTER).start()
+    given = [await bench.allocate(f"c{number}") for number in range(4)]
+    for number in (2, 0, 1):
+        await bench.release(f"c{number}")
+        bench.now += 1
+    again = await Bench(
+        bench.state.pools, journal=bench.journal, reuse_after=REUSE_AFTER, now=bench.now
+    ).start()
+    reused = [await again.allocate(f"d{number}") for number in range(3)]
+
+    assert [given[2], given[0], given[1]] == reused
+    assert 3 == again.service.statistics.reused_early
 
 
-def test_a_subnet_that_is_taken_out_hands_out_no_more() -> None:
+@in_loop
+async def test_a_subnet_that_is_taken_out_hands_out_no_more() -> None:
     """Its addresses stay their holders' and can be released; new ones come from elsewhere."""
     both = pool(1, "10.0.1.0/29", "10.0.2.0/30")
+    bench = await Bench({"default": both}, reuse_after=REUSE_AFTER).start()
+    kept, released = await bench.allocate("kept"), await bench.allocate("released")
 
-    async def scenario(bench: Bench) -> None:
-        kept, released = await bench.allocate("kept"), await bench.allocate("released")
+    assert kept.startswith("10.0.1.")
+    changed = await Bench(
+        {"default": pool(1, "10.0.2.0/30")}, journal=bench.journal, reuse_after=REUSE_AFTER
+    ).start()
+    assert released == await changed.release("released")
+    assert kept == changed.service.durable.address("default", "web-0", "kept")
+    changed.now += 10 * REUSE_AFTER
+    new = [await changed.allocate(f"new{number}") for number in range(4)]
 
-        assert kept.startswith("10.0.1.")
-        changed = await Bench(
-            {"default": pool(1, "10.0.2.0/30")}, journal=bench.journal, reuse_after=REUSE_AFTER
-        ).start()
-        assert released == await changed.release("released")
-        assert kept == changed.service.durable.address("default", "web-0", "kept")
-        changed.now += 10 * REUSE_AFTER
-        new = [await changed.allocate(f"new{number}") for number in range(4)]
+    assert sorted(map(str, ipaddress.ip_network("10.0.2.0/30"))) == sorted(new)
+    with pytest.raises(NoAddressError):
+        await changed.allocate("one-more")
+    back = await Bench(
+        {"default": both},
+        journal=bench.journal,
+        reuse_after=REUSE_AFTER,
+        now=changed.now,
+    ).start()
 
-        assert sorted(map(str, ipaddress.ip_network("10.0.2.0/30"))) == sorted(new)
-        with pytest.raises(NoAddressError):
-            await changed.allocate("one-more")
-        back = await Bench(
-            {"default": both},
-            journal=bench.journal,
-            reuse_after=REUSE_AFTER,
-            now=changed.now,
-        ).start()
-
-        assert released == await back.allocate("back")
-        assert kept == await back.release("kept")
-
-    run(scenario, ("default", both))
+    assert released == await back.allocate("back")
+    assert kept == await back.release("kept")
 
 
 #: The product's own files, wherever the checkout lies: others' code may lie below it, too.
 _PACKAGE = f"{Path(coild.__file__).parent}{os.sep}"
 
 
-def steps(subnet: str, version: int) -> tuple[int, list[str]]:
+async def steps(subnet: str, version: int) -> tuple[int, list[str]]:
     """How many lines of coild run for 100 allocations and 100 blocks, and the first addresses."""
     lines = 0
-    given = []
 
     def count(frame: FrameType, event: str, _: object) -> Any:
         nonlocal lines
@@ -596,25 +574,22 @@ def steps(subnet: str, version: int) -> tuple[int, list[str]]:
         lines += event == "line"
         return count
 
-    async def scenario(bench: Bench) -> None:
-        before = sys.gettrace()
-        sys.settrace(count)
-        try:
-            given.extend(
-                [await bench.allocate(f"c{number}", version=version) for number in range(100)]
-            )
-        finally:
-            sys.settrace(before)
-
-    run(scenario, ("default", pool(0, subnet)))
+    bench = await Bench({"default": pool(0, subnet)}, reuse_after=REUSE_AFTER).start()
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        given = [await bench.allocate(f"c{number}", version=version) for number in range(100)]
+    finally:
+        sys.settrace(before)
     return lines, given
 
 
-def test_a_pool_of_2_to_the_80_costs_what_a_small_one_costs() -> None:
+@in_loop
+async def test_a_pool_of_2_to_the_80_costs_what_a_small_one_costs() -> None:
     """Blocks are computed, not listed: a /48 runs no more lines of code than a /24 or a /120."""
-    small, _ = steps("10.0.0.0/24", 4)
-    small_6, _ = steps("fd00:48::/120", 6)
-    large, given = steps("fd00:48::/48", 6)
+    small, _ = await steps("10.0.0.0/24", 4)
+    small_6, _ = await steps("fd00:48::/120", 6)
+    large, given = await steps("fd00:48::/48", 6)
 
     assert ["fd00:48::", "fd00:48::1", "fd00:48::2"] == given[:3]
     assert small_6 == large

@@ -14,6 +14,7 @@ from coild.blocks import NoBlockError
 from coild.blocks.static import StaticBlocks
 from coild.rules.addresses import BITS, Pool, Subnet
 from tests.kits.daemon.service import pool
+from tests.kits.loop import in_loop
 
 #: The subnets here have at most so many addresses: each can be looked at.
 BITS_MAX = 5
@@ -61,30 +62,27 @@ def candidates(owner: Pool, version: int, held: list[Subnet]) -> list[Subnet]:
         max_size=60,
     ),
 )
-def test_a_block_is_found_exactly_when_there_is_one(
+@in_loop
+async def test_a_block_is_found_exactly_when_there_is_one(
     situation: tuple[dict[str, Pool], list[Subnet], int], wishes: list[tuple[str, int]]
 ) -> None:
     """Each block is whole, aligned, the pool's own and nobody's; a refusal means none is left."""
     pools, held, version = situation
     source = StaticBlocks(pools, held)
+    for wish, number in wishes:
+        if wish == "release":
+            if held:
+                await source.release("default", held.pop(number % len(held)))
+            continue
+        left = candidates(pools[wish], version, held)
+        if not left:
+            with pytest.raises(NoBlockError, match=f"pool '{wish}' has no free IPv"):
+                await source.acquire(wish, version)
+            continue
+        block = await source.acquire(wish, version)
 
-    async def scenario() -> None:
-        for wish, number in wishes:
-            if wish == "release":
-                if held:
-                    await source.release("default", held.pop(number % len(held)))
-                continue
-            left = candidates(pools[wish], version, held)
-            if not left:
-                with pytest.raises(NoBlockError, match=f"pool '{wish}' has no free IPv"):
-                    await source.acquire(wish, version)
-                continue
-            block = await source.acquire(wish, version)
-
-            assert block in left
-            held.append(block)
-
-    asyncio.run(scenario())
+        assert block in left
+        held.append(block)
 
 
 @given(
@@ -92,7 +90,8 @@ def test_a_block_is_found_exactly_when_there_is_one(
     block_size=st.integers(0, BITS_MAX),
     releases=st.lists(st.integers(0, 99), max_size=60),
 )
-def test_a_block_that_came_back_is_given_out_as_late_as_possible(
+@in_loop
+async def test_a_block_that_came_back_is_given_out_as_late_as_possible(
     version: int, block_size: int, releases: list[int]
 ) -> None:
     """Blocks go round: within a subnet none is given out again before all that are free were."""
@@ -100,22 +99,18 @@ def test_a_block_that_came_back_is_given_out_as_late_as_possible(
     prefix, size = BITS[version] - block_size, 1 << block_size
     ring = [Subnet(version, base, prefix) for base in range(subnet.base, subnet.end, size)]
     source = StaticBlocks({"default": Pool((subnet,), block_size)}, [])
-
-    async def scenario() -> None:
-        held: list[Subnet] = []
-        place = 0
-        for number in releases:
-            if len(held) == len(ring) or (held and number % 3 == 0):
-                await source.release("default", held.pop(number % len(held)))
-            block = await source.acquire("default", version)
-            while ring[place % len(ring)] in held:
-                place += 1
-
-            assert ring[place % len(ring)] == block
+    held: list[Subnet] = []
+    place = 0
+    for number in releases:
+        if len(held) == len(ring) or (held and number % 3 == 0):
+            await source.release("default", held.pop(number % len(held)))
+        block = await source.acquire("default", version)
+        while ring[place % len(ring)] in held:
             place += 1
-            held.append(block)
 
-    asyncio.run(scenario())
+        assert ring[place % len(ring)] == block
+        place += 1
+        held.append(block)
 
 
 @pytest.mark.parametrize("version", [4, 6])

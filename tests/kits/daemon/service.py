@@ -153,6 +153,10 @@ class HeldBlocks:
         #: Requests that were cancelled while they waited.
         self.cancelled = 0
 
+    def give(self, *answers: Subnet | Exception) -> None:
+        """Have these for the next who ask, one each."""
+        self.answers.extend(answers)
+
     async def acquire(self, pool: str, version: int) -> Subnet:
         """As BlockSource.acquire."""
         self.asked.append((pool, version))

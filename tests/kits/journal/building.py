@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -29,9 +27,7 @@ from journal.write.recovery import recover
 from journal.write.repair_note import forget
 from journal.write.segment_writer import Log
 from journal.write.spare import Spare
-from tests.kits.journal.disks import FS, TIMEOUT_SECONDS
-
-_P = ParamSpec("_P")
+from tests.kits.journal.disks import FS
 
 SCHEMA = 3
 SEGMENT_BYTES = 16 * 1024
@@ -152,20 +148,6 @@ async def take(journal: Journal, event: Any, *, essential: bool = False) -> int:
             return journal.append(event, essential=essential)
         except JournalBusyError:
             await journal.room()
-
-
-def in_loop(test: Callable[_P, Awaitable[None]]) -> Callable[_P, None]:
-    """Run a coroutine as a test, in its own loop, with a time limit."""
-
-    @functools.wraps(test)
-    def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
-        async def main() -> None:
-            async with asyncio.timeout(3 * TIMEOUT_SECONDS):
-                await test(*args, **kwargs)
-
-        asyncio.run(main())
-
-    return run
 
 
 def puts(count: int, *, start: int = 1, value_bytes: int = 20) -> list[Any]:
