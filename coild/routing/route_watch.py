@@ -21,7 +21,8 @@ _INTERFACE = "lo"
 #: rtnetlink.h: the groups of links, IPv4 and IPv6 routes; the messages; the attributes of a route.
 _GROUPS = 0x1 | 0x40 | 0x400
 _NEW_LINK, _NEW_ROUTE, _DEL_ROUTE = 16, 24, 25
-_DESTINATION, _TABLE = 1, 15
+_DESTINATION, _OUTPUT, _GATEWAY, _TABLE, _VIA, _ENCAP = 1, 4, 5, 15, 18, 22
+_UNICAST = 1
 _CLONED = 0x200
 _IFF_UP = 1
 #: A table beyond a byte is in an attribute, and this in the byte (RT_TABLE_COMPAT).
@@ -40,7 +41,7 @@ class Changes(msgspec.Struct):
     #: Blocks whose route of ours went, or came; the last word on each counts.
     gone: set[Subnet] = msgspec.field(default_factory=set)
     made: set[Subnet] = msgspec.field(default_factory=set)
-    #: Blocks to which another's route in our table came or went.
+    #: Blocks to which another's route in our table came or went, or one that is not as we make it.
     foreign: set[Subnet] = msgspec.field(default_factory=set)
     #: lo went down, and all of its routes with it, of which nothing else is told.
     down: bool = False
@@ -104,7 +105,7 @@ class RouteWatch:
             return
         if kind not in {_NEW_ROUTE, _DEL_ROUTE}:
             return
-        family, length, _, _, table, protocol, _, _, flags = _ROUTE.unpack_from(body)
+        family, length, source, tos, table, protocol, _, type_, flags = _ROUTE.unpack_from(body)
         found = attributes(body[_ROUTE.size :])
         if _TABLE in found:
             table = int.from_bytes(found[_TABLE], sys.byteorder)
@@ -112,7 +113,11 @@ class RouteWatch:
         if table != self._table or version is None or flags & _CLONED:
             return
         block = Subnet(version, int.from_bytes(found.get(_DESTINATION, b"")), length)
-        if protocol != self._protocol:
+        output = int.from_bytes(found.get(_OUTPUT, b""), sys.byteorder)
+        # As KernelRoutes makes them. Another kind may take the place of one that is gone before
+        # either is read here: its coming must not hide that.
+        as_made = type_ == _UNICAST and output == self._lo and not (source or tos)
+        if protocol != self._protocol or not as_made or found.keys() & {_GATEWAY, _VIA, _ENCAP}:
             changes.foreign.add(block)
         elif kind == _NEW_ROUTE:
             changes.made.add(block)

@@ -228,6 +228,20 @@ def test_each_change_is_told(netlink: Any, watch: RouteWatch, block: Subnet) -> 
     assert Changes() == watch.read()
 
 
+@pytest.mark.parametrize("block", [V4, V6], ids=str)
+def test_another_kind_of_route_in_the_place_of_ours_is_told(
+    netlink: Any, watch: RouteWatch, block: Subnet
+) -> None:
+    """Ours is gone, though a route of our protocol came before either was read."""
+    route = {"dst": str(block), "table": 119, "proto": 30}
+    netlink.route("add", **route, oif=1)
+    watch.read()
+    netlink.route("del", **route, oif=1)
+    netlink.route("add", **route, type="blackhole")
+
+    assert Changes(gone={block}, foreign={block}) == watch.read()
+
+
 def test_lo_is_told_of(netlink: Any, watch: RouteWatch) -> None:
     """A loopback interface that goes down takes all routes with it; up again, it has to be seen."""
     netlink.link("set", ifname="lo", state="down")
