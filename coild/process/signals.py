@@ -38,7 +38,7 @@ def begin() -> None:
     for stopping in STOPPING:
         # There is nothing to clean up, and an exception might be raised where it is not passed on.
         signal.signal(stopping, lambda *_: os._exit(0))
-    for other in (signal.SIGPIPE, *_OF_TERMINALS, *_told()):
+    for other in (signal.SIGPIPE, *_OF_TERMINALS, *_logged()):
         signal.signal(other, signal.SIG_IGN)
     # What blocked them for itself may have started this: then no stop would come, nor the news that
     # a child ended.
@@ -52,8 +52,8 @@ def configure() -> None:
         signal.signal(stopping, lambda *_: sys.exit(0))
     for other in (signal.SIGPIPE, *_OF_TERMINALS):
         signal.signal(other, signal.SIG_IGN)
-    for number in _told():
-        signal.signal(number, _tell)
+    for number in _logged():
+        signal.signal(number, _log)
 
 
 def serve(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
@@ -64,8 +64,8 @@ def serve(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
     """
     for stopping in STOPPING:
         loop.add_signal_handler(stopping, stop)
-    for number in _told():
-        loop.add_signal_handler(number, _tell, number)
+    for number in _logged():
+        loop.add_signal_handler(number, _log, number)
 
 
 def hold() -> None:
@@ -74,12 +74,12 @@ def hold() -> None:
     The end of the loop gives them back to the system, which would kill. That needs the other
     threads to have done `leave_to_main`.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, (*STOPPING, *_told()))
+    signal.pthread_sigmask(signal.SIG_BLOCK, (*STOPPING, *_logged()))
 
 
 def ignore() -> None:
     """From here on, after the end of the loop, they are nothing, in new threads too."""
-    for number in (*STOPPING, *_told()):
+    for number in (*STOPPING, *_logged()):
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -88,13 +88,13 @@ def leave_to_main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
-def _told() -> Iterator[int]:
+def _logged() -> Iterator[int]:
     yield signal.SIGHUP
     yield from (getattr(signal, name) for name in _HARMLESS)
     yield from range(signal.SIGRTMIN, signal.SIGRTMAX + 1)
 
 
-def _tell(number: int, _frame: FrameType | None = None) -> None:
+def _log(number: int, _frame: FrameType | None = None) -> None:
     if number == signal.SIGHUP:
         logger.warning("SIGHUP: there is nothing to reload yet; a restart reads the configuration")
     else:

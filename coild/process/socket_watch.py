@@ -79,7 +79,7 @@ class SocketWatch:
                 self._served = unix.socket
         except (StartError, OSError) as error:
             bound = await self._call(lambda: unix.is_bound)
-            self._tell(unix, str(error).removeprefix("socket: "), bound=bound)
+            self._log_change(unix, str(error).removeprefix("socket: "), bound=bound)
             return
         self.unreachable = self.unlocked = ""
         if not bound:
@@ -92,7 +92,7 @@ class SocketWatch:
                 "the lock %s.lock was removed or replaced; it is locked again", unix.path
             )
 
-    def _tell(self, unix: UnixSocket | PassedSocket, reason: str, *, bound: bool) -> None:
+    def _log_change(self, unix: UnixSocket | PassedSocket, reason: str, *, bound: bool) -> None:
         """Tell once what is lost, and why it stays so."""
         unreachable = unlocked = ""
         if not bound:

@@ -109,10 +109,10 @@ class SealedWatch:
         if before % 2 or before != self._generation():
             return
         if before == self._known_at:
-            self._tell(self._compare(found))
+            self._log_changes(self._compare(found))
         else:
             self._known, self._known_at = {}, before
-            self._tell({})
+            self._log_changes({})
         self._known = found | self._known
 
     def _scan(self) -> dict[Path, _File]:
@@ -136,7 +136,7 @@ class SealedWatch:
                 changed[path] = f"has {now.size} bytes instead of {known.size}"
         return changed
 
-    def _tell(self, changed: dict[Path, str]) -> None:
+    def _log_changes(self, changed: dict[Path, str]) -> None:
         if changed == self._told:
             return
         names = [f"{path} {what}" for path, what in sorted(changed.items())]

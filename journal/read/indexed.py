@@ -47,7 +47,7 @@ class Found(NamedTuple):
     event: Any
 
 
-class Looked(NamedTuple):
+class ReadResult(NamedTuple):
     """Events of a segment, with all that have the wanted keys among them; and where it ends."""
 
     events: list[Found]
@@ -92,7 +92,7 @@ class Indexes:
         header: SegmentHeader,
         following: SegmentHeader,
         wanted: Sequence[bytes] = (),
-    ) -> Looked:
+    ) -> ReadResult:
         """The events of a sealed segment that may have one of the keys `wanted`.
 
         `header` is the segment's, `following` that of its successor. Raises JournalCorruptError,
@@ -111,7 +111,7 @@ class Indexes:
                         with contextlib.suppress(MalformedError):
                             events = list(self._lead(file, header, index, wanted))
                             self._note(index.records)
-                            return Looked(events, end)
+                            return ReadResult(events, end)
                         there = None
             if recorded or self._make or self._keys.digests_of is None:
                 return self._make_index(file, header, there, recorded, wanted)
@@ -124,7 +124,7 @@ class Indexes:
         there: bytes | None,
         recorded: set[bytes],
         wanted: Sequence[bytes],
-    ) -> Looked:
+    ) -> ReadResult:
         """All events of a sealed segment, if any are wanted.
 
         Its index is kept, unless it is the one `there`.
@@ -147,9 +147,9 @@ class Indexes:
             self.unrecorded[header.first_sequence] = index.digest
         self._note(index.records)
         end = Position(index.last_sequence, index.last_digest, header.journal_id)
-        return Looked(_numbered(events, header.first_sequence), end)
+        return ReadResult(_numbered(events, header.first_sequence), end)
 
-    def _read_whole(self, file: SegmentFile, header: SegmentHeader) -> Looked:
+    def _read_whole(self, file: SegmentFile, header: SegmentHeader) -> ReadResult:
         """All events of a sealed segment."""
         events: list[Any] = []
         found = scan(read_segment(self._fs, file), header, self._decoder, events.extend)
@@ -157,7 +157,7 @@ class Indexes:
             raise MalformedError(found.reason, found.offset, found.next_sequence - 1)
         self.learn(events)
         end = Position(found.next_sequence - 1, found.digest, header.journal_id)
-        return Looked(_numbered(events, header.first_sequence), end)
+        return ReadResult(_numbered(events, header.first_sequence), end)
 
     def _lead(
         self, file: SegmentFile, header: SegmentHeader, index: Index, wanted: Sequence[bytes]

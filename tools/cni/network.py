@@ -45,7 +45,7 @@ def collect(config: Config) -> None:
         body = {"sequence": sequence, "network": config.network, "valid": valid}
         status, answer = config.coild.ask("POST", "/gc", body)
         if status == 200:
-            _tell(answer)
+            _report(answer)
             return
         if status == _TOO_LONG:
             error = answer.get("error")
@@ -103,7 +103,7 @@ def _valid(document: dict[str, Any]) -> list[str]:
     return list(found)
 
 
-def _tell(answer: dict[str, Any]) -> None:
+def _report(answer: dict[str, Any]) -> None:
     released = answer.get("released")
     if isinstance(released, list) and released:
         addresses = [str(each.get("address")) for each in released if isinstance(each, dict)]

@@ -88,7 +88,7 @@ def _run(arguments: argparse.Namespace) -> int:
         status = EXIT_CORRUPT
     if verified.unvouched:
         say_unvouched(directory, verified.unvouched)
-    _tell(verified, advices, status, deep=arguments.deep)
+    _print(verified, advices, status, deep=arguments.deep)
     if anchor is not None:
         status = _judge_anchor(anchor, verified, status)
     return status
@@ -119,7 +119,7 @@ def _head(directory: Path) -> int:
     return EXIT_GOOD
 
 
-def _tell(verified: Verified, advices: Sequence[Advice], status: int, *, deep: bool) -> None:
+def _print(verified: Verified, advices: Sequence[Advice], status: int, *, deep: bool) -> None:
     head, count = verified.vouched, verified.count - verified.unvouched
     for path, reason in verified.bad_indexes:
         notice(f"{path}: {reason}; remove it, it will be made again")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from journal.errors import JournalError
 from tests.crash.journal.oracle import BrokenPromiseError, Judged, Oracle
-from tests.crash.journal.session import Clock, Known, Moment, open_journal, seeded_ids
+from tests.crash.journal.session import Clock, CrashPoint, Known, open_journal, seeded_ids
 from tests.crash.journal.workloads import moments_of
 from tests.crash.simulated.disk import SimulatedDisk
 from tests.crash.simulated.fates import Bounds
@@ -120,7 +120,7 @@ class _Run:
         self._deeper_one_in = deeper_one_in
         self._failures_max = failures_max
 
-    def crash(self, moment: Moment) -> None:
+    def crash(self, moment: CrashPoint) -> None:
         """Judge the disks that a crash at this moment leaves."""
         choice = random.Random(f"{self.workload} {self.seed} {moment.number}")  # noqa: S311
         for state in states(moment.disk, choice, FIRST):
@@ -132,7 +132,7 @@ class _Run:
     def _judge(
         self,
         state: State,
-        moment: Moment,
+        moment: CrashPoint,
         heads: dict[bytes, int],
         before: str = "",
         owed: bytes = b"",
@@ -154,7 +154,7 @@ class _Run:
     def _crash_recovery(
         self,
         disk: SimulatedDisk,
-        moment: Moment,
+        moment: CrashPoint,
         first: str,
         judged: Judged,
         choice: random.Random,
@@ -172,7 +172,7 @@ class _Run:
                     self._fail(moment, before + state.choice, "a torn segment is whole", how)
                 self._judge(state, moment, self.deeper, before, torn)
 
-    def _fail(self, moment: Moment, choice: str, promise: str, how: str) -> None:
+    def _fail(self, moment: CrashPoint, choice: str, promise: str, how: str) -> None:
         if len(self.failures) < self._failures_max:
             self.failures.append(
                 Failure(self.workload, self.seed, moment.number, moment.call, choice, promise, how)

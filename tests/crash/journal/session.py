@@ -51,7 +51,7 @@ class Known(NamedTuple):
     repaired: int = -1
 
 
-class Moment(NamedTuple):
+class CrashPoint(NamedTuple):
     """The disk before a call, and what is known then."""
 
     number: int
@@ -151,7 +151,7 @@ class Session:
 
     def __init__(self, seed: str) -> None:
         self.choice = random.Random(seed)  # noqa: S311
-        self.moments: list[Moment] = []
+        self.moments: list[CrashPoint] = []
         self.schema = SCHEMA
         self.clock = Clock()
         self.submitted: list[Any] = []
@@ -263,7 +263,7 @@ class Session:
         self.disk.before = self._remember
         self.opened = None
 
-    def end(self) -> list[Moment]:
+    def end(self) -> list[CrashPoint]:
         """All moments, the last one behind everything."""
         self._remember("the end")
         return self.moments
@@ -274,7 +274,7 @@ class Session:
             # Its own calls are remembered too, but do not wait for others.
             meanwhile()
             self._meanwhile = meanwhile
-        self.moments.append(Moment(len(self.moments), call, self.disk.clone(), self.known()))
+        self.moments.append(CrashPoint(len(self.moments), call, self.disk.clone(), self.known()))
 
     def _event(self, value_bytes_max: int) -> Any:
         choice = self.choice

@@ -8,7 +8,7 @@ from pathlib import Path
 from journal.compact.prepare import index_sealed
 from journal.repair.plan import plan_truncation
 from journal.repair.truncate import truncate
-from tests.crash.journal.session import DIRECTORY, Moment, Session, seeded_ids, vocabulary
+from tests.crash.journal.session import DIRECTORY, CrashPoint, Session, seeded_ids, vocabulary
 from tests.crash.simulated.disk import SimulatedDisk
 from tests.crash.simulated.fates import Bounds
 from tests.crash.simulated.states import states
@@ -75,7 +75,7 @@ def _crash(session: Session) -> None:
     _crash_at(session, session.moments[-session.choice.randrange(1, 3)])
 
 
-def _crash_at(session: Session, moment: Moment) -> None:
+def _crash_at(session: Session, moment: CrashPoint) -> None:
     session.submitted[:] = moment.known.submitted
     session.acknowledged = moment.known.acknowledged
     left = [state.disk for state in states(moment.disk, session.choice, _FEW)]
@@ -237,7 +237,7 @@ WORKLOADS: dict[str, Workload] = {
 }
 
 
-def moments_of(name: str, seed: int) -> list[Moment]:
+def moments_of(name: str, seed: int) -> list[CrashPoint]:
     """All moments at which a crash could come in a workload, the same for the same seed."""
     session = Session(f"{name} {seed}")
     with seeded_ids(f"ids {name} {seed}"):
