@@ -20,7 +20,7 @@ from coild.allocation.service import Service
 from coild.blocks.static import StaticBlocks
 from coild.config.config import Config
 from coild.http.answers import Answer
-from coild.http.api import build_app
+from coild.http.api import Handlers, build_app
 from coild.http.guard import Guard
 from coild.http.messages import Health
 from coild.http.readiness import Readiness
@@ -125,7 +125,7 @@ class Daemon:
         self._gate = WriteGate()
         self._startup = Startup(config, state, journal, self._service, clock, notifier, self._gate)
         self._readiness = Readiness()
-        app = build_app(
+        handlers = Handlers(
             self._service,
             self._compactor,
             Guard(config.allowed_hosts, remote=config.allow_remote),
@@ -133,7 +133,7 @@ class Daemon:
             self._gate,
             self._readiness,
         )
-        self._server = Server(app, config.max_connections)
+        self._server = Server(build_app(handlers), config.max_connections)
         self._socket_watch = SocketWatch(listeners.unix, self._server.replace)
         self._sealed_watch = SealedWatch(journal.path.parent, lambda: self._compactor.generation)
         self._address_file = AddressFile(config.data_dir / "http")

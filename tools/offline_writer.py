@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 from coild.process.clock import Clock
 from coild.rules.events import SCHEMA, Event
 from coild.rules.projection import Projection
 from coild.vocabulary import record_of, records_of
-from journal import DEFAULT_SEGMENT_BYTES, Custody, Journal, JournalBusyError
+from journal import DEFAULT_SEGMENT_BYTES, Custody, Journal
 from journal.read.tail import newest_segment_bytes
 
 
@@ -27,15 +28,8 @@ class Writer:
 
     async def record(self, event: Event) -> None:
         """Journal a fact; durable on return. Raises the journal's errors."""
-        while True:
-            try:
-                sequence = self.journal.append(event, essential=True)
-            except JournalBusyError:
-                # The last segment is full, and the next one is being made.
-                await self.journal.room()
-            else:
-                break
-        await self.journal.durable(sequence)
+        append = partial(self.journal.append, event, essential=True)
+        await self.journal.durable(await self.journal.when_room(append))
 
 
 @contextlib.asynccontextmanager

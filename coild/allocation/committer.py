@@ -5,15 +5,10 @@ And whether requests may have one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
-
 from coild.rules.allocator import Allocator
 from coild.rules.events import Event
 from coild.rules.projection import Projection
-from journal import Journal, JournalBusyError
-
-_T = TypeVar("_T")
+from journal import Journal
 
 
 class WriteGate:
@@ -42,20 +37,8 @@ class Committer:
         self._allocator.observe(event)
         return sequence
 
-    async def when_room(self, decide: Callable[[], _T]) -> _T:
-        """The result of `decide`, which decides and commits without waiting for anything.
-
-        While the journal is too busy for another event, it waits and decides anew: what was true
-        before may not be true any more. Raises what `decide` raises.
-        """
-        while True:
-            try:
-                return decide()
-            except JournalBusyError:
-                await self._journal.room()
-
     async def record(self, event: Event) -> int:
         """Commit a fact that is not about one container; its sequence. Durable on return."""
-        sequence = await self.when_room(lambda: self.commit(event, essential=True))
+        sequence = await self._journal.when_room(lambda: self.commit(event, essential=True))
         await self._journal.durable(sequence)
         return sequence

@@ -144,7 +144,7 @@ class BlockKeeper:
                 "which is no new block of it"
             )
         try:
-            sequence = await self._committer.when_room(
+            sequence = await self._journal.when_room(
                 lambda: self._committer.commit(BlockAcquired(self._clock(), subnet.key, pool))
             )
         except BaseException:

@@ -171,7 +171,7 @@ class Service:
         wait = BlockWait(self._keeper)
         decide = partial(self._decide, wanted, wait, until)
         while True:
-            match await self._committer.when_room(decide):
+            match await self._journal.when_room(decide):
                 case _Allocated(sequence, address):
                     await self._journal.durable(sequence)
                     return address
@@ -242,7 +242,7 @@ class Service:
         Raises DeadlineError if that would come after `until`, and the journal's errors.
         """
         release = partial(self._release_of, container_id, (namespace, pod_name), until)
-        held = await self._committer.when_room(release)
+        held = await self._journal.when_room(release)
         await self._settled(container_id)
         return held.address if held is not None else ""
 
@@ -256,7 +256,7 @@ class Service:
         released: list[tuple[str, Holding]] = []
         for container_id in container_ids:
             release = partial(self._release_of, container_id, None, until)
-            held = await self._committer.when_room(release)
+            held = await self._journal.when_room(release)
             if held is not None:
                 released.append((container_id, held))
             else:
@@ -276,7 +276,7 @@ class Service:
         released: list[tuple[str, Holding]] = []
         for container_id, held in holdings:
             release = partial(self._release, container_id, held, reason)
-            if await self._committer.when_room(release):
+            if await self._journal.when_room(release):
                 released.append((container_id, held))
                 if not len(released) % _RELEASE_SLICE:
                     await asyncio.sleep(0)

@@ -204,14 +204,12 @@ def _pools(pools: Mapping[str, Pool]) -> dict[str, PoolView]:
 def _pool_changes(
     before: Mapping[str, PoolView], after: Mapping[str, PoolView]
 ) -> Iterable[PoolChange]:
-    for name, pool in before.items():
-        if name not in after:
-            yield PoolChange("lost", name, pool, None)
-        elif after[name] != pool:
-            yield PoolChange("changed", name, pool, after[name])
-    for name, pool in after.items():
-        if name not in before:
-            yield PoolChange("gained", name, None, pool)
+    for name in {**before, **after}:
+        was, now = before.get(name), after.get(name)
+        if was != now:
+            yield PoolChange(
+                "changed" if was and now else "gained" if now else "lost", name, was, now
+            )
 
 
 def _boot_changes(before: str, after: str) -> Iterable[BootChange]:
@@ -245,18 +243,16 @@ def _kept(before: Sequence[str], after: Sequence[str]) -> int:
 def _address_changes(
     before: Mapping[str, Held], after: Mapping[str, Held]
 ) -> Iterable[AddressChange]:
-    for container_id, was in before.items():
-        now = after.get(container_id)
-        if now == was:
+    for container_id in {**before, **after}:
+        was, now = before.get(container_id), after.get(container_id)
+        if was == now:
             continue
-        if now is not None and _moved(was, now):
+        if was and now and _moved(was, now):
             yield _address("moved", container_id, now, was)
             continue
-        yield _address("lost", container_id, was)
-        if now is not None:
-            yield _address("gained", container_id, now)
-    for container_id, now in after.items():
-        if container_id not in before:
+        if was:
+            yield _address("lost", container_id, was)
+        if now:
             yield _address("gained", container_id, now)
 
 

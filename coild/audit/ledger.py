@@ -7,7 +7,7 @@ history was pruned, the beginning of one may be unknown.
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -106,26 +106,24 @@ def _within(it: _OfAddress, subnet: Subnet) -> bool:
     return 0 <= place < subnet.size
 
 
+class Query(NamedTuple):
+    """Asks for the holders that a filter accepts, within the window from `since` to `until`.
+
+    `held` asks for those alone that hold after the last event: the memory is theirs, however many
+    there were before them.
+    """
+
+    filter_: Filter
+    since: int | None = None
+    until: int | None = None
+    held: bool = False
+
+
 class Ledger:
-    """The holders that a filter accepts, while the events are fed to it in order."""
+    """The holders that are asked for, while the events are fed to it in order."""
 
-    def __init__(
-        self,
-        filter_: Filter,
-        since: int | None = None,
-        until: int | None = None,
-        *,
-        held: bool = False,
-    ) -> None:
-        """Keep only holders within the window from `since` to `until`.
-
-        `held` keeps those alone that hold after the last event: the memory is theirs, however many
-        there were before them.
-        """
-        self._filter = filter_
-        self._since = since
-        self._until = until
-        self._held = held
+    def __init__(self, query: Query) -> None:
+        self._filter, self._since, self._until, self._held = query
         #: Those that hold, by container ID.
         self._holding: dict[str, HoldingPeriod] = {}
         #: In the window, by the sequence of the allocation; so in order.

@@ -6,7 +6,7 @@ import ipaddress
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import msgspec
 from coild.config.endpoint import DEFAULT_PORT, OFF, Endpoint, parse_endpoints
 from coild.config.layers import (
     ConfigError,
+    FileSettings,
     Layers,
     Settings,
     boolean,
@@ -89,29 +90,13 @@ class Config(msgspec.Struct, frozen=True):
 
     def as_toml(self) -> str:
         """The configuration as a file that yields it."""
-        tree: dict[str, Any] = {
-            "http": _http_value(self.http),
-            "socket": self.socket and str(self.socket),
-            "allow-remote": self.allow_remote,
-            "allowed-hosts": list(self.allowed_hosts),
-            "max-connections": self.max_connections,
-            "data-dir": str(self.data_dir),
-            "segment-size": format_size(self.segment_size),
-            "compact-after": format_size(self.compact_after),
-            "node-name": self.node_name,
-            "scan-interval": format_duration(self.scan_interval),
-            "reuse-after": format_duration(self.reuse_after),
-            "export-routes": _EXPORT_VALUES[self.export_routes],
-            "table-id": self.table_id,
-            "protocol-id": self.protocol_id,
-            "after-reboot": self.after_reboot,
-            "proc": str(self.proc),
-            "log-level": self.log_level,
-            "log-format": self.log_format,
-            "pools": {name: _pool_table(pool) for name, pool in self.pools.items()},
+        values = ((field, getattr(self, field)) for field in FileSettings.__struct_fields__)
+        tree = {
+            kebab(field): _AS_WRITTEN.get(field, lambda same: same)(value)
+            for field, value in values
+            if value is not None
         }
-        tree = {key: value for key, value in tree.items() if value is not None}
-        return msgspec.toml.encode(tree).decode()
+        return msgspec.toml.encode(tree, enc_hook=str).decode()
 
 
 def _pool_table(pool: Pool) -> dict[str, Any]:
@@ -202,7 +187,16 @@ def _http_value(endpoints: tuple[Endpoint, ...]) -> str | list[str]:
     return texts if len(texts) > 1 else texts[0] if texts else OFF
 
 
-_EXPORT_VALUES: dict[str, bool | str] = {AUTO: "auto", ALWAYS: True, NEVER: False}
+#: From a value to what the file has for it, unless that is the value itself or its text.
+_AS_WRITTEN: dict[str, Callable[[Any], Any]] = {
+    "http": _http_value,
+    "segment_size": format_size,
+    "compact_after": format_size,
+    "scan_interval": format_duration,
+    "reuse_after": format_duration,
+    "export_routes": {AUTO: AUTO, ALWAYS: True, NEVER: False}.__getitem__,
+    "pools": lambda pools: {name: _pool_table(pool) for name, pool in pools.items()},
+}
 
 
 def _export_routes(layers: Layers) -> str:

@@ -61,7 +61,7 @@ _TYPES = {kind: kind.encode() + _SAME for kind in (_JSON, TEXT)}
 class Answer(HTTPResponse):
     """A response whose few headers are made without a header dictionary's work."""
 
-    __slots__ = ()
+    __slots__ = ("_more",)
     #: What comes after the value of content-type in all answers: the header with the journal's ID.
     common = b""
 
@@ -70,9 +70,17 @@ class Answer(HTTPResponse):
         """Have all answers of this process tell whose they are: the ID of its one journal."""
         cls.common = b"\r\ncoild-journal: " + journal_id.encode()
 
-    def __init__(self, body: bytes, status: int = 200, content_type: str = _JSON) -> None:
+    def __init__(
+        self,
+        body: bytes,
+        status: int = 200,
+        content_type: str = _JSON,
+        more: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        """`more` are headers, of a failure that says what is allowed, or when to try again."""
         super().__init__(body, status)
         self.content_type = content_type
+        self._more = more
 
     @property
     def processed_headers(self) -> Iterator[tuple[bytes, bytes]]:
@@ -81,22 +89,6 @@ class Answer(HTTPResponse):
         yield b"content-type", _TYPES[self.content_type or _JSON] + self.common
         yield b"content-length", b"%d" % headers["content-length"]
         yield b"connection", headers["connection"].encode()
-
-
-class Refusal(Answer):
-    """A failure that says what would be allowed, or when to try again."""
-
-    __slots__ = ("_more",)
-
-    def __init__(self, body: bytes, status: int, more: tuple[tuple[bytes, bytes], ...]) -> None:
-        """`more` are headers."""
-        super().__init__(body, status)
-        self._more = more
-
-    @property
-    def processed_headers(self) -> Iterator[tuple[bytes, bytes]]:
-        """Those of any answer, and more."""
-        yield from super().processed_headers
         yield from self._more
 
 
@@ -203,9 +195,9 @@ def failure(status: int, error: str, allow: str = "", retry_seconds: int = 0) ->
     error = error.encode(errors="backslashreplace").decode()
     body = msgspec.json.encode(Failure(status, error))
     if allow:
-        return Refusal(body, status, ((b"allow", allow.encode()),))
+        return Answer(body, status, more=((b"allow", allow.encode()),))
     if retry_seconds:
-        return Refusal(body, status, ((b"retry-after", b"%d" % retry_seconds),))
+        return Answer(body, status, more=((b"retry-after", b"%d" % retry_seconds),))
     return Answer(body, status)
 
 

@@ -103,7 +103,7 @@ def _deadline(request: Request) -> Deadline | None:
     return until
 
 
-class _Handlers:
+class Handlers:
     """The handlers of the operations: for each, the method that is named like it."""
 
     def __init__(
@@ -114,20 +114,20 @@ class _Handlers:
         health: Callable[[], Health],
         gate: WriteGate,
         readiness: Readiness,
-        app: Sanic[Any, Any],
     ) -> None:
+        """They answer for `service`, and change nothing while `gate` is shut."""
         self._service = service
         self._compactor = compactor
         self._guard = guard
         self._health = health
         self._gate = gate
         self._readiness = readiness
-        self._budget: Budget = app.ctx.budget
-        self._log: LogLimit = app.ctx.log
+        self.budget = Budget()
+        self.log = LogLimit()
         # One at a time of what needs much memory for a moment.
         self._turn = asyncio.Lock()
         self._collecting = asyncio.Lock()
-        self._bodies = StatusBodies(service.durable, self._budget, self._turn)
+        self._bodies = StatusBodies(service.durable, self.budget, self._turn)
         self._described = Shared(msgspec.json.encode(document()))
 
     def _check_command(self, request: Request) -> Deadline | None:
@@ -236,8 +236,8 @@ class _Handlers:
         async with self._turn:
             answer = await collection_body(released, unknown, dry_run=dry_run)
             if dry_run:
-                self._budget.check(min(len(answer), self._budget.bytes_max))
-            return SharedAnswer(Shared(answer, self._budget))
+                self.budget.check(min(len(answer), self.budget.bytes_max))
+            return SharedAnswer(Shared(answer, self.budget))
 
     def _forgotten(
         self, body: bytearray, until: Deadline | None
@@ -250,7 +250,7 @@ class _Handlers:
         forgotten = self._service.forgotten(
             wanted.network, frozenset(wanted.valid), int(wanted.sequence), until
         )
-        check_room(forgotten, self._budget)
+        check_room(forgotten, self.budget)
         unknown = self._service.durable.unknown(wanted.valid, _UNKNOWN_MAX)
         return forgotten, unknown, wanted.dry_run
 
@@ -281,23 +281,15 @@ class _Handlers:
         except GuardError as refusal:
             error = refusal
         named = about(request, self._service.allocator.pool_for)
-        return answer_error(request, error, named, self._log)
+        return answer_error(request, error, named, self.log)
 
 
-def build_app(
-    service: Service,
-    compactor: Compactor,
-    guard: Guard,
-    health: Callable[[], Health],
-    gate: WriteGate,
-    readiness: Readiness,
-) -> Sanic[Any, Any]:
-    """The HTTP application over `service`; it changes nothing while `gate` is shut."""
+def build_app(handlers: Handlers) -> Sanic[Any, Any]:
+    """The HTTP application."""
     app = Sanic("coild", config=sanic_config(), configure_logging=False)
     # Connections count what they keep by it.
-    app.ctx.budget = Budget()
-    app.ctx.log = LogLimit()
-    handlers = _Handlers(service, compactor, guard, health, gate, readiness, app)
+    app.ctx.budget = handlers.budget
+    app.ctx.log = handlers.log
     for operation in OPERATIONS:
         handler = getattr(handlers, _snake(operation.name))
         for method in operation.methods:

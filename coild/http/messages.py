@@ -103,13 +103,9 @@ class Released(msgspec.Struct, frozen=True, rename="kebab"):
     pod_namespace: str
 
 
-class ContainerAnswer(msgspec.Struct, frozen=True, rename="kebab"):
+class ContainerAnswer(Released, frozen=True, rename="kebab"):
     """The address of a container, whose it is, and the CNI network that it is for, if any."""
 
-    address: str
-    container_id: str
-    pod_name: str
-    pod_namespace: str
     network: str
     status: Literal[200] = 200
 

@@ -36,10 +36,31 @@ class PoolSpec(msgspec.Struct, array_like=True, frozen=True, gc=False):
     block_size: int
 
 
-class PoolsChanged(msgspec.Struct, tag=1, array_like=True, frozen=True):
+class _Fact(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    time: int
+
+
+class _OfBlock(_Fact, frozen=True):
+    block: bytes
+    pool: str
+
+
+class _OfAddress(_Fact, frozen=True):
+    block: bytes
+    offset: int
+    container_id: str
+    pod_namespace: str
+    pod_name: str
+    pool: str
+
+
+class OfJournal(_Fact, frozen=True):
+    """A fact about the journal and its files, not about addresses."""
+
+
+class PoolsChanged(_Fact, tag=1, frozen=True, gc=True):
     """From now on these pools are in force, and no other."""
 
-    time: int
     pools: dict[str, PoolSpec]
 
 
@@ -52,89 +73,63 @@ class ApartSpec(msgspec.Struct, array_like=True, frozen=True, gc=False):
     unusable: list[bytes]
 
 
-class ReservingPoolsChanged(PoolsChanged, tag=14, array_like=True, frozen=True):
+class ReservingPoolsChanged(PoolsChanged, tag=14, frozen=True):
     """As PoolsChanged, where pools set addresses apart: these do, by name."""
 
     apart: dict[str, ApartSpec]
 
 
-class BlockAcquired(msgspec.Struct, tag=2, array_like=True, frozen=True, gc=False):
+class BlockAcquired(_OfBlock, tag=2, frozen=True):
     """The node holds this block of the pool."""
 
-    time: int
-    block: bytes
-    pool: str
 
-
-class BlockReleased(msgspec.Struct, tag=3, array_like=True, frozen=True, gc=False):
+class BlockReleased(_OfBlock, tag=3, frozen=True):
     """The node gave this block, which had no address held, back to the pool."""
 
-    time: int
-    block: bytes
-    pool: str
 
-
-class AddressAllocated(msgspec.Struct, tag=4, array_like=True, frozen=True, gc=False):
+class AddressAllocated(_OfAddress, tag=4, frozen=True):
     """The container of the pod holds the address."""
 
-    time: int
-    block: bytes
-    offset: int
-    container_id: str
-    pod_namespace: str
-    pod_name: str
-    pool: str
 
-
-class AttachmentAllocated(AddressAllocated, tag=13, array_like=True, frozen=True, gc=False):
+class AttachmentAllocated(AddressAllocated, tag=13, frozen=True):
     """As AddressAllocated, for the container's attachment to the CNI network of this name."""
 
     network: str
 
 
-class AddressReleased(msgspec.Struct, tag=5, array_like=True, frozen=True, gc=False):
+class AddressReleased(_OfAddress, tag=5, frozen=True):
     """The container of the pod holds the address no more; `reason` is one of those above."""
 
-    time: int
-    block: bytes
-    offset: int
-    container_id: str
-    pod_namespace: str
-    pod_name: str
-    pool: str
     reason: str
 
 
-class DaemonStarted(msgspec.Struct, tag=6, array_like=True, frozen=True, gc=False):
+class DaemonStarted(_Fact, tag=6, frozen=True):
     """A daemon of this version begins to serve. The boot ID is the kernel's."""
 
-    time: int
     version: str
     node_name: str
     boot_id: str
 
 
-class NodeBooted(msgspec.Struct, tag=12, array_like=True, frozen=True, gc=False):
+class NodeBooted(_Fact, tag=12, frozen=True):
     """The node runs since a boot of this ID (the kernel's); what was held before is dealt with.
 
     `init_start` is when PID 1 started, as the container runtime sees it, in ns since the kernel
     did; None if that was not known.
     """
 
-    time: int
     boot_id: str
     init_start: int | None = None
 
 
-class DaemonStopped(msgspec.Struct, tag=7, array_like=True, frozen=True, gc=False):
+class DaemonStopped(_Fact, tag=7, frozen=True):
     """The daemon ended in good order."""
 
-    time: int
     version: str
     node_name: str
 
 
-class JournalRepaired(msgspec.Struct, tag=8, array_like=True, frozen=True, gc=False):
+class JournalRepaired(OfJournal, tag=8, frozen=True):
     """A part of a file was set aside; by recovery, the unacknowledged end of a segment.
 
     `size` bytes from `offset` of the file `segment` are kept in the file `kept` beside it. `reason`
@@ -142,7 +137,6 @@ class JournalRepaired(msgspec.Struct, tag=8, array_like=True, frozen=True, gc=Fa
     unfinished write may have gone, whole segments and snapshots too, with one event for each.
     """
 
-    time: int
     segment: str
     offset: int
     size: int
@@ -151,39 +145,35 @@ class JournalRepaired(msgspec.Struct, tag=8, array_like=True, frozen=True, gc=Fa
     by: str = RECOVERY
 
 
-class SnapshotTaken(msgspec.Struct, tag=9, array_like=True, frozen=True, gc=False):
+class SnapshotTaken(OfJournal, tag=9, frozen=True):
     """The state after the event `sequence` was kept. `digest` is that of the state, in bytes."""
 
-    time: int
     sequence: int
     digest: bytes
     size: int
 
 
-class JournalCompacted(msgspec.Struct, tag=10, array_like=True, frozen=True, gc=False):
+class JournalCompacted(OfJournal, tag=10, frozen=True):
     """Segments with the events up to `through` were moved to the archive. Sizes are in bytes."""
 
-    time: int
     through: int
     segments: int
     segment_bytes: int
     archive_bytes: int
 
 
-class HistoryPruned(msgspec.Struct, tag=11, array_like=True, frozen=True, gc=False):
+class HistoryPruned(OfJournal, tag=11, frozen=True):
     """The events up to `through` are being removed from the archive, by the order `policy`."""
 
-    time: int
     through: int
     segments: int
     size: int
     policy: str
 
 
-class SegmentsIndexed(msgspec.Struct, tag=15, array_like=True, frozen=True, gc=False):
+class SegmentsIndexed(OfJournal, tag=15, frozen=True):
     """Indexes were made from sealed segments: their digests, by the segments' first sequences."""
 
-    time: int
     indexes: dict[int, bytes]
 
 

@@ -24,15 +24,11 @@ from coild.rules.events import (
     BlockReleased,
     DaemonStarted,
     DaemonStopped,
-    HistoryPruned,
-    JournalCompacted,
-    JournalRepaired,
     NodeBooted,
+    OfJournal,
     PoolsChanged,
     PoolSpec,
     ReservingPoolsChanged,
-    SegmentsIndexed,
-    SnapshotTaken,
 )
 from coild.rules.holding import Attachment, Block, Holding, InconsistentEventError
 from coild.rules.pool_events import apart_of, pools_of, specs_of
@@ -270,14 +266,8 @@ class Projection:
                 self.last_active, self.node_name = event.time, event.node_name
             case DaemonStopped():
                 self.node_name = event.node_name
-            case (
-                JournalRepaired()
-                | SnapshotTaken()
-                | JournalCompacted()
-                | HistoryPruned()
-                | SegmentsIndexed()
-            ):
-                pass  # facts about the daemon and its journal, not about addresses
+            case OfJournal():
+                pass  # nothing about addresses
             case _:
                 raise TypeError(f"{event!r} is not of the vocabulary: it has no case here")
 

@@ -24,9 +24,9 @@ import hashlib
 import struct
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 from journal.errors import JournalCorruptError, JournalUnsupportedError
 from journal.format.codec import (
@@ -116,25 +116,18 @@ def _compressed_bytes_max(segment_bytes: int, chunks: int) -> int:
     return segment_bytes + segment_bytes // 128 + 256 * chunks
 
 
-class _Read(Protocol):
-    def __call__(self, size: int, at: int, /) -> bytes: ...
-
-
-class _Layout:
+class _Layout(NamedTuple):
     """The content of a trailer: where each chunk is."""
 
-    def __init__(
-        self, starts: list[int], chunk_bytes: int, segment_bytes: int, digest: bytes
-    ) -> None:
-        #: The offset of each chunk in the file, and the end of the last.
-        self.starts = starts
-        self.chunk_bytes = chunk_bytes
-        self.segment_bytes = segment_bytes
-        self.digest = digest
+    #: The offset of each chunk in the file, and the end of the last.
+    starts: list[int]
+    chunk_bytes: int
+    segment_bytes: int
+    digest: bytes
 
     @classmethod
-    def read(cls, footer: bytes, file_bytes: int, read: _Read) -> Self:
-        """Check the footer and the table before it, which `read` fetches."""
+    def read(cls, footer: bytes, file_bytes: int, read: Callable[[int, int], bytes]) -> Self:
+        """Check the footer and the table before it; `read` takes a size and an offset."""
         if len(footer) < _FOOTER.size:
             raise MalformedError("the archive file is cut short: it has no trailer")
         magic, crc, version, zero, chunk_bytes, chunks, segment_bytes, digest = _FOOTER.unpack(

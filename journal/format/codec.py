@@ -80,13 +80,16 @@ _CRC = struct.Struct("<I")
 
 
 class SegmentHeader(msgspec.Struct, frozen=True):
-    """The header page of a segment. Sizes are in bytes, `created` in ns since the epoch."""
+    """The header page of a segment, its fields in the order of the page.
 
+    Sizes are in bytes, `created` in ns since the epoch.
+    """
+
+    schema: int
+    frame_bytes_max: int
     journal_id: bytes
     segment_id: bytes
-    schema: int
     segment_bytes: int
-    frame_bytes_max: int
     first_sequence: int
     previous_sequence: int
     previous_digest: bytes
@@ -177,15 +180,7 @@ def encode_header(header: SegmentHeader) -> bytes:
         0,
         0,
         0,
-        header.schema,
-        header.frame_bytes_max,
-        header.journal_id,
-        header.segment_id,
-        header.segment_bytes,
-        header.first_sequence,
-        header.previous_sequence,
-        header.previous_digest,
-        header.created,
+        *msgspec.structs.astuple(header),
     )
     _CRC.pack_into(page, 8, zlib.crc32(memoryview(page)[12:]))
     return bytes(page)
@@ -204,23 +199,7 @@ def decode_header(data: bytes | memoryview, schema: int) -> SegmentHeader:
             else f"the segment header is cut short: {len(data)} of {SEGMENT_HEADER_BYTES} bytes"
         )
     page = memoryview(data)[:SEGMENT_HEADER_BYTES]
-    (
-        magic,
-        crc,
-        version,
-        _reserved,
-        _compatible,
-        incompatible,
-        written_schema,
-        frame_bytes_max,
-        journal_id,
-        segment_id,
-        segment_bytes,
-        first_sequence,
-        previous_sequence,
-        previous_digest,
-        created,
-    ) = _SEGMENT.unpack_from(page)
+    magic, crc, version, _reserved, _compatible, incompatible, *fields = _SEGMENT.unpack_from(page)
     if magic != SEGMENT_MAGIC:
         raise MalformedError("this is no journal segment: its first eight bytes are wrong")
     # Before the checksum: a later version may well checksum its header in another way, and a newer
@@ -233,22 +212,13 @@ def decode_header(data: bytes | memoryview, schema: int) -> SegmentHeader:
         raise MalformedError("the segment header does not match its checksum")
     if incompatible:
         raise UnsupportedError(f"it uses features {incompatible:#x} that this program lacks")
-    if written_schema > schema:
+    header = SegmentHeader(*fields)
+    if header.schema > schema:
         raise UnsupportedError(
-            f"its events have schema {written_schema}, written by a newer version; "
+            f"its events have schema {header.schema}, written by a newer version; "
             f"this program reads up to {schema}"
         )
-    return SegmentHeader(
-        journal_id=journal_id,
-        segment_id=segment_id,
-        schema=written_schema,
-        segment_bytes=segment_bytes,
-        frame_bytes_max=frame_bytes_max,
-        first_sequence=first_sequence,
-        previous_sequence=previous_sequence,
-        previous_digest=previous_digest,
-        created=created,
-    )
+    return header
 
 
 def list_header(count: int) -> bytes:

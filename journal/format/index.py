@@ -33,7 +33,7 @@ import zlib
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 import msgspec
 
@@ -95,10 +95,6 @@ class Chunk(NamedTuple):
     time: int
 
 
-class _Read(Protocol):
-    def __call__(self, size: int, offset: int, /) -> bytes: ...
-
-
 class OldIndexError(MalformedError):
     """An undamaged index of an old version, which is not used any more."""
 
@@ -106,7 +102,9 @@ class OldIndexError(MalformedError):
 class Index:
     """An index that belongs to the segment asked for, as far as it was read."""
 
-    def __init__(self, read: _Read, header: SegmentHeader, keys: Keys) -> None:
+    def __init__(
+        self, read: Callable[[int, int], bytes], header: SegmentHeader, keys: Keys
+    ) -> None:
         """Read header and tables with `read`, which takes a size and an offset.
 
         Raises OldIndexError, and MalformedError if it is damaged or of another segment or kind.

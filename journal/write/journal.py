@@ -12,7 +12,7 @@ import contextlib
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import msgspec
 
@@ -40,6 +40,8 @@ from journal.write.recovery import Recovered, recover
 from journal.write.repair_note import forget
 from journal.write.segment_writer import FRAME_OVERHEAD_BYTES, Log
 from journal.write.spare import Spare, SpareKeeper
+
+_T = TypeVar("_T")
 
 DEFAULT_SEGMENT_BYTES = 16 * 1024 * 1024
 
@@ -241,6 +243,18 @@ class Journal:
         self._room_waiters.append(future)
         self._keeper.want()
         await future
+
+    async def when_room(self, decide: Callable[[], _T]) -> _T:
+        """The result of `decide`, which decides and appends without waiting for anything.
+
+        While the journal is too busy for another event, it waits and decides anew: what was true
+        before may not be true any more. Raises what `decide` raises.
+        """
+        while True:
+            try:
+                return decide()
+            except JournalBusyError:
+                await self.room()
 
     async def seal(self) -> int:
         """Go on in a new segment, unless the current one has no event.

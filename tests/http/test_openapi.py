@@ -22,7 +22,7 @@ from sanic.http import http1
 from sanic.server.protocols import http_protocol
 
 from coild.http import bodies
-from coild.http.api import build_app
+from coild.http.api import Handlers, build_app
 from coild.http.errors import ERRORS, status_of
 from coild.http.openapi import document
 from coild.http.operations import OPERATIONS, PARTS, parts_of
@@ -43,7 +43,7 @@ def application() -> Sanic[Any, Any]:
     """The real application, over nothing: only its routes are looked at."""
     Sanic._app_registry.clear()
     nothing: Any = Mock()
-    return build_app(nothing, nothing, nothing, nothing, nothing, nothing)
+    return build_app(Handlers(nothing, nothing, nothing, nothing, nothing, nothing))
 
 
 def raised_in(module: Any) -> set[str]:

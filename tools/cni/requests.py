@@ -79,7 +79,8 @@ def allocate(
     holder = held_by(coild, key)
     if holder is None or not holder.is_same(pod, network):
         raise refusal(status, answer)
-    found = _held(coild, holder, key, "?details=true" if details else "")
+    path = holder_path(holder.pod_namespace, holder.pod_name, key)
+    found = _found(coild, f"{path}?details=true" if details else path)
     if found is None:
         raise refusal(status, answer)
     held = _address(coild, found)
@@ -114,22 +115,18 @@ class HeldAddress:
 
 def held_by(coild: Coild, key: str) -> HeldAddress | None:
     """The holder with this container ID, whatever its pod. Raises CniError, NoAnswerError."""
-    status, answer = coild.ask("GET", container_path(key))
-    if status == 404:
-        return None
-    if status != 200:
-        raise refusal(status, answer)
-    return HeldAddress(answer, _address(coild, answer))
+    answer = _found(coild, container_path(key))
+    return None if answer is None else HeldAddress(answer, _address(coild, answer))
 
 
 def held_address(coild: Coild, pod: Pod, key: str) -> str | None:
     """The address that the container has. Raises CniError, NoAnswerError."""
-    answer = _held(coild, pod, key, "")
+    answer = _found(coild, holder_path(pod.pod_namespace, pod.pod_name, key))
     return None if answer is None else _address(coild, answer)
 
 
-def _held(coild: Coild, pod: Pod, key: str, query: str) -> dict[str, Any] | None:
-    status, answer = coild.ask("GET", holder_path(pod.pod_namespace, pod.pod_name, key) + query)
+def _found(coild: Coild, path: str) -> dict[str, Any] | None:
+    status, answer = coild.ask("GET", path)
     if status == 404:
         return None
     if status != 200:

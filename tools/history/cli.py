@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-from coild.audit.ledger import Filter, HoldingPeriod
+from coild.audit.ledger import Filter, HoldingPeriod, Query
 from coild.audit.times import format_local, parse_age
 from coild.config.parser import Parser
 from coild.rules.addresses import BITS, Subnet
@@ -17,7 +17,7 @@ from coild.rules.printable import printable
 from journal import Reader
 from tools.arguments import add_value, build_parser, journal_directory, parse_number, parse_time
 from tools.history.following import follow_rows, newest
-from tools.history.holdings import Output, Query, read_ledger
+from tools.history.holdings import Output, read_ledger
 from tools.output import ToolError, UsageError, is_json, notice
 from tools.past import open_reader, tell_ahead
 from tools.run import run

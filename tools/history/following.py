@@ -8,9 +8,9 @@ import sys
 import time
 from collections.abc import Callable
 
-from coild.audit.ledger import HoldingPeriod, Ledger
+from coild.audit.ledger import HoldingPeriod, Ledger, Query
 from journal import JournalCorruptError, Reader, follow
-from tools.history.holdings import Output, Query, complete, read_ledger, say_gone
+from tools.history.holdings import Output, complete, read_ledger, say_gone
 from tools.past import pruned_through
 
 _PAUSE_SECONDS = 0.1
@@ -44,7 +44,7 @@ def follow_rows(reader: Reader, asked: Query, output: Output, *, count: int | No
                 ledger, wanted, last = (
                     _catch_up(held, asked, count, told=True)
                     if past
-                    else (asked.ledger(), held.first, last)
+                    else (Ledger(asked), held.first, last)
                 )
             events = follow(reader, wanted)
             continue

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from coild.audit.ledger import Filter, HoldingPeriod, Ledger
+from coild.audit.ledger import Filter, HoldingPeriod, Ledger, Query
 from coild.audit.times import format_local, format_utc
 from coild.rules.events import AddressAllocated
 from coild.rules.projection import Projection
@@ -15,19 +15,6 @@ from journal import JournalCorruptError, Reader, find
 from tools.output import Table, emit, is_json, notice, progress
 
 _HEADER = ("ADDRESS", "POD", "CONTAINER", "POOL", "BLOCK", "ALLOCATED", "RELEASED")
-
-
-class Query(NamedTuple):
-    """A filter, a window of time, and whether only current holders are wanted."""
-
-    filter_: Filter
-    since: int | None = None
-    until: int | None = None
-    held: bool = False
-
-    def ledger(self) -> Ledger:
-        """An empty ledger that keeps the wanted holdings."""
-        return Ledger(self.filter_, self.since, self.until, held=self.held)
 
 
 class _Read(NamedTuple):
@@ -70,7 +57,7 @@ def _read(reader: Reader, query: Query, first: int, count: int | None, before: i
     # The newest rows need the newest segments only: read until there are enough rows.
     tail = 1 if keys is None and count is not None else len(files)
     while True:
-        ledger = query.ledger()
+        ledger = Ledger(query)
         whole = tail >= len(files) or files[-tail].first_sequence <= first
         informed = True
         if whole:

@@ -134,16 +134,9 @@ class Timeline:
         if place is None or sequence - place > CHECKPOINT_EVENTS:
             self.state = rebuild(self._reader, Point(sequence=sequence))
             # Steps further back begin here, or where a snapshot is.
-            if sequence > CHECKPOINT_EVENTS:
-                with contextlib.suppress(ToolError):
-                    self._keep(
-                        rebuild(
-                            self._reader,
-                            Point(sequence=sequence - CHECKPOINT_EVENTS),
-                        )
-                    )
-            else:
-                self._keep(Projection())
+            with contextlib.suppress(ToolError):
+                earlier = Point(sequence=max(0, sequence - CHECKPOINT_EVENTS))
+                self._keep(rebuild(self._reader, earlier))
             return
         state = Projection()
         state.load(self._checkpoints[place][0], place, self._checkpoints[place][1])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -22,7 +22,7 @@ from coild.rules.addresses import Pool, Subnet
 from coild.rules.events import AddressAllocated, AddressReleased, Event
 from coild.rules.pool_events import pools_changed
 from coild.rules.projection import Projection
-from journal import Journal, JournalError
+from journal import Journal, JournalBusyError, JournalError
 
 _T = TypeVar("_T")
 
@@ -126,6 +126,14 @@ class MemoryJournal:
         """As Journal.room."""
         self.room_asked += 1
         await self.roomy.wait()
+
+    async def when_room(self, decide: Callable[[], _T]) -> _T:
+        """As Journal.when_room."""
+        while True:
+            try:
+                return decide()
+            except JournalBusyError:
+                await self.room()
 
     def flush(self, sequence: int | None = None) -> None:
         """Make the events up to `sequence` durable; all by default."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from coild.audit.ledger import Filter, Ledger
+from coild.audit.ledger import Filter, Ledger, Query
 from coild.audit.times import format_local, format_utc
 from coild.rules.projection import Projection
 from journal import prune
@@ -181,7 +181,7 @@ def test_who_holds_beside_a_daemon(daemon: Daemon) -> None:
 
 def test_those_that_released_take_no_memory() -> None:
     """However many have held, the ledger is as large as those that hold are many."""
-    ledger = Ledger(Filter(), held=True)
+    ledger = Ledger(Query(Filter(), held=True))
     sizes = []
     events = [allocated(0, "held", 0), *cycles(20_000)]
     tracemalloc.start()
