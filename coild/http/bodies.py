@@ -34,7 +34,7 @@ _Network = Annotated[str, msgspec.Meta(pattern=f"^$(?!\\n)|{NAME_PATTERN}")]
 
 #: So many may be unusable by one request: of each family a subnet's edges and a gateway.
 UNUSABLE_MAX = 6
-_Address = Annotated[
+IpAddress = Annotated[
     str, msgspec.Meta(extra_json_schema={"anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]})
 ]
 
@@ -59,7 +59,7 @@ class AllocateRequest(msgspec.Struct, rename="kebab", frozen=True, gc=False):
     address_type: Literal["ipv4", "ipv6"] = "ipv4"
     network: _Network = ""
     details: bool = False
-    unusable: Annotated[list[_Address], msgspec.Meta(max_length=UNUSABLE_MAX)] = []
+    unusable: Annotated[list[IpAddress], msgspec.Meta(max_length=UNUSABLE_MAX)] = []
 
 
 class ReleaseRequest(msgspec.Struct, rename="kebab", frozen=True):

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from coild.http.bodies import IpAddress
 from coild.routing.announcer import RouteHealth
 from coild.upkeep.compaction_plan import CompactionPlan
 from coild.upkeep.compactor import Compaction
@@ -21,9 +22,7 @@ class Failure(msgspec.Struct, frozen=True):
 class AddressAnswer(msgspec.Struct, frozen=True):
     """The body of an answer that tells the address of a container."""
 
-    address: Annotated[
-        str, msgspec.Meta(extra_json_schema={"anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]})
-    ]
+    address: IpAddress
     status: Literal[200] = 200
 
 

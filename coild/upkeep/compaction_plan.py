@@ -16,7 +16,7 @@ from coild.rules.events import (
 )
 from coild.upkeep.prune_orders import describe
 from coild.vocabulary import VOCABULARY
-from journal import OsFileSystem, Policy, covering, estimate, read_events
+from journal import OsFileSystem, Policy, Pruning, covering, estimate, read_events
 
 #: So many events after a snapshot may be of compactions alone: each leaves three, or four.
 _BOOKKEEPING_MAX = 100
@@ -57,16 +57,16 @@ def plan_compaction(
     nothing_new = snapshot_with_nothing_new(fs, directory, last) is not None
     found = estimate(fs, directory, VOCABULARY.schema, 0 if nothing_new else last, policy, now)
     sizes = found._asdict()
-    pruning = sizes.pop("pruning")
+    pruning = sizes.pop("pruning") or Pruning(0, 0, 0)
     if policy is None:
         return CompactionPlan(nothing_new=nothing_new, **sizes)
     return PruningPlan(
         nothing_new=nothing_new,
         **sizes,
         order=describe(policy),
-        pruned_through=pruning.through if pruning else 0,
-        pruned_segments=pruning.segments if pruning else 0,
-        pruned_bytes=pruning.bytes if pruning else 0,
+        pruned_through=pruning.through,
+        pruned_segments=pruning.segments,
+        pruned_bytes=pruning.bytes,
     )
 
 

@@ -20,7 +20,6 @@ Trailer, integers little-endian, the last bytes of the file:
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import struct
 import sys
 import zlib
@@ -30,13 +29,13 @@ from typing import NamedTuple, Protocol, Self
 
 from journal.errors import JournalCorruptError, JournalUnsupportedError
 from journal.format.codec import (
-    DIGEST_BYTES,
     SEGMENT_BYTES_MAX,
     SEGMENT_HEADER_BYTES,
     MalformedError,
     SegmentHeader,
     UnsupportedError,
     decode_header,
+    digest_of,
 )
 from journal.format.segments import SegmentFile, check_size, opened, read_file
 from journal.fs import ReadOnlyFileSystem
@@ -88,9 +87,7 @@ def decompress(data: bytes) -> bytes:
     Raises MalformedError with the reason, UnsupportedError for what a newer version wrote.
     """
     layout = _Layout.read(data[-_FOOTER.size :], len(data), lambda size, at: data[at : at + size])
-    if hashlib.blake2b(
-        memoryview(data)[: layout.data_bytes], digest_size=DIGEST_BYTES
-    ).digest() != (layout.digest):
+    if digest_of((memoryview(data)[: layout.data_bytes],)) != layout.digest:
         raise MalformedError("the archive's chunks do not match their digest")
     return b"".join(
         layout.decompress(index, data[layout.starts[index] : layout.starts[index + 1]])
@@ -100,11 +97,8 @@ def decompress(data: bytes) -> bytes:
 
 def _encode_trailer(chunks: list[bytes], segment_bytes: int) -> bytes:
     table = b"".join(len(chunk).to_bytes(4, "little") for chunk in chunks)
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for chunk in chunks:
-        digest.update(chunk)
     footer = _FOOTER.pack(
-        _MAGIC, 0, _VERSION, 0, CHUNK_BYTES, len(chunks), segment_bytes, digest.digest()
+        _MAGIC, 0, _VERSION, 0, CHUNK_BYTES, len(chunks), segment_bytes, digest_of(chunks)
     )
     crc = zlib.crc32(footer[_CRC_END:], zlib.crc32(table)).to_bytes(4, "little")
     footer = footer[:8] + crc + footer[_CRC_END:]

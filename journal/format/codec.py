@@ -37,7 +37,7 @@ import hashlib
 import secrets
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 import msgspec
@@ -221,6 +221,14 @@ def decode_header(data: bytes | memoryview, schema: int) -> SegmentHeader:
     return header
 
 
+def digest_of(parts: Iterable[bytes | memoryview]) -> bytes:
+    """BLAKE2b-128 of these bytes, which come in parts."""
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
+
+
 def list_header(count: int) -> bytes:
     """The shortest msgpack header of a list of `count` elements."""
     if count < 16:
@@ -257,6 +265,7 @@ def chain_digest(
 
     `header` is the 24 bytes between the CRC and the digest.
     """
+    # Not by `digest_of`: this is done for every frame.
     chain = hashlib.blake2b(previous_digest, digest_size=DIGEST_BYTES)
     chain.update(header)
     chain.update(payload)

@@ -26,7 +26,6 @@ The index's digest covers header and tables, without magic and CRC, and by the b
 
 from __future__ import annotations
 
-import hashlib
 import struct
 import sys
 import zlib
@@ -38,7 +37,7 @@ from typing import Any, NamedTuple, Self
 import msgspec
 
 from journal.format.archive import CHUNK_BYTES
-from journal.format.codec import DIGEST_BYTES, MalformedError, SegmentHeader
+from journal.format.codec import DIGEST_BYTES, MalformedError, SegmentHeader, digest_of
 from journal.format.scan import Deliver, End, Scan, advance, judge_end
 from journal.fs import ReadOnlyFileSystem
 
@@ -156,7 +155,7 @@ class Index:
         #: The digests of earlier segments' indexes, as the segment's events record them.
         self.records = list(map(Record._make, _RECORD.iter_unpack(tables[buckets_end:])))
         #: Two indexes with the same digest are identical.
-        self.digest = _digest(data[_CRC_END:], tables)
+        self.digest = digest_of((data[_CRC_END:], tables))
         self._entries: int = entries
         self._entries_offset = _HEADER.size + len(tables)
         self._read = read
@@ -206,7 +205,7 @@ class Index:
         if not start <= end <= self._entries:
             raise MalformedError("the index does not match its checksum")
         data = self._read((end - start) * _ENTRY_BYTES, self._entries_offset + start * _ENTRY_BYTES)
-        if _digest(data) != digest or len(data) != (end - start) * _ENTRY_BYTES:
+        if digest_of((data,)) != digest or len(data) != (end - start) * _ENTRY_BYTES:
             raise MalformedError("a part of the index does not match its digest")
         return _little_endian(array("I", data))
 
@@ -218,10 +217,6 @@ def _entries_max(header: SegmentHeader) -> int:
 
 def _crc(head: bytes, tables: bytes) -> int:
     return zlib.crc32(tables, zlib.crc32(head[_CRC_END:]))
-
-
-def _digest(*parts: bytes) -> bytes:
-    return hashlib.blake2b(b"".join(parts), digest_size=DIGEST_BYTES).digest()
 
 
 def records_in(keys: Keys, events: Iterable[Any]) -> Iterator[Record]:
@@ -300,7 +295,7 @@ def build_index(
         data = _little_endian(array("I", low))
         entries.append(data.tobytes())
         count += len(low)
-        buckets.append(_BUCKET.pack(count, _digest(entries[-1])))
+        buckets.append(_BUCKET.pack(count, digest_of((entries[-1],))))
         start = end
     head = _HEADER.pack(
         _MAGIC,

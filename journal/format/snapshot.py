@@ -18,7 +18,6 @@ that the segment which begins behind `sequence` continues: it ties the snapshot 
 
 from __future__ import annotations
 
-import hashlib
 import re
 import struct
 import zlib
@@ -27,7 +26,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from journal.format.codec import DIGEST_BYTES, MalformedError, UnsupportedError
+from journal.format.codec import MalformedError, UnsupportedError, digest_of
 from journal.format.segments import opened
 from journal.fs import ReadOnlyFileSystem
 
@@ -75,7 +74,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 def state_digest(state: bytes) -> bytes:
     """The digest of a state: BLAKE2b-128 of its bytes."""
-    return hashlib.blake2b(state, digest_size=DIGEST_BYTES).digest()
+    return digest_of((state,))
 
 
 def list_snapshots(fs: ReadOnlyFileSystem, directory: Path) -> list[SnapshotFile]:
@@ -167,11 +166,11 @@ def _read_state(fs: ReadOnlyFileSystem, fd: int, size: int, digest: bytes) -> by
 
 def _digest_of(fs: ReadOnlyFileSystem, fd: int, size: int) -> bytes:
     """The digest of the state of a snapshot file, read in pieces."""
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     end = _HEADER.size + size
-    for offset in range(_HEADER.size, end, _PIECE_BYTES):
-        digest.update(fs.read(fd, min(_PIECE_BYTES, end - offset), offset))
-    return digest.digest()
+    return digest_of(
+        fs.read(fd, min(_PIECE_BYTES, end - offset), offset)
+        for offset in range(_HEADER.size, end, _PIECE_BYTES)
+    )
 
 
 def encode_snapshot(snapshot: Snapshot) -> bytes:

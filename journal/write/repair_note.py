@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from journal.format.segments import NOTE_NAME, NOTE_TEMPORARY_NAME, read_file, write_durably
+from journal.format.codec import digest_of
+from journal.format.segments import (
+    NOTE_NAME,
+    NOTE_TEMPORARY_NAME,
+    opened,
+    read_file,
+    write_durably,
+)
 from journal.fs import FileSystem
 
 #: More than the events of a whole segment that a repair would append again.
@@ -57,22 +63,17 @@ class _Note(msgspec.Struct, frozen=True, rename="kebab", omit_defaults=True):
 
 def fingerprint(data: bytes) -> str:
     """A digest that identifies the content of a file."""
-    return blake2b(data, digest_size=16).hexdigest()
+    return digest_of((data,)).hex()
 
 
 def fingerprint_of(fs: FileSystem, path: Path) -> str:
     """The fingerprint of a file, read in pieces; of no bytes if it is no file. Raises OSError."""
-    digest = blake2b(digest_size=16)
     try:
-        fd = fs.open(path)
+        with opened(fs, path) as fd:
+            offsets = range(0, fs.size(fd), _PIECE_BYTES)
+            return digest_of(fs.read(fd, _PIECE_BYTES, offset) for offset in offsets).hex()
     except (FileNotFoundError, IsADirectoryError):
-        return digest.hexdigest()
-    try:
-        for offset in range(0, fs.size(fd), _PIECE_BYTES):
-            digest.update(fs.read(fd, _PIECE_BYTES, offset))
-    finally:
-        fs.close(fd)
-    return digest.hexdigest()
+        return fingerprint(b"")
 
 
 def write_note(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from coild.audit.ledger import Filter, HoldingPeriod, Ledger, Query
 from coild.audit.times import format_local, format_utc
@@ -15,14 +15,6 @@ from journal import JournalCorruptError, Reader, find
 from tools.output import Table, emit, is_json, notice, progress
 
 _HEADER = ("ADDRESS", "POD", "CONTAINER", "POOL", "BLOCK", "ALLOCATED", "RELEASED")
-
-
-class _Read(NamedTuple):
-    """A ledger, whether it has all of the history, and whether earlier holders are known."""
-
-    ledger: Ledger
-    whole: bool
-    informed: bool
 
 
 def read_ledger(
@@ -38,12 +30,12 @@ def read_ledger(
     Says on stderr which history is missing, unless `told` already. Raises JournalCorruptError,
     JournalUnsupportedError, OSError.
     """
-    read = _read(reader, query, reader.first, count, before)
-    if read.whole and reader.first > 1 and not told:
+    ledger, whole, informed = _read(reader, query, reader.first, count, before)
+    if whole and reader.first > 1 and not told:
         say_gone(reader, "was pruned, or its files are missing")
-    if not read.informed:
+    if not informed:
         notice("without a snapshot, who has held since before that is not known")
-    return read.ledger
+    return ledger
 
 
 def say_gone(reader: Reader, what: str) -> None:
@@ -51,7 +43,10 @@ def say_gone(reader: Reader, what: str) -> None:
     notice(f"history before sequence {reader.first} {what}")
 
 
-def _read(reader: Reader, query: Query, first: int, count: int | None, before: int | None) -> _Read:
+def _read(
+    reader: Reader, query: Query, first: int, count: int | None, before: int | None
+) -> tuple[Ledger, bool, bool]:
+    """The ledger, whether it has all of the history, and whether earlier holders are known."""
     keys = _keys(reader, query.filter_)
     files = reader.files()
     # The newest rows need the newest segments only: read until there are enough rows.
@@ -70,7 +65,7 @@ def _read(reader: Reader, query: Query, first: int, count: int | None, before: i
                 break
             ledger.feed(sequence, event)
         if whole or (count is not None and ledger.known >= count):
-            return _Read(ledger, whole, informed)
+            return ledger, whole, informed
         tail *= 2
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from coild.audit.invariants import BrokenInvariantError, Checker, Invariant
 from coild.rules.events import SnapshotTaken
 from coild.rules.projection import Projection
@@ -14,15 +12,8 @@ from tools.output import notice, progress
 from tools.past import CONTRADICTIONS, lost, oldest_state
 
 
-class Checked(msgspec.Struct, frozen=True):
-    """A valid history: its first and last sequence, and the state after it."""
-
-    first_sequence: int
-    state: Projection
-
-
-def check_history(reader: Reader) -> Checked:
-    """Check all events of the journal, in order.
+def check_history(reader: Reader) -> tuple[int, Projection]:
+    """Check all events of the journal, in order; the first sequence, and the state after the last.
 
     Raises BrokenInvariantError for the first that breaks an invariant, JournalError, OSError,
     ToolError.
@@ -50,7 +41,7 @@ def check_history(reader: Reader) -> Checked:
                 if sequence in snapshots:
                     checker.digests[sequence] = bytes.fromhex(state.digest())
     checker.compare(state)
-    return Checked(first, state)
+    return first, state
 
 
 def _snapshots(reader: Reader, first: int) -> tuple[set[int], int | None]:

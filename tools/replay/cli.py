@@ -201,7 +201,7 @@ def _timeline_from(reader: Reader, first: int, until: Point) -> Timeline:
 
 def _check(reader: Reader) -> int:
     try:
-        checked = check_history(reader)
+        first, state = check_history(reader)
     except BrokenInvariantError as broken:
         event = broken.event
         put(
@@ -215,10 +215,9 @@ def _check(reader: Reader) -> int:
             *([] if event is None else [f"the event: {event_text(event)}"]),
         )
         return EXIT_FAILURE
-    state = checked.state
     put(
-        _record(state) | {"first-sequence": checked.first_sequence, "broken": None},
-        f"{state.sequence - checked.first_sequence + 1} events checked, every invariant holds; "
+        _record(state) | {"first-sequence": first, "broken": None},
+        f"{state.sequence - first + 1} events checked, every invariant holds; "
         f"state after event {state.sequence}, {when(state)}: {state.digest()}",
     )
     return 0
