@@ -65,6 +65,12 @@ def garbage() -> Iterator[None]:
 
 
 @pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Where a journal may be made."""
+    return tmp_path / "journal"
+
+
+@pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
     """A coild of the test's own, with the embedded default pools."""
     with Daemon(tmp_path / "data") as running:

@@ -197,9 +197,8 @@ def test_a_chunk_that_grows_without_end_takes_little(
         decompress(data)
 
 
-def test_an_index_that_claims_much_takes_little(tmp_path: Path) -> None:
+def test_an_index_that_claims_much_takes_little(directory: Path) -> None:
     """No table is made room for that the file does not have, and the answer is right."""
-    directory = tmp_path / "journal"
     write_sealed(directory, puts(20), segment_bytes=2 * MIB)
     index_sealed(FS, directory, VOCABULARY)
     (path,) = directory.glob("*.idx")
@@ -246,10 +245,9 @@ def test_an_event_that_claims_gigabytes_takes_little(body: bytes) -> None:
     assert peak(lambda: journal.format.scan.scan(segment, header, DECODER, [].extend)) < MIB
 
 
-def test_an_event_without_end_is_not_ours(tmp_path: Path) -> None:
+def test_an_event_without_end_is_not_ours(directory: Path) -> None:
     """One nested deeper than the decoder goes is refused like one of another vocabulary."""
     deep = b"\x91" * (4 * sys.getrecursionlimit()) + b"\xc0"
-    directory = tmp_path / "journal"
     with opened(directory) as writer:
         event = b"\x94" + encode("put") + encode("key") + encode(b"") + deep
         writer.log.append([event])

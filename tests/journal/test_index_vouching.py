@@ -327,9 +327,8 @@ def test_what_is_vouched_for_is_believed(made: Made) -> None:
         assert set() == read_much_of(made, b"knone")
 
 
-def test_without_a_record_segments_are_read(made: Made, tmp_path: Path) -> None:
+def test_without_a_record_segments_are_read(made: Made, directory: Path) -> None:
     """A journal that vouches for no index, as older ones, is answered from by reading it."""
-    directory = tmp_path / "journal"
     for number in range(2):
         write_sealed(directory, events_of(number), segment_bytes=SEGMENT_BYTES)
         index_sealed(FS, directory, VOCABULARY)
@@ -342,9 +341,8 @@ def test_without_a_record_segments_are_read(made: Made, tmp_path: Path) -> None:
     assert {} == index_sealed(FS, directory, VOCABULARY)
 
 
-def test_no_record_is_made_of_what_was_found_there(made: Made, tmp_path: Path) -> None:
+def test_no_record_is_made_of_what_was_found_there(made: Made, directory: Path) -> None:
     """A compaction vouches for what it made from the segments: a forged index is not laundered."""
-    directory = tmp_path / "journal"
     through = write_sealed(directory, events_of(0), segment_bytes=SEGMENT_BYTES)
     index_sealed(FS, directory, VOCABULARY)
     files = list_history(FS, directory)[:-1]
@@ -360,9 +358,8 @@ def test_no_record_is_made_of_what_was_found_there(made: Made, tmp_path: Path) -
     assert good == [(archive / file.index_path.name).read_bytes() for file in files]
 
 
-def test_no_record_is_made_of_an_altered_segment(tmp_path: Path) -> None:
+def test_no_record_is_made_of_an_altered_segment(directory: Path) -> None:
     """Nor of a segment of which the digests do not fit: who restores it would not be answered."""
-    directory = tmp_path / "journal"
     through = write_sealed(directory, events_of(0), segment_bytes=SEGMENT_BYTES)
     prepare(FS, directory, through, VOCABULARY, State(), now=NOW)
     retire(FS, directory, SCHEMA)

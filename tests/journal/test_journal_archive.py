@@ -151,9 +151,8 @@ def journal(directory: Path) -> list[Path]:
     return archived(directory)
 
 
-def test_an_archived_journal_reads_as_before(tmp_path: Path) -> None:
+def test_an_archived_journal_reads_as_before(directory: Path) -> None:
     """`read_events` reads the archive and what is live as one; so it does what `zstd -d` gives."""
-    directory = tmp_path / "journal"
     files = journal(directory)
 
     assert puts(900) == read_back(directory)
@@ -164,9 +163,8 @@ def test_an_archived_journal_reads_as_before(tmp_path: Path) -> None:
     assert puts(900) == read_back(directory)
 
 
-def test_a_missing_archive_file_is_a_gap(tmp_path: Path) -> None:
+def test_a_missing_archive_file_is_a_gap(directory: Path) -> None:
     """Reading past a file that is missing raises, and says which events are nowhere."""
-    directory = tmp_path / "journal"
     first, missing = journal(directory)[:2]
     missing.unlink()
     nowhere = int(missing.name[:20])
@@ -182,9 +180,8 @@ def test_a_missing_archive_file_is_a_gap(tmp_path: Path) -> None:
     assert first.exists()
 
 
-def test_an_altered_archive_file_is_named(tmp_path: Path) -> None:
+def test_an_altered_archive_file_is_named(directory: Path) -> None:
     """Reading a damaged file raises with its path; a newer one is unsupported."""
-    directory = tmp_path / "journal"
     path = journal(directory)[1]
     good = path.read_bytes()
 
@@ -197,9 +194,8 @@ def test_an_altered_archive_file_is_named(tmp_path: Path) -> None:
     assert [path, path] == [corrupt.value.file, unsupported.value.file]
 
 
-def test_a_renamed_archive_file_is_noticed(tmp_path: Path) -> None:
+def test_a_renamed_archive_file_is_noticed(directory: Path) -> None:
     """A whole archive file under another's name does not pass for it."""
-    directory = tmp_path / "journal"
     first, second = journal(directory)[:2]
     second.write_bytes(first.read_bytes())
 

@@ -59,12 +59,6 @@ DAY = 86_400 * 10**9
 EVENTS: list[Any] = [*puts(700), *(Cut(f"key-{n}") for n in range(1, 300, 2))]
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """Where a journal may be made."""
-    return tmp_path / "journal"
-
-
 def assert_same(directory: Path, events: list[Any]) -> None:
     """The journal opens with the state of `events`, and its history has all of them."""
     assert state_of(events).digest == reopen(directory).state.digest

@@ -40,12 +40,6 @@ from tests.kits.journal.disks import FS
 LARGE = 4 << 20
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """Where a journal may be made."""
-    return tmp_path / "journal"
-
-
 def following(directory: Path, start: int = 1) -> Iterator[list[Found]]:
     """Follow the journal."""
     return follow(Reader(directory, Event, schema=SCHEMA, fs=FS), start)

@@ -106,9 +106,8 @@ def many(count: int, kinds: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("batch", [1, 7, 100])
-def test_every_key_is_found(tmp_path: Path, batch: int) -> None:
+def test_every_key_is_found(directory: Path, batch: int) -> None:
     """Over archived, sealed and open segments, every key gives what reading everything gives."""
-    directory = tmp_path / "journal"
     write(directory, many(3000, 60), batch, 300)
     files = list_history(FS, directory)
     assert len(archived(directory)) > 1
@@ -167,9 +166,8 @@ def sealed(directory: Path, count: int = 1500) -> list[SegmentFile]:
     return files
 
 
-def test_an_index_reads_less(tmp_path: Path) -> None:
+def test_an_index_reads_less(directory: Path) -> None:
     """A rare key is found by reading a chunk of one segment, not the journal."""
-    directory = tmp_path / "journal"
     some = many(1500, 40)
     rare = Put("rare", b"r")
     write_sealed(directory, [*some, rare, *some, *some], segment_bytes=LARGE)
@@ -185,9 +183,8 @@ def test_an_index_reads_less(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 10])
-def test_chunks_are_where_frames_begin(tmp_path: Path, batch: int) -> None:
+def test_chunks_are_where_frames_begin(directory: Path, batch: int) -> None:
     """The table names for each chunk the first frame that begins in it or later."""
-    directory = tmp_path / "journal"
     write_sealed(directory, many(1500, 40), batch=batch, segment_bytes=LARGE)
     index_sealed(FS, directory, VOCABULARY)
     for file in list_history(FS, directory)[:-1]:
@@ -248,9 +245,8 @@ DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("compacted", [False, True])
-def test_a_bad_index_is_made_again(tmp_path: Path, damage: str, *, compacted: bool) -> None:
+def test_a_bad_index_is_made_again(directory: Path, damage: str, *, compacted: bool) -> None:
     """Whatever became of an index, the answers are right, and the index is as it was after."""
-    directory = tmp_path / "journal"
     files = sealed(directory)
     if compacted:
         compact(directory, len(many(1500, 40)))
@@ -280,9 +276,8 @@ def test_the_index_of_another_segment_is_made_again(tmp_path: Path) -> None:
     assert good == [file.index_path.read_bytes() for file in files]
 
 
-def test_other_keys_make_other_indexes(tmp_path: Path) -> None:
+def test_other_keys_make_other_indexes(directory: Path) -> None:
     """An index that was made with keys of another version is made again."""
-    directory = tmp_path / "journal"
     sealed(directory)
     lengths = Keys(lambda event: (b"%d" % len(event.key),), version=2)
 
@@ -292,11 +287,10 @@ def test_other_keys_make_other_indexes(tmp_path: Path) -> None:
     assert_answers(directory)
 
 
-def test_a_key_with_the_hash_of_another(tmp_path: Path) -> None:
+def test_a_key_with_the_hash_of_another(directory: Path) -> None:
     """What an index leads to is compared: keys that share a hash are told apart."""
     # These two have one CRC-32.
     same = (b"plumless", b"buckeroo")
-    directory = tmp_path / "journal"
     keys = Keys(lambda event: (event.key.encode(),), version=3)
     events_ = [Put(key.decode(), b"%d" % n) for n in range(600) for key in same]
     write_sealed(directory, events_, segment_bytes=LARGE // 8)
@@ -306,9 +300,8 @@ def test_a_key_with_the_hash_of_another(tmp_path: Path) -> None:
         assert by_reading(directory, wanted, keys) == asked(directory, wanted, keys)
 
 
-def test_a_stale_index_that_ends_early_is_made_again(tmp_path: Path) -> None:
+def test_a_stale_index_that_ends_early_is_made_again(directory: Path) -> None:
     """An index that ends before its segment does is of an older copy: it is not believed."""
-    directory = tmp_path / "journal"
     file = sealed(directory)[0]
     data, header = file.path.read_bytes(), header_of(file)
     good = file.index_path.read_bytes()
@@ -357,18 +350,16 @@ def test_another_copy_of_a_segment_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("start", [1, 2, 499, 500, 501, 1200, 1500, 1501])
-def test_beginning_anywhere(tmp_path: Path, start: int) -> None:
+def test_beginning_anywhere(directory: Path, start: int) -> None:
     """What is before the start is not found, be it in a segment, between two or in the newest."""
-    directory = tmp_path / "journal"
     write(directory, many(1500, 10), 7, 300)
     expected = [found for found in by_reading(directory, b"kkey-1") if found.sequence >= start]
 
     assert expected == list(find(reader_of(directory), KEYS, b"kkey-1", start=start))
 
 
-def test_beginning_with_what_is_nowhere(tmp_path: Path) -> None:
+def test_beginning_with_what_is_nowhere(directory: Path) -> None:
     """A start before the oldest event is an error; no start at all is that event."""
-    directory = tmp_path / "journal"
     files = sealed(directory)
     compact(directory, 1500)
     prune(FS, directory, files[1].first_sequence - 1)
@@ -379,9 +370,8 @@ def test_beginning_with_what_is_nowhere(tmp_path: Path) -> None:
         list(find(reader_of(directory), KEYS, b"kkey-1", start=2))
 
 
-def test_without_room_for_an_index_the_answer_is_right(tmp_path: Path) -> None:
+def test_without_room_for_an_index_the_answer_is_right(directory: Path) -> None:
     """A directory that cannot be written to, a copy of someone's, can still be asked."""
-    directory = tmp_path / "journal"
     for file in sealed(directory):
         file.index_path.unlink()
     fs = HookedFileSystem()
@@ -392,9 +382,8 @@ def test_without_room_for_an_index_the_answer_is_right(tmp_path: Path) -> None:
     assert [] == list(directory.glob("*.idx*"))
 
 
-def test_damage_is_reported_not_hidden(tmp_path: Path) -> None:
+def test_damage_is_reported_not_hidden(directory: Path) -> None:
     """A damaged segment is an error to a question that leads there, with its path."""
-    directory = tmp_path / "journal"
     file = sealed(directory)[1]
     data = file.path.read_bytes()
     frame = frames_of(data)[1][3]
@@ -416,9 +405,8 @@ def last_keys_of(data: bytes) -> set[bytes]:
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_missing_file_is_an_error(tmp_path: Path, number: int) -> None:
+def test_a_missing_file_is_an_error(directory: Path, number: int) -> None:
     """An archived segment that is gone is told, also if the key asked for was not in it."""
-    directory = tmp_path / "journal"
     files = sealed(directory, 4000)
     compact(directory, 4000)
     list_history(FS, directory)[number + 1].path.unlink()
@@ -429,9 +417,8 @@ def test_a_missing_file_is_an_error(tmp_path: Path, number: int) -> None:
     assert nowhere - 1 == raised.value.last_sequence
 
 
-def test_a_newer_schema_is_unsupported(tmp_path: Path) -> None:
+def test_a_newer_schema_is_unsupported(directory: Path) -> None:
     """A program that does not know the vocabulary does not guess."""
-    directory = tmp_path / "journal"
     file = sealed(directory)[0]
     reader = Reader(directory, Event, schema=SCHEMA - 1)
 
@@ -440,9 +427,8 @@ def test_a_newer_schema_is_unsupported(tmp_path: Path) -> None:
     assert file.path == raised.value.file
 
 
-def test_a_compaction_between_two_segments(tmp_path: Path) -> None:
+def test_a_compaction_between_two_segments(directory: Path) -> None:
     """What moves into the archive while a question is answered is found there."""
-    directory = tmp_path / "journal"
     sealed(directory)
     expected = by_reading(directory, b"kkey-1")
     answers = find(reader_of(directory), KEYS, b"kkey-1")
@@ -454,9 +440,8 @@ def test_a_compaction_between_two_segments(tmp_path: Path) -> None:
     assert decompress(archived(directory)[0].read_bytes())
 
 
-def test_what_is_appended_meanwhile_is_found_or_not(tmp_path: Path) -> None:
+def test_what_is_appended_meanwhile_is_found_or_not(directory: Path) -> None:
     """A roll-over while a question is answered neither loses nor repeats an event."""
-    directory = tmp_path / "journal"
     sealed(directory)
     expected = by_reading(directory, b"kkey-1")
     answers = find(reader_of(directory), KEYS, b"kkey-1")
@@ -468,9 +453,8 @@ def test_what_is_appended_meanwhile_is_found_or_not(tmp_path: Path) -> None:
     assert found == asked(directory, b"kkey-1")[: len(found)]
 
 
-def test_an_empty_journal_has_no_answers(tmp_path: Path) -> None:
+def test_an_empty_journal_has_no_answers(directory: Path) -> None:
     """A journal without events answers every question with nothing."""
-    directory = tmp_path / "journal"
     build(directory, [])
 
     assert [] == asked(directory, b"knone")

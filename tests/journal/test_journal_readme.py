@@ -102,9 +102,8 @@ def read_journal(directory: Path) -> list[tuple[int, Any]]:
 
 
 @pytest.mark.parametrize("segment_bytes", [SEGMENT_BYTES, 5 * SEGMENT_BYTES + 3])
-def test_a_reader_from_the_specification_agrees(tmp_path: Path, segment_bytes: int) -> None:
+def test_a_reader_from_the_specification_agrees(directory: Path, segment_bytes: int) -> None:
     """Who reads a journal by the specification alone finds what `read_events` finds."""
-    directory = tmp_path / "journal"
     batches: list[list[Any]] = [puts(n % 40, start=n, value_bytes=n) for n in range(1, 120)]
     batches += [[], [Cut("größe", -(2**63)), Cut("", 2**64 - 1)], puts(300, value_bytes=1), []]
     for half in (batches[:60], batches[60:]):
@@ -120,9 +119,8 @@ def test_a_reader_from_the_specification_agrees(tmp_path: Path, segment_bytes: i
 
 
 @pytest.mark.parametrize("offset", [4, 8, 20, 40, 50])
-def test_a_reader_from_the_specification_finds_damage(tmp_path: Path, offset: int) -> None:
+def test_a_reader_from_the_specification_finds_damage(directory: Path, offset: int) -> None:
     """The checks of the specification are enough to notice a changed frame."""
-    directory = tmp_path / "journal"
     build(directory, [puts(3), puts(3, start=4)])
     path = segments(directory)[0]
     path.write_bytes(flipped(path.read_bytes(), 4096 + offset))

@@ -78,12 +78,6 @@ FIRST_SEGMENT = f"{1:020d}.seg"
 LARGEST_FRAME = frame_bytes_max(SEGMENT_BYTES)
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """Where a journal may be made."""
-    return tmp_path / "journal"
-
-
 def flat(batches: Sequence[Sequence[Any]]) -> list[Any]:
     """The events of `batches`."""
     return list(itertools.chain.from_iterable(batches))

@@ -26,12 +26,6 @@ def _no_marks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """Where a journal may be made."""
-    return tmp_path / "journal"
-
-
-@pytest.fixture
 def fs() -> HookedFileSystem:
     """A disk that fails when it is told to."""
     return HookedFileSystem()

@@ -31,9 +31,8 @@ TORN = b"half a frame"
 
 
 @pytest.fixture
-def torn(tmp_path: Path) -> Path:
+def torn(directory: Path) -> Path:
     """A journal of three events with a torn tail."""
-    directory = tmp_path / "journal"
     build(directory, [GOOD])
     (path,) = segments(directory)
     data = path.read_bytes()
@@ -87,9 +86,8 @@ def test_a_torn_tail_is_told_of_until_it_is_recorded(torn: Path) -> None:
     assert TORN == (torn / aside.kept).read_bytes()
 
 
-def test_a_note_of_nothing_is_dropped(tmp_path: Path) -> None:
+def test_a_note_of_nothing_is_dropped(directory: Path) -> None:
     """A repair that came no further than its note changed nothing, and nothing is recorded."""
-    directory = tmp_path / "journal"
     build(directory, [GOOD])
     (path,) = segments(directory)
     entry = SetAside(path.name, 0, 1, "kept", "reason", fingerprint(path.read_bytes()))
@@ -102,9 +100,8 @@ def test_a_note_of_nothing_is_dropped(tmp_path: Path) -> None:
     assert not (directory / NOTE_NAME).exists()
 
 
-def test_what_follows_in_the_journal_was_recorded(tmp_path: Path) -> None:
+def test_what_follows_in_the_journal_was_recorded(directory: Path) -> None:
     """The first events behind the note's last are its records: only the rest is missing."""
-    directory = tmp_path / "journal"
     build(directory, [GOOD])
     entries = [SetAside(f"gone-{number}", 0, 1, "kept", "", "") for number in range(3)]
     write_note(FS, directory, len(GOOD) - 2, entries, [b"one", b"two"])
@@ -118,9 +115,8 @@ def test_what_follows_in_the_journal_was_recorded(tmp_path: Path) -> None:
     assert (0, 0) == left(100)
 
 
-def test_what_is_to_be_appended_again_needs_that_something_went(tmp_path: Path) -> None:
+def test_what_is_to_be_appended_again_needs_that_something_went(directory: Path) -> None:
     """As long as no file was changed, the events are where they were."""
-    directory = tmp_path / "journal"
     build(directory, [GOOD])
     (path,) = segments(directory)
     entry = SetAside(path.name, 0, 1, "kept", "reason", fingerprint(path.read_bytes()))
@@ -134,9 +130,8 @@ def test_what_is_to_be_appended_again_needs_that_something_went(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("note", [b"", b"{", b"[]", b'{"last-sequence": -1}', b"\xff" * 100])
-def test_a_note_that_says_nothing_is_no_hindrance(tmp_path: Path, note: bytes) -> None:
+def test_a_note_that_says_nothing_is_no_hindrance(directory: Path, note: bytes) -> None:
     """It was whole when it got its name: whatever it is now, the journal opens without it."""
-    directory = tmp_path / "journal"
     build(directory, [GOOD])
     (directory / NOTE_NAME).write_bytes(note)
     found, events = recovered(directory)

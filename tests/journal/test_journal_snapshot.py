@@ -117,9 +117,8 @@ def test_only_snapshots_are_listed(tmp_path: Path) -> None:
     assert [100, 20, 3] == [file.sequence for file in list_snapshots(FS, tmp_path)]
 
 
-def test_a_snapshot_and_the_tail_are_the_full_replay(tmp_path: Path) -> None:
+def test_a_snapshot_and_the_tail_are_the_full_replay(directory: Path) -> None:
     """Restoring any snapshot up to a sequence, and applying what follows, gives the same state."""
-    directory = tmp_path / "journal"
     events: list[Any] = []
     ends = [0]
     for number in range(3):

@@ -82,12 +82,6 @@ def _no_threads_left() -> Iterator[None]:
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """Where a journal may be made."""
-    return tmp_path / "journal"
-
-
-@pytest.fixture
 def fs() -> HookedFileSystem:
     """A disk that fails when it is told to."""
     return HookedFileSystem()

@@ -28,10 +28,9 @@ def read(view: View) -> list[int]:
 
 @pytest.mark.parametrize("limit", [1024, 10])
 def test_it_holds_what_a_prune_takes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+    directory: Path, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
     """Compacted and pruned, all of it is read as before; of too many files, the oldest are held."""
-    directory = tmp_path / "journal"
     through = write_sealed(directory, puts(900))
     compact(directory, through)
     build(directory, [puts(3, start=901), []])

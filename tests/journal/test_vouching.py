@@ -84,10 +84,9 @@ def test_a_forged_snapshot_is_no_beginning_of_the_next(tmp_path: Path) -> None:
 
 
 def test_a_snapshot_without_a_record_is_stepped_over(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A crash leaves one between its making and its record: the state is the same, no alarm."""
-    directory = tmp_path / "journal"
     with opened(directory, schema=SCHEMA, clock=lambda: NOW) as journal:
         for event in facts():
             journal.append([event])

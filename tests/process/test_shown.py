@@ -145,9 +145,8 @@ def test_a_killed_daemon_leaves_a_head_and_a_notice(
 
 
 @pytest.mark.parametrize("frames", range(4))
-def test_the_last_frame_is_no_part_of_the_head(tmp_path: Path, frames: int) -> None:
+def test_the_last_frame_is_no_part_of_the_head(directory: Path, frames: int) -> None:
     """Not even a mark, whose digest a power cut takes back; of one alone, the header's is left."""
-    directory = tmp_path / "journal"
     with opened_plain(directory) as journal:
         journal.append([facts(1)[0]])
         journal.log.seal()

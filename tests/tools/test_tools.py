@@ -159,9 +159,8 @@ def test_what_is_no_file_keeps_nobody_waiting(journal: Path, victim: str, kind: 
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_json_is_json_in_any_locale(tmp_path: Path, encoding: str) -> None:
+def test_json_is_json_in_any_locale(directory: Path, encoding: str) -> None:
     """What the locale cannot write is escaped as JSON does."""
-    directory = tmp_path / "journal"
     event = allocated(0, "pödß-λ", 0)
     write(directory, [*beginning(), event])
     line = f"PYTHONIOENCODING={encoding} tool history --journal {directory}"

@@ -145,9 +145,8 @@ def test_the_questions_of_the_issue_against_a_daemon(daemon: Daemon) -> None:
     assert rows[1]["released-at"] is None
 
 
-def test_nobody_is_told_with_who_came_before_and_after(tmp_path: Path) -> None:
+def test_nobody_is_told_with_who_came_before_and_after(directory: Path) -> None:
     """Half-open intervals: at its release nobody holds it, at its allocation the new one does."""
-    directory = tmp_path / "journal"
     hour = 3600 * 10**9
     one, two = allocated(hour, "c1", 1, pod="a"), allocated(3 * hour, "c2", 1, pod="b")
     write(directory, [*beginning(), one, released(2 * hour, one), two, released(4 * hour, two)])
@@ -168,10 +167,9 @@ def test_nobody_is_told_with_who_came_before_and_after(tmp_path: Path) -> None:
 
 
 def test_that_nobody_held_it_then_is_told_to_scripts_too(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No rows are no JSON, and a line on stderr; a table has the line itself."""
-    directory = tmp_path / "journal"
     write(directory, [*beginning(), *cycles(2)])
     moment = EPOCH + 75
     at = ("--at", format_utc(moment))
@@ -189,9 +187,8 @@ def test_that_nobody_held_it_then_is_told_to_scripts_too(
     assert "coild-history: nobody, between " in capsys.readouterr().err
 
 
-def test_no_rows_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_rows_are_asked_for(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`-n 0` shows none, and does not say that nobody held it."""
-    directory = tmp_path / "journal"
     write(directory, [*beginning(), *cycles(2)])
     for question in ([], ["10.64.0.1"], ["--pool", "other"], ["-f", "--until", "now"]):
         capsys.readouterr()
@@ -202,9 +199,8 @@ def test_no_rows_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "nobody" in capsys.readouterr().err
 
 
-def test_an_ipv4_address_as_ipv6_is_understood(tmp_path: Path) -> None:
+def test_an_ipv4_address_as_ipv6_is_understood(directory: Path) -> None:
     """What a socket of both families shows is the IPv4 address, or block, that it stands for."""
-    directory = tmp_path / "journal"
     write(directory, [*beginning(), *cycles(2), allocated(900, "six", 1, pool="web")])
     expected = ask(directory, "10.64.0.1")
 
@@ -217,9 +213,8 @@ def test_an_ipv4_address_as_ipv6_is_understood(tmp_path: Path) -> None:
     assert ["six"] == [row["container-id"] for row in ask(directory, "--block", "::/0")]
 
 
-def test_a_value_may_begin_with_a_dash(tmp_path: Path) -> None:
+def test_a_value_may_begin_with_a_dash(directory: Path) -> None:
     """A pod, pool or container ID like -x is no option, as long as there is none like it."""
-    directory = tmp_path / "journal"
     event = allocated(0, "-x", 1, pod="-y")
     write(directory, [*beginning(), event])
     rows = ask(directory, "--container=-x")
@@ -230,9 +225,8 @@ def test_a_value_may_begin_with_a_dash(tmp_path: Path) -> None:
     assert [] == ask(directory, "--pool", "-x")
 
 
-def test_a_window_has_the_holdings_that_overlap_it(tmp_path: Path) -> None:
+def test_a_window_has_the_holdings_that_overlap_it(directory: Path) -> None:
     """What ended before it or began after it is left out; what holds on is in."""
-    directory = tmp_path / "journal"
     write(directory, [*beginning(), allocated(0, "held", 0), *cycles(5)])
 
     def within(*bounds: int) -> list[str]:

@@ -33,10 +33,9 @@ from tools.verify.cli import main as verify
 
 
 def test_pruned_history_is_told_and_what_is_known_still_answered(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A release without its allocation is a row, and so is whoever has held since before."""
-    directory = tmp_path / "journal"
     old, kept = allocated(0, "old", 0), allocated(0, "kept", 2)
     late = allocated(9999, "late", 3)
     events = [*beginning(), old, kept, *cycles(60), released(9998, old), late]
@@ -88,10 +87,9 @@ def _break_index(path: Path) -> None:
 @pytest.mark.parametrize("archived", [False, True])
 @pytest.mark.parametrize("damage", [Path.unlink, _break_index, lambda path: path.write_bytes(b"")])
 def test_an_index_is_never_needed(
-    tmp_path: Path, damage: Callable[[Path], None], *, archived: bool
+    directory: Path, damage: Callable[[Path], None], *, archived: bool
 ) -> None:
     """Missing, damaged or empty: the answer is the same, and the index is made again."""
-    directory = tmp_path / "journal"
     write(directory, [*beginning(), *cycles(60)])
     expected = ask(directory, "10.64.0.1")
     if archived:
@@ -111,10 +109,9 @@ def test_an_index_is_never_needed(
 
 
 def test_a_copy_that_cannot_be_written_to_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without its indexes, too, which cannot be made there; nothing is left behind."""
-    directory = tmp_path / "journal"
     write(directory, [*beginning(), *cycles(60)])
     compact(directory)
     expected = ask(directory, "10.64.0.1")
@@ -139,10 +136,9 @@ def test_a_copy_that_cannot_be_written_to_is_read(
 
 @pytest.mark.parametrize("question", [["10.64.0.1"], ["--container", "c40"], []])
 def test_damage_is_told_where_verify_tells_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], question: list[str]
+    directory: Path, capsys: pytest.CaptureFixture[str], question: list[str]
 ) -> None:
     """Offset and last good event of a damaged sealed segment, by index or without."""
-    directory = tmp_path / "journal"
     write(directory, [*beginning(), *cycles(60)])
     victim = sorted(directory.glob("*.seg"))[3]
     data = bytearray(victim.read_bytes())
@@ -163,10 +159,9 @@ def test_damage_is_told_where_verify_tells_it(
 
 @pytest.mark.parametrize("question", [["10.64.0.1"], [], ["--container", "c30"]])
 def test_an_archive_file_that_is_missing_or_altered_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], question: list[str]
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], question: list[str]
 ) -> None:
     """One line with the file and what to run, and exit 1; never a wrong answer."""
-    directory = tmp_path / "journal"
     write(directory, [*beginning(), *cycles(60)])
     compact(directory)
     archived = sorted((directory / "archive").glob("*.seg.zst"))

@@ -56,9 +56,8 @@ def test_following_a_daemon_shows_what_is_allocated_and_released(daemon: Daemon)
     assert (status, stderr) == (130, "")
 
 
-def test_following_goes_on_across_roll_over_and_compaction(tmp_path: Path) -> None:
+def test_following_goes_on_across_roll_over_and_compaction(directory: Path) -> None:
     """Each holding comes twice and in order, whatever happens to the segments meanwhile."""
-    directory = tmp_path / "journal"
     events = cycles(120)
     retired = 0
     with writing(directory) as journal:
@@ -86,9 +85,8 @@ def test_following_goes_on_across_roll_over_and_compaction(tmp_path: Path) -> No
     assert [False, True] * 120 == [bool(row["released-at"]) for row in rows]
 
 
-def test_following_completes_a_holding_from_long_ago(tmp_path: Path) -> None:
+def test_following_completes_a_holding_from_long_ago(directory: Path) -> None:
     """The release of what was allocated before the rows read shows its allocation."""
-    directory = tmp_path / "journal"
     old = allocated(0, "old", 0)
     with writing(directory) as journal:
         journal.write([*beginning(), old, *cycles(60)])
@@ -103,9 +101,8 @@ def test_following_completes_a_holding_from_long_ago(tmp_path: Path) -> None:
     assert ("old", 4, 125) == (row["container-id"], row["allocated-seq"], row["released-seq"])
 
 
-def test_following_shows_only_what_is_durable(tmp_path: Path) -> None:
+def test_following_shows_only_what_is_durable(directory: Path) -> None:
     """An event without a successor may still be lost in a crash; it is not shown yet."""
-    directory = tmp_path / "journal"
     with writing(directory) as journal:
         for event in [*beginning(), *cycles(1)]:
             journal.append([event])
@@ -117,9 +114,8 @@ def test_following_shows_only_what_is_durable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["-f"], []])
-def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path, arguments: list[str]) -> None:
+def test_a_reader_that_goes_away_ends_it_quietly(directory: Path, arguments: list[str]) -> None:
     """A closed pipe gives the status of SIGPIPE and no word, also while nothing happens."""
-    directory = tmp_path / "journal"
     write(directory, [*beginning(), *cycles(300)])
     process = subprocess.Popen(
         [sys.executable, "-m", "tools.history", "--journal", str(directory), *arguments],
@@ -138,9 +134,8 @@ def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path, arguments: list
     process.stderr.close()
 
 
-def test_following_an_empty_journal_waits_for_the_first_event(tmp_path: Path) -> None:
+def test_following_an_empty_journal_waits_for_the_first_event(directory: Path) -> None:
     """A journal without an event is no error."""
-    directory = tmp_path / "journal"
     with writing(directory) as journal:
         process = follower(directory)
         try:

@@ -83,10 +83,9 @@ def test_who_holds_is_what_the_state_says(events: list[Any]) -> None:
 
 
 def test_the_question_of_an_operator(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A week is 7d in every way to write it; the table says held; who released is not listed."""
-    directory = tmp_path / "journal"
     gone, leak = allocated(0, "gone", 0, pod="a"), allocated(10, "leak", 1, pod="b")
     events = [*beginning(), gone, leak, allocated(3 * DAY, "young", 2, pod="c")]
     write(directory, [*events, released(3 * DAY, gone)])
@@ -109,10 +108,9 @@ def test_the_question_of_an_operator(
 
 
 def test_who_has_held_since_before_history_begins(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Pruned: they are listed, first, without a time; that may be too many, which is told."""
-    directory = tmp_path / "journal"
     old, older = allocated(0, "old", 0), allocated(0, "older", 2)
     events = [*beginning(), old, older, *cycles(60), released(9998, old)]
     events += [allocated(9999, "late", 3), *cycles(20, start=200), allocated(90000, "later", 0)]
@@ -151,10 +149,9 @@ def test_who_has_held_since_before_history_begins(
 
 
 def test_without_a_snapshot_only_what_is_left_is_known(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Who has held since before, nobody knows then, and that is said."""
-    directory = tmp_path / "journal"
     write(directory, [*beginning(), allocated(0, "older", 2), *cycles(60)])
     compact(directory)
     prune(FS, directory, ends(directory)[-1])

@@ -53,10 +53,9 @@ EVENTS = [
     ],
 )
 def test_attachments_are_found_in_the_archive(
-    tmp_path: Path, question: list[str], expected: list[tuple[str, str | None]], *, indexed: bool
+    directory: Path, question: list[str], expected: list[tuple[str, str | None]], *, indexed: bool
 ) -> None:
     """By its indexes or without, as by reading everything; the rows say why it was released."""
-    directory = tmp_path / "journal"
     write(directory, EVENTS)
     assert compact(directory).removed > 4
     if not indexed:
@@ -69,9 +68,8 @@ def test_attachments_are_found_in_the_archive(
     assert [everything[container_id] for container_id, _ in expected] == rows
 
 
-def test_a_follower_shows_attachments(tmp_path: Path) -> None:
+def test_a_follower_shows_attachments(directory: Path) -> None:
     """When one is allocated; and, with its allocation looked up in the archive, when released."""
-    directory = tmp_path / "journal"
     write(directory, EVENTS)
     compact(directory)
     process = follower(directory, "-n", "1", "-o", "json")

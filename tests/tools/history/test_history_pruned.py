@@ -161,10 +161,9 @@ def pausing(
 
 @pytest.mark.parametrize("order", [False, True])
 def test_a_follower_that_waits_while_its_place_is_pruned(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, order: bool
+    directory: Path, monkeypatch: pytest.MonkeyPatch, *, order: bool
 ) -> None:
     """What it has not shown is gone by order: it says so, and shows what is behind that."""
-    directory = tmp_path / "journal"
     held, last = allocated(0, "held", 0), allocated(9000, "last", 3)
     write(directory, [*beginning(), held])
 
@@ -198,10 +197,9 @@ def test_a_follower_that_waits_while_its_place_is_pruned(
 
 
 def test_damage_is_not_put_down_to_an_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was pruned had been shown, so it is not why the follower cannot go on."""
-    directory = tmp_path / "journal"
     write(directory, [*beginning(), *cycles(1)])
 
     def go_on() -> None:
@@ -270,9 +268,8 @@ def test_a_follower_that_looks_up_an_allocation_while_it_is_pruned(
     assert {4, None} == found
 
 
-def test_questions_beside_a_real_prune(tmp_path: Path) -> None:
+def test_questions_beside_a_real_prune(directory: Path) -> None:
     """`coild-compact --delete` takes the archive away, and no question fails meanwhile."""
-    directory = tmp_path / "journal"
     write(directory, beginning())
     asked = 0
     for number in range(3):

@@ -413,10 +413,9 @@ def wrong_snapshot() -> SnapshotTaken:
     ],
 )
 def test_the_first_event_that_breaks_an_invariant_is_named(
-    tmp_path: Path, event: Any, text: str
+    directory: Path, event: Any, text: str
 ) -> None:
     """With its sequence and the invariant; a good end of the journal does not help."""
-    directory = tmp_path / "journal"
     write(directory, [*EVENTS, event, EVENTS[0]], seals={40, 90})
     done = replay("--journal", str(directory), "--check")
     found = replay("--journal", str(directory), "--check", "-o", "json")
@@ -432,18 +431,16 @@ def test_the_first_event_that_breaks_an_invariant_is_named(
     )
 
 
-def test_a_true_record_of_a_snapshot_is_good(tmp_path: Path) -> None:
+def test_a_true_record_of_a_snapshot_is_good(directory: Path) -> None:
     """The digest at the snapshot's own sequence is what counts."""
-    directory = tmp_path / "journal"
     digest = bytes.fromhex(fold(EVENTS[:40]).digest())
     write(directory, [*EVENTS, SnapshotTaken(EVENTS[-1].time, 40, digest, 1)])
 
     assert 0 == replay("--journal", str(directory), "--check").returncode
 
 
-def test_a_state_that_cannot_be_is_no_traceback(tmp_path: Path) -> None:
+def test_a_state_that_cannot_be_is_no_traceback(directory: Path) -> None:
     """A replay over bad events says that they are, in one line, and how to find the first."""
-    directory = tmp_path / "journal"
     write(directory, [*EVENTS, bad_prefix()])
     for arguments in ((), ("--digest",), ("--diff", "1", str(END + 1))):
         done = replay("--journal", str(directory), *arguments)
@@ -454,7 +451,7 @@ def test_a_state_that_cannot_be_is_no_traceback(tmp_path: Path) -> None:
     assert 1 == replay("--journal", str(directory), "--step").returncode
 
 
-def test_a_clock_that_jumped_back_breaks_nothing(tmp_path: Path) -> None:
+def test_a_clock_that_jumped_back_breaks_nothing(directory: Path) -> None:
     """The daemon's clock goes on; each moment in between can be asked for."""
     jumps = iter([0, 5, -3_000, -2_000, -1_000, 7])
     wall = [BEGAN + 10_000_000_000]
@@ -468,7 +465,6 @@ def test_a_clock_that_jumped_back_breaks_nothing(tmp_path: Path) -> None:
     # The record of a snapshot names a state, and that has other times here.
     facts = [event for event in EVENTS if not isinstance(event, SnapshotTaken)]
     events = [msgspec.structs.replace(event, time=clock()) for event in facts]
-    directory = tmp_path / "journal"
     write(directory, events, seals={40})
     compact(directory, through=40, recorded=False)
 
@@ -599,9 +595,8 @@ def test_steps_go_back_as_far_as_history_goes(journal: Path, tmp_path: Path) -> 
         opened.press("n", r"(?m)^41 ")
 
 
-def test_a_bad_event_stops_the_steps_before_it(tmp_path: Path) -> None:
+def test_a_bad_event_stops_the_steps_before_it(directory: Path) -> None:
     """The state before it is still there to be looked at."""
-    directory = tmp_path / "journal"
     released = next(event for event in EVENTS if isinstance(event, AddressReleased))
     bad = msgspec.structs.replace(released, time=EVENTS[-1].time, container_id="nobody")
     write(directory, [*EVENTS, bad])

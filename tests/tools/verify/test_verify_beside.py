@@ -128,10 +128,9 @@ def work(directory: Path, journal: Opened, fs: FileSystem) -> None:
 
 @pytest.mark.parametrize(("changes", "stride"), PACES)
 def test_whatever_call_others_come_between_nothing_is_wrong(
-    tmp_path: Path, changes: int, stride: int
+    directory: Path, changes: int, stride: int
 ) -> None:
     """Roll-over, archiving, removal and pruning, file by file, begun at each call in turn."""
-    directory = tmp_path / "journal"
     for first in range(1, CALLS_MAX):
         with opened_plain(directory) as journal:
             made = Made(directory, journal)
@@ -169,9 +168,8 @@ def overlooking(name: str) -> HookedFileSystem:
     return fs
 
 
-def test_a_segment_that_was_overlooked_is_not_missing(tmp_path: Path) -> None:
+def test_a_segment_that_was_overlooked_is_not_missing(directory: Path) -> None:
     """A gap counts when it is found twice: its segments came while the names were read."""
-    directory = tmp_path / "journal"
     with opened_plain(directory) as journal:
         for fact in facts(3):
             journal.append([fact])

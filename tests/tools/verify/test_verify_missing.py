@@ -101,10 +101,9 @@ def test_what_can_be_cut_off_behind_a_gap_is_said(
 
 @pytest.mark.parametrize("through", [3, 5])
 def test_an_order_to_prune_is_told_from_a_loss(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], through: int
+    directory: Path, capsys: pytest.CaptureFixture[str], through: int
 ) -> None:
     """What goes beyond the order is missing; a gap in what was to go is said to be one."""
-    directory = tmp_path / "journal"
     with opened_plain(directory) as journal:
         made = Made(directory, journal)
         journal.append([HistoryPruned(NOW + 60, through, 1, 1, "delete")])
