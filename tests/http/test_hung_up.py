@@ -49,24 +49,23 @@ def test_answers_that_are_aborted_unread_leave_no_error(tmp_path: Path) -> None:
     _check_quiet(log)
 
 
-def test_a_request_whose_head_ends_with_its_connection_leaves_no_error(tmp_path: Path) -> None:
+def test_a_request_whose_head_ends_with_its_connection_leaves_no_error(daemon: Daemon) -> None:
     """Half a head and the end of it at once, politely or not, is nothing to log."""
-    with Daemon(tmp_path / "data") as daemon:
-        for n in range(40):
-            sock = connect(daemon.place)
-            # A whole one before it, or some of it in a turn of the loop of its own.
-            sock.sendall(LIVE if n % 2 else LIVE[:5])
-            if n % 4 == 0:
-                time.sleep(0.01)
-            sock.sendall(LIVE[5:-5])
-            if n % 8 > 5:
-                _reset(sock)
-                continue
-            sock.shutdown(socket.SHUT_WR)
-            while sock.recv(4096):
-                pass
-            sock.close()
-        status, log = _ended(daemon)
+    for n in range(40):
+        sock = connect(daemon.place)
+        # A whole one before it, or some of it in a turn of the loop of its own.
+        sock.sendall(LIVE if n % 2 else LIVE[:5])
+        if n % 4 == 0:
+            time.sleep(0.01)
+        sock.sendall(LIVE[5:-5])
+        if n % 8 > 5:
+            _reset(sock)
+            continue
+        sock.shutdown(socket.SHUT_WR)
+        while sock.recv(4096):
+            pass
+        sock.close()
+    status, log = _ended(daemon)
 
     assert status == 0
     _check_quiet(log)

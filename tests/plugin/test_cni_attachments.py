@@ -22,12 +22,6 @@ NAMES = "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=web"
 SHORT_SECONDS = 0.5
 
 
-@pytest.fixture
-def plugin(executable: Path, shared_daemon: Daemon, tmp_path: Path) -> Plugin:
-    """The plugin with the module's daemon."""
-    return Plugin(executable, f"http://{shared_daemon.address}", tmp_path / "spool")
-
-
 def of(daemon: Daemon, container: str) -> list[str]:
     """The container IDs of this container that hold something."""
     return [key for key in daemon.status()["pods"] if key.startswith(container)]
@@ -52,9 +46,8 @@ def test_a_del_that_knows_no_more_than_the_container(
 
 
 @pytest.mark.parametrize("kind", ["ipv4", "dual"])
-def test_the_spool_knows_no_more_either(node: Node, kind: str) -> None:
+def test_the_spool_knows_no_more_either(container: str, node: Node, kind: str) -> None:
     """A DEL without names and families that waited for a daemon releases both of them."""
-    container = new_id()
     node.run("ADD", container, args=NAMES, address_type=kind)
     node.daemon.kill()
     deleted = node.run("DEL", container)
@@ -65,9 +58,8 @@ def test_the_spool_knows_no_more_either(node: Node, kind: str) -> None:
     assert [] == files(node.spool)
 
 
-def test_check_knows_no_more_either(plugin: Plugin) -> None:
+def test_check_knows_no_more_either(container: str, plugin: Plugin) -> None:
     """CHECK finds what the container has under whichever names, and compares all of prevResult."""
-    container = new_id()
     result = plugin.run("ADD", container, args=NAMES, address_type="dual").answer
     same = plugin.run("CHECK", container, top={"prevResult": result})
     result["ips"][1]["address"] = "fd00::99/64"
@@ -77,9 +69,8 @@ def test_check_knows_no_more_either(plugin: Plugin) -> None:
     assert 101 == other.code
 
 
-def test_an_add_under_other_names_is_the_same(plugin: Plugin) -> None:
+def test_an_add_under_other_names_is_the_same(container: str, plugin: Plugin) -> None:
     """The attachment of one network is told its address again, whatever the pod is called."""
-    container = new_id()
     first = plugin.run("ADD", container, args=NAMES).addresses
 
     assert first == plugin.run("ADD", container).addresses
@@ -166,9 +157,8 @@ def test_what_is_passed_empty_is_not_asked_for(plugin: Plugin) -> None:
     assert plugin.run("ADD", new_id(), top=top).status == 0
 
 
-def test_check_reads_addresses_in_any_spelling(plugin: Plugin) -> None:
+def test_check_reads_addresses_in_any_spelling(container: str, plugin: Plugin) -> None:
     """Who keeps the result writes an IPv6 address in its own way."""
-    container = new_id()
     result = plugin.run("ADD", container, address_type="ipv6").answer
     address, _, prefix = result["ips"][0]["address"].partition("/")
     result["ips"][0]["address"] = f"{ip_address(address).exploded.upper()}/{prefix}"
@@ -177,9 +167,8 @@ def test_check_reads_addresses_in_any_spelling(plugin: Plugin) -> None:
     assert (0, b"") == (checked.status, checked.stdout)
 
 
-def test_check_is_not_asked_of_another_plugins_address(plugin: Plugin) -> None:
+def test_check_is_not_asked_of_another_plugins_address(container: str, plugin: Plugin) -> None:
     """A plugin of the chain may have added one: `address-type` says how many are coild's."""
-    container = new_id()
     result = plugin.run("ADD", container, address_type="ipv4").answer
     result["ips"].append({"address": "2001:db8::5/64"})
     top = {"prevResult": result}
@@ -224,13 +213,12 @@ def test_gc_keeps_what_either_list_names(plugin: Plugin, shared_daemon: Daemon) 
     assert [container] == of(shared_daemon, container)
 
 
-def test_an_answer_that_is_somebody_elses(node: Node) -> None:
+def test_an_answer_that_is_somebody_elses(container: str, node: Node) -> None:
     """Without the journal's ID an answer is none: ADD fails, and a DEL is kept."""
 
     def imitate(sock: socket.socket) -> None:
         sock.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}")
 
-    container = new_id()
     node.add(container)
     with raw_server(imitate) as where:
         added = node.run("ADD", new_id(), coild=where)
@@ -295,10 +283,9 @@ def test_gc_names_some_of_very_many_that_coild_does_not_know(plugin: Plugin) -> 
     assert "of at least 100 valid attachments" in outcome.stderr
 
 
-def test_a_spool_of_another_users(plugin: Plugin, shared_daemon: Daemon) -> None:
+def test_a_spool_of_another_users(container: str, plugin: Plugin, shared_daemon: Daemon) -> None:
     """A runtime that may not list it adds and deletes as if it were empty."""
     plugin.spool.mkdir(mode=0o000)
-    container = new_id()
     with contextlib.ExitStack() as stack:
         stack.callback(plugin.spool.chmod, 0o700)
         added = plugin.run("ADD", container)

@@ -33,18 +33,6 @@ SHORT_SECONDS = 0.5
 
 
 @pytest.fixture
-def plugin(executable: Path, shared_daemon: Daemon, tmp_path: Path) -> Plugin:
-    """The plugin with the module's daemon."""
-    return Plugin(executable, f"http://{shared_daemon.address}", tmp_path / "spool")
-
-
-@pytest.fixture
-def alone(executable: Path, tmp_path: Path) -> Plugin:
-    """The plugin with no daemon at all."""
-    return Plugin(executable, NOBODY, tmp_path / "spool")
-
-
-@pytest.fixture
 def ipv4_only(executable: Path, tmp_path: Path) -> Iterator[tuple[Plugin, Daemon]]:
     """The plugin with a daemon that has four IPv4 addresses, and nothing else."""
     with Daemon(tmp_path / "data", "--pool", "default=10.9.0.0/30", "--block-size", "2") as daemon:
@@ -82,10 +70,8 @@ def test_a_container_from_start_to_end(plugin: Plugin, shared_daemon: Daemon, ve
     assert container not in held(shared_daemon)
 
 
-def test_an_add_that_is_repeated(plugin: Plugin) -> None:
+def test_an_add_that_is_repeated(container: str, plugin: Plugin) -> None:
     """When the answer was lost, the same container of the same pod is told the same address."""
-    container = new_id()
-
     assert plugin.run("ADD", container).addresses == plugin.run("ADD", container).addresses
 
 
@@ -130,9 +116,8 @@ def test_every_interface_has_an_address_of_its_own(plugin: Plugin, shared_daemon
     assert [held(shared_daemon)[f"{container}/net1"]] == second
 
 
-def test_both_families(plugin: Plugin, shared_daemon: Daemon) -> None:
+def test_both_families(container: str, plugin: Plugin, shared_daemon: Daemon) -> None:
     """With address-type dual, ADD gets two addresses, and DEL releases them."""
-    container = new_id()
     added = plugin.run("ADD", container, address_type="dual")
     keys = [container, f"{container}/eth0/ipv6"]
     now = held(shared_daemon)
@@ -147,9 +132,8 @@ def test_both_families(plugin: Plugin, shared_daemon: Daemon) -> None:
     assert not set(keys) & set(held(shared_daemon))
 
 
-def test_ipv6_alone(plugin: Plugin, shared_daemon: Daemon) -> None:
+def test_ipv6_alone(container: str, plugin: Plugin, shared_daemon: Daemon) -> None:
     """It goes under the container's own ID."""
-    container = new_id()
     added = plugin.run("ADD", container, "0.4.0", address_type="ipv6")
 
     assert added.addresses == [held(shared_daemon)[container]]
@@ -606,9 +590,8 @@ def test_a_command_that_is_none(alone: Plugin, variables: dict[str, str]) -> Non
     assert "CNI_COMMAND" in outcome.answer["msg"]
 
 
-def test_a_namespace_that_is_gone(plugin: Plugin, shared_daemon: Daemon) -> None:
+def test_a_namespace_that_is_gone(container: str, plugin: Plugin, shared_daemon: Daemon) -> None:
     """DEL needs no CNI_NETNS, and may come again."""
-    container = new_id()
     plugin.run("ADD", container)
     variables = plugin.variables("DEL", container)
     del variables["CNI_NETNS"]
@@ -831,9 +814,8 @@ def test_check_finds_nothing(plugin: Plugin) -> None:
     assert outcome.code == 3
 
 
-def test_check_finds_another_address(plugin: Plugin) -> None:
+def test_check_finds_another_address(container: str, plugin: Plugin) -> None:
     """The address must be one of prevResult's."""
-    container = new_id()
     plugin.run("ADD", container)
     result = {"ips": [{"address": "10.1.1.1/32"}]}
     outcome = plugin.run("CHECK", container, top={"prevResult": result})

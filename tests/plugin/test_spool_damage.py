@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from coild.spool import entries
 from coild.spool import releases as spool
 from tests.kits.plugin.spool import as_nobody, files, kept, soon
-from tests.kits.system.small_disks import fill, make_read_only, small_disk
+from tests.kits.system.small_disks import fill, make_read_only
 
 WEB = ("shop", "web-0", "c1")
 OTHER = ("shop", "web-1", "c2")
@@ -28,13 +28,6 @@ def directory(tmp_path: Path) -> Path:
     for holder in (WEB, OTHER):
         spool.add(str(path), *holder, 0.0)
     return path
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB."""
-    with small_disk(tmp_path / "disk", "64k") as path:
-        yield path
 
 
 def altered(content: bytes) -> Iterator[bytes]:

@@ -59,9 +59,8 @@ def test_a_del_while_the_daemon_is_down(node: Node, signal_number: signal.Signal
     assert [] == files(node.spool)
 
 
-def test_both_families_wait(node: Node) -> None:
+def test_both_families_wait(container: str, node: Node) -> None:
     """Each has an entry of its own, and is released by the start."""
-    container = new_id()
     node.run("ADD", container, address_type="dual")
     node.daemon.kill()
     outcome = node.run("DEL", container, address_type="dual")
@@ -74,9 +73,8 @@ def test_both_families_wait(node: Node) -> None:
     assert [] == files(node.spool)
 
 
-def test_a_start_without_a_network(executable: Path, tmp_path: Path) -> None:
+def test_a_start_without_a_network(container: str, executable: Path, tmp_path: Path) -> None:
     """The spool is applied where there is nothing but loopback, also over a unix socket."""
-    container = new_id()
     with (
         Namespace() as namespace,
         namespace.entered(),
@@ -130,9 +128,8 @@ def test_the_next_run_applies_what_came_after_the_start(node: Node, command_name
     assert [] == files(node.spool)
 
 
-def test_a_start_before_an_add(node: Node) -> None:
+def test_a_start_before_an_add(container: str, node: Node) -> None:
     """A DEL that the start applied has no power over the ADD after it, whatever restarts."""
-    container = new_id()
     node.add(container)
     node.daemon.kill()
     node.miss(container)
@@ -145,9 +142,8 @@ def test_a_start_before_an_add(node: Node) -> None:
     assert [container] == node.released
 
 
-def test_an_add_before_the_entry_was_seen(node: Node) -> None:
+def test_an_add_before_the_entry_was_seen(container: str, node: Node) -> None:
     """A DEL that nobody has applied is applied by the container's ADD itself, before the rest."""
-    container = new_id()
     node.add(container)
     node.miss(container)
     address = node.add(container)
@@ -160,9 +156,8 @@ def test_an_add_before_the_entry_was_seen(node: Node) -> None:
     assert [container] == node.released
 
 
-def test_a_del_while_an_add_waits(node: Node) -> None:
+def test_a_del_while_an_add_waits(container: str, node: Node) -> None:
     """A DEL that is kept while the ADD waits for the entry is the same one, and gone with it."""
-    container = new_id()
     node.add(container)
     node.miss(container)
     with ThreadPoolExecutor() as threads:
@@ -179,9 +174,8 @@ def test_a_del_while_an_add_waits(node: Node) -> None:
     assert [] == files(node.spool)
 
 
-def test_a_del_that_a_hung_daemon_reads_late(node: Node) -> None:
+def test_a_del_that_a_hung_daemon_reads_late(container: str, node: Node) -> None:
     """Its request is read with that of the ADD, and then the start: the address stays."""
-    container = new_id()
     node.add(container)
     node.daemon.process.send_signal(signal.SIGSTOP)
     deleted = node.run("DEL", container, timeout=SHORT_SECONDS)
@@ -200,9 +194,8 @@ def test_a_del_that_a_hung_daemon_reads_late(node: Node) -> None:
     assert [container] == node.released
 
 
-def test_an_add_and_a_del_that_a_hung_daemon_reads_late(node: Node) -> None:
+def test_an_add_and_a_del_that_a_hung_daemon_reads_late(container: str, node: Node) -> None:
     """Both have timed out, the runtime has given up: in the end nothing is held."""
-    container = new_id()
     node.daemon.process.send_signal(signal.SIGSTOP)
     added = node.run("ADD", container, timeout=SHORT_SECONDS)
     deleted = node.run("DEL", container, timeout=SHORT_SECONDS)
@@ -215,9 +208,8 @@ def test_an_add_and_a_del_that_a_hung_daemon_reads_late(node: Node) -> None:
     assert [] == files(node.spool)
 
 
-def test_an_add_waits_for_who_applies_the_entry(node: Node) -> None:
+def test_an_add_waits_for_who_applies_the_entry(container: str, node: Node) -> None:
     """It asks for no address before the entry is let go of, or gone."""
-    container = new_id()
     path = keep(node, container)
     with ThreadPoolExecutor() as threads:
         with held(path):

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.kits.plugin.cni import NOBODY, Plugin, new_id, stub
 from tests.kits.plugin.spool import Node, files, held, keep
-from tests.kits.system.small_disks import fill, make_read_only, small_disk
+from tests.kits.system.small_disks import fill, make_read_only
 
 #: What the daemon says in its log.
 DAMAGED = "a release in the spool is damaged, it was set aside: "
 #: What the plugin says on stderr.
 ASIDE = "a release that cannot be applied was set aside: "
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB."""
-    with small_disk(tmp_path / "disk", "64k") as path:
-        yield path
 
 
 def flipped(path: Path) -> None:
@@ -121,9 +114,8 @@ def test_a_spool_that_is_of_no_use_keeps_nobody_from_coming_and_going(
     assert {} == node.held
 
 
-def test_another_holders_entry_that_is_busy(alone: Plugin) -> None:
+def test_another_holders_entry_that_is_busy(container: str, alone: Plugin) -> None:
     """A release that would replace an entry which somebody applies is to be tried again."""
-    container = new_id()
     with held(keep(alone, container, "web-9")):
         outcome = alone.run("DEL", container, timeout=0.1)
 
@@ -143,9 +135,8 @@ def test_a_daemon_whose_spool_is_none(node: Node) -> None:
     assert f"the spool {node.spool}: Not a directory; what is left there" in node.daemon.log
 
 
-def test_an_entry_that_the_start_cannot_set_aside(node: Node) -> None:
+def test_an_entry_that_the_start_cannot_set_aside(container: str, node: Node) -> None:
     """The others are applied, and the log says that something is left."""
-    container = new_id()
     node.add(container)
     node.daemon.kill()
     (node.spool / "x.rejected").mkdir(parents=True)

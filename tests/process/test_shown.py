@@ -122,26 +122,25 @@ def test_what_is_shown_while_a_flush_hangs_outlives_a_power_cut(
 
 
 def test_a_killed_daemon_leaves_a_head_and_a_notice(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    daemon: Daemon, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """After kill -9 the last event is not vouched for; the next start vouches for it."""
-    with Daemon(tmp_path / "data") as daemon:
-        assert daemon.allocate("c1").is_success
-        sequence = daemon.client.get("/health").json()["sequence"]
-        daemon.kill()
-        journal = daemon.data_dir / "journal"
-        head, said = head_of(journal, capsys)
-        # Of one frame, which may hold several events, or of none if a mark was in time.
-        left = sequence - int(head.partition(":")[0])
-        assert left >= 0
-        assert ("not known to be on disk yet" in said) == bool(left)
-        assert f"{left} event" in said or not left
+    assert daemon.allocate("c1").is_success
+    sequence = daemon.client.get("/health").json()["sequence"]
+    daemon.kill()
+    journal = daemon.data_dir / "journal"
+    head, said = head_of(journal, capsys)
+    # Of one frame, which may hold several events, or of none if a mark was in time.
+    left = sequence - int(head.partition(":")[0])
+    assert left >= 0
+    assert ("not known to be on disk yet" in said) == bool(left)
+    assert f"{left} event" in said or not left
 
-        daemon.start()
-        assert verify.main(["--journal", str(journal), "--anchor", head]) == 0
-        capsys.readouterr()
-        again, said = head_of(journal, capsys)
-        assert int(again.partition(":")[0]) >= sequence
+    daemon.start()
+    assert verify.main(["--journal", str(journal), "--anchor", head]) == 0
+    capsys.readouterr()
+    again, said = head_of(journal, capsys)
+    assert int(again.partition(":")[0]) >= sequence
 
 
 @pytest.mark.parametrize("frames", range(4))

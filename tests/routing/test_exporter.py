@@ -89,6 +89,12 @@ class Table:
         await until(self.waits.is_set)
 
 
+@pytest.fixture
+def table() -> Table:
+    """A table without routes."""
+    return Table()
+
+
 async def until(condition: Callable[[], object]) -> None:
     """Let the loop turn until `condition` holds."""
     async with asyncio.timeout(HANGS_SECONDS):
@@ -151,9 +157,8 @@ async def test_who_may_not_export_is_off() -> None:
 
 
 @in_loop
-async def test_announce_and_withdraw() -> None:
+async def test_announce_and_withdraw(table: Table) -> None:
     """A block announced has a route soon; one withdrawn surely has none on return."""
-    table = Table()
     async with running(table) as exporter:
         exporter.announce(A)
         exporter.announce(B)
@@ -164,9 +169,8 @@ async def test_announce_and_withdraw() -> None:
 
 
 @in_loop
-async def test_what_cannot_be_withdrawn_is_not_sure() -> None:
+async def test_what_cannot_be_withdrawn_is_not_sure(table: Table) -> None:
     """A route that stays makes withdraw say so; it is removed when that goes, unasked."""
-    table = Table()
     async with running(table, A) as exporter:
         table.errors["remove"] = DOWN
 
@@ -179,9 +183,8 @@ async def test_what_cannot_be_withdrawn_is_not_sure() -> None:
 
 
 @in_loop
-async def test_what_is_announced_meanwhile_is_not_withdrawn() -> None:
+async def test_what_is_announced_meanwhile_is_not_withdrawn(table: Table) -> None:
     """Withdraw is not sure of a block that was announced while it waited; the block has a route."""
-    table = Table()
     async with running(table, A) as exporter:
         table.gate.clear()
         withdrawn = asyncio.create_task(exporter.withdraw(A))
@@ -194,9 +197,10 @@ async def test_what_is_announced_meanwhile_is_not_withdrawn() -> None:
 
 
 @in_loop
-async def test_failures_pause_longer_and_are_told_once(log: pytest.LogCaptureFixture) -> None:
+async def test_failures_pause_longer_and_are_told_once(
+    table: Table, log: pytest.LogCaptureFixture
+) -> None:
     """What fails is tried again at pauses that double; that is one warning, and one recovery."""
-    table = Table()
     async with running(table, retry_seconds=0.01) as exporter:
         table.errors["add"] = DOWN
         exporter.announce(A)
@@ -226,10 +230,9 @@ async def test_failures_pause_longer_and_are_told_once(log: pytest.LogCaptureFix
 
 
 @in_loop
-async def test_pauses_do_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pauses_do_not_grow_for_ever(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     """However often it failed, it is tried again after the longest pause."""
     monkeypatch.setattr(module, "RETRY_SECONDS_MAX", 0.002)
-    table = Table()
     table.errors["blocks"] = DOWN
     async with running(table):
         # Doubled as often without bound, it would be hours.
@@ -237,9 +240,8 @@ async def test_pauses_do_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @in_loop
-async def test_each_reason_is_told(log: pytest.LogCaptureFixture) -> None:
+async def test_each_reason_is_told(table: Table, log: pytest.LogCaptureFixture) -> None:
     """Another reason is another line, with how many blocks it concerns; none is told twice."""
-    table = Table()
     table.stuck = {A: DOWN, B: DOWN, C: RouteError("taken")}
     async with running(table, *BLOCKS):
         table.errors["blocks"] = RouteError("no list")
@@ -258,9 +260,8 @@ async def test_each_reason_is_told(log: pytest.LogCaptureFixture) -> None:
 
 
 @in_loop
-async def test_what_others_change_is_put_right() -> None:
+async def test_what_others_change_is_put_right(table: Table) -> None:
     """A route that somebody removes comes back, one that nobody wants goes, at the next compare."""
-    table = Table()
     async with running(table, A, compare_seconds=0.005):
         table.routes.remove(A)
         table.routes.add(B)
@@ -268,9 +269,8 @@ async def test_what_others_change_is_put_right() -> None:
 
 
 @in_loop
-async def test_changes_all_the_time_do_not_put_off_the_compare() -> None:
+async def test_changes_all_the_time_do_not_put_off_the_compare(table: Table) -> None:
     """The table is compared in time however often blocks come and go."""
-    table = Table()
     async with running(table, A, compare_seconds=0.05) as exporter:
         table.routes.remove(A)
         async with asyncio.timeout(HANGS_SECONDS):
@@ -280,9 +280,8 @@ async def test_changes_all_the_time_do_not_put_off_the_compare() -> None:
 
 
 @in_loop
-async def test_a_change_during_a_compare_is_not_lost() -> None:
+async def test_a_change_during_a_compare_is_not_lost(table: Table) -> None:
     """What is announced and withdrawn while the table is being read or changed is made so after."""
-    table = Table()
     async with running(table, A, compare_seconds=0.005) as exporter:
         for _ in range(2):
             table.gate.clear()
@@ -301,9 +300,10 @@ async def test_a_change_during_a_compare_is_not_lost() -> None:
 
 
 @in_loop
-async def test_the_loop_turns_while_the_table_is_slow(log: pytest.LogCaptureFixture) -> None:
+async def test_the_loop_turns_while_the_table_is_slow(
+    table: Table, log: pytest.LogCaptureFixture
+) -> None:
     """A kernel that does not answer holds up nobody: that is seen, told, and over when it does."""
-    table = Table()
     async with running(table, A, timeout_seconds=0.02) as exporter:
         table.gate.clear()
         exporter.announce(B)
@@ -325,9 +325,8 @@ async def test_the_loop_turns_while_the_table_is_slow(log: pytest.LogCaptureFixt
 
 
 @in_loop
-async def test_a_withdrawal_that_is_cancelled_is_made_all_the_same() -> None:
+async def test_a_withdrawal_that_is_cancelled_is_made_all_the_same(table: Table) -> None:
     """Who hangs up while the table is busy leaves nothing half done."""
-    table = Table()
     async with running(table, A, B) as exporter:
         table.gate.clear()
         first = asyncio.create_task(exporter.withdraw(A))
@@ -508,9 +507,8 @@ async def test_a_bug_is_told_and_tried_again(log: pytest.LogCaptureFixture, call
 
 
 @in_loop
-async def test_close_leaves_the_routes() -> None:
+async def test_close_leaves_the_routes(table: Table) -> None:
     """After close the routes are there, the table is closed, and nothing is sure any more."""
-    table = Table()
     async with running(table, A, B) as exporter:
         pass
 
@@ -521,9 +519,8 @@ async def test_close_leaves_the_routes() -> None:
 
 
 @in_loop
-async def test_close_does_not_wait_for_many_routes() -> None:
+async def test_close_does_not_wait_for_many_routes(table: Table) -> None:
     """A stop ends a long row of changes after the one that is being made."""
-    table = Table()
     async with running(table) as exporter:
         table.gate.clear()
         for block in BLOCKS:
@@ -540,11 +537,10 @@ async def test_close_does_not_wait_for_many_routes() -> None:
 
 
 def test_close_does_not_wait_for_the_kernel(
-    log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    table: Table, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stop goes on although the kernel does not answer, and says so."""
     monkeypatch.setattr(module, "_CLOSE_SECONDS", 0.01)
-    table = Table()
     threads: list[threading.Thread] = []
 
     async def scenario() -> None:
@@ -567,9 +563,8 @@ def test_close_does_not_wait_for_the_kernel(
 
 
 @in_loop
-async def test_the_process_does_not_wait_for_the_kernel() -> None:
+async def test_the_process_does_not_wait_for_the_kernel(table: Table) -> None:
     """The thread is one that the interpreter's end does not join."""
-    table = Table()
     async with running(table):
         threads = [each for each in threading.enumerate() if each.name == "routes"]
 

@@ -41,6 +41,13 @@ SMALL = ("--segment-size=1MiB", "--reuse-after=0", "--compact-after=0")
 LONG = "n" * 250
 
 
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    """A coild whose segments are small, and compacted only when a test has it done."""
+    with Daemon(tmp_path / "data", *SMALL) as running:
+        yield running
+
+
 def compact(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run `coild-compact` until it ends."""
     return ended(
@@ -112,41 +119,39 @@ def load(daemon: Daemon) -> Iterator[None]:
     assert not wrong
 
 
-def test_compacting_beside_a_daemon_keeps_every_event(tmp_path: Path) -> None:
+def test_compacting_beside_a_daemon_keeps_every_event(daemon: Daemon) -> None:
     """The segments go to the archive, the state and all history stay, and a restart is the same."""
-    with Daemon(tmp_path / "data", *SMALL) as daemon:
-        churn(daemon, 300)
-        before, events = daemon.status(), daemon.events()
+    churn(daemon, 300)
+    before, events = daemon.status(), daemon.events()
 
-        done = compacted("--data-dir", str(daemon.data_dir))
+    done = compacted("--data-dir", str(daemon.data_dir))
 
-        assert 1 == done["segments"]
-        assert len(events) == done["sequence"]
-        assert fold(events).digest() == done["digest"]
-        assert [f"{done['sequence'] + 1:020d}.seg"] == live_segments(daemon)
-        assert events == daemon.events()[: len(events)]
-        made, taken, moved = daemon.events()[len(events) :]
-        assert isinstance(made[1], SegmentsIndexed)
-        assert done["sequence"] >= max(made[1].indexes)
-        assert isinstance(taken[1], SnapshotTaken)
-        assert (done["sequence"], done["digest"]) == (taken[1].sequence, taken[1].digest.hex())
-        assert isinstance(moved[1], JournalCompacted)
-        daemon.kill()
-        daemon.start()
-        assert before == daemon.status()
-        assert f"after snapshot {done['sequence']}" in daemon.log
+    assert 1 == done["segments"]
+    assert len(events) == done["sequence"]
+    assert fold(events).digest() == done["digest"]
+    assert [f"{done['sequence'] + 1:020d}.seg"] == live_segments(daemon)
+    assert events == daemon.events()[: len(events)]
+    made, taken, moved = daemon.events()[len(events) :]
+    assert isinstance(made[1], SegmentsIndexed)
+    assert done["sequence"] >= max(made[1].indexes)
+    assert isinstance(taken[1], SnapshotTaken)
+    assert (done["sequence"], done["digest"]) == (taken[1].sequence, taken[1].digest.hex())
+    assert isinstance(moved[1], JournalCompacted)
+    daemon.kill()
+    daemon.start()
+    assert before == daemon.status()
+    assert f"after snapshot {done['sequence']}" in daemon.log
 
 
-def test_compacting_under_load_stops_nobody(tmp_path: Path) -> None:
+def test_compacting_under_load_stops_nobody(daemon: Daemon) -> None:
     """Every request is answered while segments roll over and are archived, and no address twice."""
-    with Daemon(tmp_path / "data", *SMALL) as daemon:
-        with load(daemon):
-            for _ in range(3):
-                compacted("--data-dir", str(daemon.data_dir))
+    with load(daemon):
+        for _ in range(3):
+            compacted("--data-dir", str(daemon.data_dir))
 
-        state = fold(daemon.events())
-        assert status_of(state) == daemon.status()
-        assert 3 == len(kinds(daemon, SnapshotTaken))
+    state = fold(daemon.events())
+    assert status_of(state) == daemon.status()
+    assert 3 == len(kinds(daemon, SnapshotTaken))
 
 
 def test_a_daemon_compacts_by_itself(tmp_path: Path) -> None:
@@ -159,14 +164,11 @@ def test_a_daemon_compacts_by_itself(tmp_path: Path) -> None:
         assert status_of(fold(daemon.events())) == daemon.status()
 
 
-def test_a_sealed_segment_gets_its_index(tmp_path: Path) -> None:
+def test_a_sealed_segment_gets_its_index(daemon: Daemon) -> None:
     """The index of a segment is written soon after the segment was sealed."""
-    with Daemon(tmp_path / "data", *SMALL) as daemon:
-        churn(daemon, 1000)
+    churn(daemon, 1000)
 
-        wait_for(
-            lambda: list((daemon.data_dir / "journal").glob("*.idx")), "the index of a segment"
-        )
+    wait_for(lambda: list((daemon.data_dir / "journal").glob("*.idx")), "the index of a segment")
 
 
 class LingeringDaemon(Daemon):
@@ -190,100 +192,95 @@ def test_a_stop_waits_for_the_upkeep_that_it_ends(tmp_path: Path) -> None:
         )
 
 
-def test_two_compactions_at_once(tmp_path: Path) -> None:
+def test_two_compactions_at_once(daemon: Daemon) -> None:
     """One does it, the other is told with 409 that one is at work."""
-    with Daemon(tmp_path / "data", *SMALL) as daemon:
-        churn(daemon, 300)
-        statuses: list[int] = []
+    churn(daemon, 300)
+    statuses: list[int] = []
 
-        def ask() -> None:
-            with daemon.new_client() as client:
-                statuses.append(client.post("/compact").status_code)
+    def ask() -> None:
+        with daemon.new_client() as client:
+            statuses.append(client.post("/compact").status_code)
 
-        threads = [threading.Thread(target=ask) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
-        assert 200 in statuses
-        assert {200, 409} >= set(statuses)
-        # Who came after the first was done was told that there is nothing new.
-        assert 1 == len(kinds(daemon, SnapshotTaken))
+    assert 200 in statuses
+    assert {200, 409} >= set(statuses)
+    # Who came after the first was done was told that there is nothing new.
+    assert 1 == len(kinds(daemon, SnapshotTaken))
 
 
-def test_compacting_without_a_daemon(tmp_path: Path) -> None:
+def test_compacting_without_a_daemon(daemon: Daemon) -> None:
     """With nobody at work the tool does all of it, and the next start finds the same state."""
-    with Daemon(tmp_path / "data", *SMALL) as daemon:
-        churn(daemon, 300)
-        before = daemon.status()
-        assert 0 == daemon.stop()
+    churn(daemon, 300)
+    before = daemon.status()
+    assert 0 == daemon.stop()
 
-        done = compacted("--journal", str(daemon.data_dir / "journal"))
-        again = compacted("--data-dir", str(daemon.data_dir))
+    done = compacted("--journal", str(daemon.data_dir / "journal"))
+    again = compacted("--data-dir", str(daemon.data_dir))
 
-        assert (done["sequence"], done["digest"]) == (again["sequence"], again["digest"])
-        assert (False, True) == (done["nothing-new"], again["nothing-new"])
-        daemon.start()
-        assert before == daemon.status()
-        assert 1 == len(kinds(daemon, SnapshotTaken))
+    assert (done["sequence"], done["digest"]) == (again["sequence"], again["digest"])
+    assert (False, True) == (done["nothing-new"], again["nothing-new"])
+    daemon.start()
+    assert before == daemon.status()
+    assert 1 == len(kinds(daemon, SnapshotTaken))
 
 
 @pytest.mark.parametrize("end", ["none", "kill"])
-def test_a_compaction_with_nothing_new_writes_nothing(tmp_path: Path, end: str) -> None:
+def test_a_compaction_with_nothing_new_writes_nothing(daemon: Daemon, end: str) -> None:
     """Asked for again and again, it leaves every file as it is and says so."""
-    with Daemon(tmp_path / "data", *SMALL) as daemon:
-        churn(daemon, 50)
+    churn(daemon, 50)
+    first = daemon.client.post("/compact").json()
+    if end == "kill":
+        daemon.kill()
+        daemon.start()
+        # A start is an event, and so it is new.
         first = daemon.client.post("/compact").json()
-        if end == "kill":
-            daemon.kill()
-            daemon.start()
-            # A start is an event, and so it is new.
-            first = daemon.client.post("/compact").json()
-        snapshots = len(kinds(daemon, SnapshotTaken))
-        files = contents(daemon)
+    snapshots = len(kinds(daemon, SnapshotTaken))
+    files = contents(daemon)
 
-        answers = [daemon.client.post("/compact").json() for _ in range(5)]
+    answers = [daemon.client.post("/compact").json() for _ in range(5)]
 
-        assert not first["nothing-new"]
-        assert all(each["nothing-new"] and not each["segments"] for each in answers)
-        assert {first["digest"]} == {each["digest"] for each in answers}
-        assert files == contents(daemon)
-        daemon.allocate("another")
-        assert not compacted("--data-dir", str(daemon.data_dir))["nothing-new"]
-        assert snapshots + 1 == len(kinds(daemon, SnapshotTaken))
+    assert not first["nothing-new"]
+    assert all(each["nothing-new"] and not each["segments"] for each in answers)
+    assert {first["digest"]} == {each["digest"] for each in answers}
+    assert files == contents(daemon)
+    daemon.allocate("another")
+    assert not compacted("--data-dir", str(daemon.data_dir))["nothing-new"]
+    assert snapshots + 1 == len(kinds(daemon, SnapshotTaken))
 
 
-def test_a_snapshot_that_is_damaged_is_taken_again(tmp_path: Path) -> None:
+def test_a_snapshot_that_is_damaged_is_taken_again(daemon: Daemon) -> None:
     """What is there counts only if it is whole: else a compaction writes, events or not."""
-    with Daemon(tmp_path / "data", *SMALL) as daemon:
-        churn(daemon, 50)
-        daemon.client.post("/compact")
-        (snapshot,) = (daemon.data_dir / "journal").glob("*.snap")
-        data = bytearray(snapshot.read_bytes())
-        data[-1] ^= 1
-        snapshot.write_bytes(data)
+    churn(daemon, 50)
+    daemon.client.post("/compact")
+    (snapshot,) = (daemon.data_dir / "journal").glob("*.snap")
+    data = bytearray(snapshot.read_bytes())
+    data[-1] ^= 1
+    snapshot.write_bytes(data)
 
-        assert not compacted("--data-dir", str(daemon.data_dir))["nothing-new"]
+    assert not compacted("--data-dir", str(daemon.data_dir))["nothing-new"]
 
 
-def test_others_have_it_compacted_once_a_minute(tmp_path: Path) -> None:
+def test_others_have_it_compacted_once_a_minute(daemon: Daemon) -> None:
     """Whoever only reaches the API cannot have one snapshot after the other written."""
-    with Daemon(tmp_path / "data", *SMALL) as daemon:
-        churn(daemon, 50)
-        first = daemon.client.post("/compact")
-        daemon.allocate("another")
-        before = contents(daemon)
-        refused = daemon.client.post("/compact")
-        after = contents(daemon)
-        ordered = compact("--data-dir", str(daemon.data_dir))
+    churn(daemon, 50)
+    first = daemon.client.post("/compact")
+    daemon.allocate("another")
+    before = contents(daemon)
+    refused = daemon.client.post("/compact")
+    after = contents(daemon)
+    ordered = compact("--data-dir", str(daemon.data_dir))
 
-        assert (200, 429) == (first.status_code, refused.status_code)
-        assert 0 < int(refused.headers["retry-after"]) <= 60
-        assert "coild-compact" in refused.json()["error"]
-        assert before == after
-        assert 0 == ordered.returncode
-        assert 2 == len(kinds(daemon, SnapshotTaken))
+    assert (200, 429) == (first.status_code, refused.status_code)
+    assert 0 < int(refused.headers["retry-after"]) <= 60
+    assert "coild-compact" in refused.json()["error"]
+    assert before == after
+    assert 0 == ordered.returncode
+    assert 2 == len(kinds(daemon, SnapshotTaken))
 
 
 def contents(daemon: Daemon) -> dict[Path, tuple[int, int, int]]:
@@ -295,11 +292,10 @@ def contents(daemon: Daemon) -> dict[Path, tuple[int, int, int]]:
     }
 
 
-def test_progress_as_json_lines(tmp_path: Path) -> None:
+def test_progress_as_json_lines(daemon: Daemon, tmp_path: Path) -> None:
     """A script sees each step, and the result in the last line."""
-    with Daemon(tmp_path / "data", *SMALL) as daemon:
-        churn(daemon, 50)
-        daemon.stop()
+    churn(daemon, 50)
+    daemon.stop()
 
     done = compact("--data-dir", str(tmp_path / "data"), "-o", "json")
 
@@ -309,34 +305,33 @@ def test_progress_as_json_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("victim", ["daemon", "worker"])
-def test_a_compaction_that_is_killed_is_finished_by_the_next(tmp_path: Path, victim: str) -> None:
+def test_a_compaction_that_is_killed_is_finished_by_the_next(daemon: Daemon, victim: str) -> None:
     """Kill the daemon or the process that does the work: the journal opens, and nothing is lost."""
-    with Daemon(tmp_path / "data", *SMALL) as daemon:
-        churn(daemon, 400)
-        before = daemon.status()
-        asking = subprocess.Popen(
-            [sys.executable, "-m", "tools.compact", "--data-dir", str(daemon.data_dir)],
-            env=environment(),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        wait_for(lambda: workers_of(daemon), "the worker")
-        worker = workers_of(daemon)[0]
-        os.kill(worker, signal.SIGKILL)
-        if victim == "daemon":
-            daemon.kill()
-        _, error = asking.communicate(timeout=TIMEOUT_SECONDS)
+    churn(daemon, 400)
+    before = daemon.status()
+    asking = subprocess.Popen(
+        [sys.executable, "-m", "tools.compact", "--data-dir", str(daemon.data_dir)],
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: workers_of(daemon), "the worker")
+    worker = workers_of(daemon)[0]
+    os.kill(worker, signal.SIGKILL)
+    if victim == "daemon":
+        daemon.kill()
+    _, error = asking.communicate(timeout=TIMEOUT_SECONDS)
 
-        assert 1 == asking.returncode
-        assert error.startswith("coild-compact: ")
-        assert "Traceback" not in error
-        if victim == "daemon":
-            daemon.start()
-        assert before == daemon.status()
-        compacted("--data-dir", str(daemon.data_dir))
-        assert 1 == len(live_segments(daemon))
-        assert not list((daemon.data_dir / "journal").rglob("*.seg.zst.tmp"))
-        assert before == daemon.status()
+    assert 1 == asking.returncode
+    assert error.startswith("coild-compact: ")
+    assert "Traceback" not in error
+    if victim == "daemon":
+        daemon.start()
+    assert before == daemon.status()
+    compacted("--data-dir", str(daemon.data_dir))
+    assert 1 == len(live_segments(daemon))
+    assert not list((daemon.data_dir / "journal").rglob("*.seg.zst.tmp"))
+    assert before == daemon.status()
 
 
 def workers_of(daemon: Daemon) -> list[int]:
@@ -348,104 +343,95 @@ def workers_of(daemon: Daemon) -> list[int]:
     return found
 
 
-def test_history_is_lost_only_by_order_and_on_record(tmp_path: Path) -> None:
+def test_history_is_lost_only_by_order_and_on_record(daemon: Daemon) -> None:
     """--delete removes the archive; the journal says so, and the state is what it was."""
-    with Daemon(tmp_path / "data", *SMALL) as daemon:
-        churn(daemon, 300)
-        before = daemon.status()
-        compacted("--data-dir", str(daemon.data_dir))
-        kept = archived(daemon)
+    churn(daemon, 300)
+    before = daemon.status()
+    compacted("--data-dir", str(daemon.data_dir))
+    kept = archived(daemon)
 
-        done = compacted("--data-dir", str(daemon.data_dir), "--delete")
+    done = compacted("--data-dir", str(daemon.data_dir), "--delete")
 
-        assert kept
-        assert not archived(daemon)
-        assert len(kept) == done["pruned-segments"]
-        found = [
-            event for _, event in daemon.events(start=None) if isinstance(event, HistoryPruned)
-        ]
-        assert [(done["pruned-through"], "--delete")] == [
-            (event.through, event.policy) for event in found
-        ]
-        assert not list((daemon.data_dir / "journal").glob("*.order"))
-        daemon.kill()
-        daemon.start()
-        assert before == daemon.status()
+    assert kept
+    assert not archived(daemon)
+    assert len(kept) == done["pruned-segments"]
+    found = [event for _, event in daemon.events(start=None) if isinstance(event, HistoryPruned)]
+    assert [(done["pruned-through"], "--delete")] == [
+        (event.through, event.policy) for event in found
+    ]
+    assert not list((daemon.data_dir / "journal").glob("*.order"))
+    daemon.kill()
+    daemon.start()
+    assert before == daemon.status()
 
 
-def test_what_is_young_or_small_enough_is_kept(tmp_path: Path) -> None:
+def test_what_is_young_or_small_enough_is_kept(daemon: Daemon) -> None:
     """Bounds that nothing exceeds remove nothing, and nothing is recorded."""
-    with Daemon(tmp_path / "data", *SMALL) as daemon:
-        churn(daemon, 50)
+    churn(daemon, 50)
 
-        done = compacted(
-            "--data-dir", str(daemon.data_dir), "--keep-archive", "90d", "--keep-size", "2G"
-        )
+    done = compacted(
+        "--data-dir", str(daemon.data_dir), "--keep-archive", "90d", "--keep-size", "2G"
+    )
 
-        assert 0 == done["pruned-segments"]
-        assert 1 == len(archived(daemon))
-        assert not kinds(daemon, HistoryPruned)
+    assert 0 == done["pruned-segments"]
+    assert 1 == len(archived(daemon))
+    assert not kinds(daemon, HistoryPruned)
 
 
-def test_an_order_over_http_is_no_order(tmp_path: Path) -> None:
+def test_an_order_over_http_is_no_order(daemon: Daemon) -> None:
     """Whoever reaches the API can have the journal compacted, never history removed."""
-    with Daemon(tmp_path / "data", *SMALL) as daemon:
-        churn(daemon, 50)
+    churn(daemon, 50)
 
-        body = msgspec.json.encode(Policy(delete=True))
-        refused = daemon.client.post("/compact", content=body)
-        answer = daemon.client.post("/compact")
+    body = msgspec.json.encode(Policy(delete=True))
+    refused = daemon.client.post("/compact", content=body)
+    answer = daemon.client.post("/compact")
 
-        assert 400 == refused.status_code
-        assert 0 == answer.json()["pruned-segments"]
-        assert 1 == len(archived(daemon))
+    assert 400 == refused.status_code
+    assert 0 == answer.json()["pruned-segments"]
+    assert 1 == len(archived(daemon))
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "null", "{}", '{"delte": true}', '{"keep_age": -1}', '{"keep_bytes": -5}', '{"x":' * 9999],
 )
-def test_what_is_no_order_removes_nothing(tmp_path: Path, text: str) -> None:
+def test_what_is_no_order_removes_nothing(daemon: Daemon, text: str) -> None:
     """A file that does not say what to keep is refused with 400."""
-    with Daemon(tmp_path / "data", *SMALL) as daemon:
-        daemon.allocate("c")
-        token = "0" * 32
-        order_path(daemon.data_dir / "journal", token).write_text(text)
+    daemon.allocate("c")
+    token = "0" * 32
+    order_path(daemon.data_dir / "journal", token).write_text(text)
 
-        answer = daemon.client.post("/compact", json={"order": token})
+    answer = daemon.client.post("/compact", json={"order": token})
 
-        assert 400 == answer.status_code
-        assert "order" in answer.json()["error"]
-        assert not archived(daemon)
+    assert 400 == answer.status_code
+    assert "order" in answer.json()["error"]
+    assert not archived(daemon)
 
 
 @pytest.mark.parametrize("token", ["f" * 32, "../http", "x"])
-def test_an_order_that_is_not_there(tmp_path: Path, token: str) -> None:
+def test_an_order_that_is_not_there(daemon: Daemon, token: str) -> None:
     """Only a file beside the segments is an order, and only by its token."""
-    with Daemon(tmp_path / "data", *SMALL) as daemon:
-        assert 400 == daemon.client.post("/compact", json={"order": token}).status_code
+    assert 400 == daemon.client.post("/compact", json={"order": token}).status_code
 
 
-def test_a_pipe_in_place_of_an_order_holds_up_nothing(tmp_path: Path) -> None:
+def test_a_pipe_in_place_of_an_order_holds_up_nothing(daemon: Daemon) -> None:
     """The daemon refuses it, and goes on."""
-    with Daemon(tmp_path / "data", *SMALL) as daemon:
-        token = "1" * 32
-        os.mkfifo(order_path(daemon.data_dir / "journal", token))
+    token = "1" * 32
+    os.mkfifo(order_path(daemon.data_dir / "journal", token))
 
-        assert 400 == daemon.client.post("/compact", json={"order": token}).status_code
-        assert 0 == daemon.stop()
+    assert 400 == daemon.client.post("/compact", json={"order": token}).status_code
+    assert 0 == daemon.stop()
 
 
-def test_an_order_that_was_not_taken_is_not_carried_out_later(tmp_path: Path) -> None:
+def test_an_order_that_was_not_taken_is_not_carried_out_later(daemon: Daemon) -> None:
     """Left by a tool that was killed, it waits in vain: a compaction takes only what it names."""
-    with Daemon(tmp_path / "data", *SMALL) as daemon:
-        give_order(daemon.data_dir / "journal", Policy(delete=True))
-        daemon.allocate("c")
+    give_order(daemon.data_dir / "journal", Policy(delete=True))
+    daemon.allocate("c")
 
-        done = compacted("--data-dir", str(daemon.data_dir))
+    done = compacted("--data-dir", str(daemon.data_dir))
 
-        assert 0 == done["pruned-segments"]
-        assert 1 == len(archived(daemon))
+    assert 0 == done["pruned-segments"]
+    assert 1 == len(archived(daemon))
 
 
 def test_root_gives_away_only_what_it_made(tmp_path: Path) -> None:
@@ -463,48 +449,46 @@ def test_root_gives_away_only_what_it_made(tmp_path: Path) -> None:
     assert not (tmp_path / "link").is_symlink()
 
 
-def test_a_dry_run_changes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_changes_nothing(daemon: Daemon) -> None:
     """It says what would be archived and what would go, and every file stays what it is."""
-    with Daemon(tmp_path / "data", *SMALL) as daemon:
-        churn(daemon, 300)
-        daemon.stop()
-        directory = daemon.data_dir / "journal"
-        before = {path: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+    churn(daemon, 300)
+    daemon.stop()
+    directory = daemon.data_dir / "journal"
+    before = {path: path.read_bytes() for path in directory.iterdir() if path.is_file()}
 
-        done = compacted("--data-dir", str(daemon.data_dir), "--dry-run", "--delete")
+    done = compacted("--data-dir", str(daemon.data_dir), "--dry-run", "--delete")
 
-        assert 1 == done["segments"]
-        assert 0 < done["archive-bytes"] < done["segment-bytes"]
-        assert before == {p: p.read_bytes() for p in directory.iterdir() if p.is_file()}
+    assert 1 == done["segments"]
+    assert 0 < done["archive-bytes"] < done["segment-bytes"]
+    assert before == {p: p.read_bytes() for p in directory.iterdir() if p.is_file()}
 
 
-def test_a_dry_run_over_http_is_that_of_the_tool(tmp_path: Path) -> None:
+def test_a_dry_run_over_http_is_that_of_the_tool(daemon: Daemon) -> None:
     """Both say the same, as often as one likes, and write nothing; then it is done just so."""
-    with Daemon(tmp_path / "data", *SMALL) as daemon:
-        where = ("--data-dir", str(daemon.data_dir))
-        churn(daemon, 20)
-        compacted(*where)
-        churn(daemon, 20, "d")
-        said = {}
-        for before in ("something new", "nothing new"):
-            # A mark is written meanwhile, so the time does not count.
-            files = {path: (file, size) for path, (file, _, size) in contents(daemon).items()}
-            answers = [
-                *(daemon.client.post("/compact", json={"dry-run": True}).json() for _ in range(3)),
-                compacted(*where, "--dry-run") | {"status": 200},
-            ]
-            said[before] = answers[0]
-            for answer in answers:
-                # With the mark, the estimate is another one.
-                answer["archive-bytes"] = bool(answer["archive-bytes"])
+    where = ("--data-dir", str(daemon.data_dir))
+    churn(daemon, 20)
+    compacted(*where)
+    churn(daemon, 20, "d")
+    said = {}
+    for before in ("something new", "nothing new"):
+        # A mark is written meanwhile, so the time does not count.
+        files = {path: (file, size) for path, (file, _, size) in contents(daemon).items()}
+        answers = [
+            *(daemon.client.post("/compact", json={"dry-run": True}).json() for _ in range(3)),
+            compacted(*where, "--dry-run") | {"status": 200},
+        ]
+        said[before] = answers[0]
+        for answer in answers:
+            # With the mark, the estimate is another one.
+            answer["archive-bytes"] = bool(answer["archive-bytes"])
 
-            assert [said[before]] * 4 == answers
-            now = {path: (file, size) for path, (file, _, size) in contents(daemon).items()}
-            assert files == now
-            done = daemon.client.post("/compact").json()
+        assert [said[before]] * 4 == answers
+        now = {path: (file, size) for path, (file, _, size) in contents(daemon).items()}
+        assert files == now
+        done = daemon.client.post("/compact").json()
 
-            for key in ("segments", "segment-bytes", "nothing-new"):
-                assert done[key] == said[before][key]
+        for key in ("segments", "segment-bytes", "nothing-new"):
+            assert done[key] == said[before][key]
 
     assert not said["something new"]["nothing-new"]
     assert 1 == said["something new"]["segments"]
@@ -512,13 +496,12 @@ def test_a_dry_run_over_http_is_that_of_the_tool(tmp_path: Path) -> None:
     assert not said["nothing new"]["segments"]
 
 
-def test_a_dry_run_over_http_uses_no_order_up(tmp_path: Path) -> None:
+def test_a_dry_run_over_http_uses_no_order_up(daemon: Daemon) -> None:
     """Both in one request are 400, and the order is there still."""
-    with Daemon(tmp_path / "data", *SMALL) as daemon:
-        daemon.allocate("c")
-        order = {"order": give_order(daemon.data_dir / "journal", Policy(delete=True))}
-        refused = daemon.client.post("/compact", json=order | {"dry-run": True})
-        taken = daemon.client.post("/compact", json=order | {"dry-run": False})
+    daemon.allocate("c")
+    order = {"order": give_order(daemon.data_dir / "journal", Policy(delete=True))}
+    refused = daemon.client.post("/compact", json=order | {"dry-run": True})
+    taken = daemon.client.post("/compact", json=order | {"dry-run": False})
 
     assert 400 == refused.status_code
     assert "coild-compact --dry-run" in refused.json()["error"]
@@ -561,18 +544,17 @@ def test_a_journal_without_events_has_nothing_to_compact(
     assert [] == list((tmp_path / "journal").glob("*.snap"))
 
 
-def test_an_archive_file_is_the_segment_itself(tmp_path: Path) -> None:
+def test_an_archive_file_is_the_segment_itself(daemon: Daemon) -> None:
     """Decompressed, it has the bytes that the segment had."""
-    with Daemon(tmp_path / "data", *SMALL) as daemon:
-        churn(daemon, 50)
-        daemon.stop()
-        (segment,) = (daemon.data_dir / "journal").glob("*.seg")
-        frames = segment.read_bytes().rstrip(b"\0")
+    churn(daemon, 50)
+    daemon.stop()
+    (segment,) = (daemon.data_dir / "journal").glob("*.seg")
+    frames = segment.read_bytes().rstrip(b"\0")
 
-        compacted("--data-dir", str(daemon.data_dir))
+    compacted("--data-dir", str(daemon.data_dir))
 
-        (copy,) = archived(daemon)
-        assert decompress(copy.read_bytes()).startswith(frames)
+    (copy,) = archived(daemon)
+    assert decompress(copy.read_bytes()).startswith(frames)
 
 
 @pytest.mark.parametrize(
@@ -605,12 +587,13 @@ def test_no_journal_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
-def test_a_journal_without_its_segments_is_one_line(tmp_path: Path, dry: tuple[str, ...]) -> None:
+def test_a_journal_without_its_segments_is_one_line(
+    daemon: Daemon, tmp_path: Path, dry: tuple[str, ...]
+) -> None:
     """A snapshot alone is no journal: the tool says what is missing, without a traceback."""
-    with Daemon(tmp_path / "data", *SMALL) as daemon:
-        daemon.allocate("c")
-        compacted("--data-dir", str(daemon.data_dir))
-        daemon.stop()
+    daemon.allocate("c")
+    compacted("--data-dir", str(daemon.data_dir))
+    daemon.stop()
     for path in (tmp_path / "data/journal").glob("*.seg"):
         path.unlink()
 
