@@ -740,45 +740,36 @@ async def test_a_block_goes_when_it_was_idle_for_long_enough(
     assert (["10.0.0.0/30"] if goes else []) == await bench.service.release_idle_blocks(idle_for)
 
 
-def test_what_blocks_of_old_wait_for_is_told() -> None:
+@in_loop
+async def test_what_blocks_of_old_wait_for_is_told() -> None:
     """A pool whose addresses they have is told until when; then it gets what it needs."""
+    old = await Bench({"web": pool(2, "10.0.0.0/30")}).start()
+    await old.allocate("c0", "web")
+    new = Bench({"default": pool(1, "10.0.0.0/30")}, journal=old.journal, now=old.now)
+    await new.start()
 
-    async def scenario() -> list[str]:
-        old = await Bench({"web": pool(2, "10.0.0.0/30")}).start()
-        await old.allocate("c0", "web")
-        new = Bench({"default": pool(1, "10.0.0.0/30")}, journal=old.journal, now=old.now)
-        await new.start()
+    def reasons() -> str:
+        assert isinstance(new.source, StaticBlocks)
+        return "".join(exhausted(new.service.allocator, new.source, new.state))
 
-        def reasons() -> str:
-            assert isinstance(new.source, StaticBlocks)
-            return "".join(exhausted(new.service.allocator, new.source, new.state))
+    assert reasons().endswith("(10.0.0.0/30 of pool 'web'), until their 1 addresses are released")
+    await new.release("c0", "web")
 
-        told = [reasons()]
-        await new.release("c0", "web")
-        told.append(reasons())
-        with pytest.raises(NoAddressError):
-            await new.allocate("c1")
-        new.now += 30
+    assert reasons().endswith("(10.0.0.0/30 of pool 'web'), until their addresses have rested")
+    with pytest.raises(NoAddressError):
         await new.allocate("c1")
-        return [*told, reasons()]
+    new.now += 30
+    await new.allocate("c1")
 
-    held, resting, free = asyncio.run(scenario())
-
-    assert held.endswith("(10.0.0.0/30 of pool 'web'), until their 1 addresses are released")
-    assert resting.endswith("(10.0.0.0/30 of pool 'web'), until their addresses have rested")
-    assert not free
+    assert not reasons()
 
 
-def test_namespaces_have_pools_of_their_own() -> None:
+@in_loop
+async def test_namespaces_have_pools_of_their_own() -> None:
     """A namespace's own pool comes first, then the default."""
     pools = {"web": pool(0, "10.1.0.0/30"), "default": pool(0, "10.2.0.0/30")}
+    bench = await Bench(pools).start()
 
-    async def scenario() -> list[str]:
-        bench = await Bench(pools).start()
-        return [
-            await bench.allocate("c0", "web"),
-            await bench.allocate("c1", "default"),
-            await bench.allocate("c2", "other"),
-        ]
-
-    assert ["10.1.0.0", "10.2.0.0", "10.2.0.1"] == asyncio.run(scenario())
+    assert "10.1.0.0" == await bench.allocate("c0", "web")
+    assert "10.2.0.0" == await bench.allocate("c1", "default")
+    assert "10.2.0.1" == await bench.allocate("c2", "other")

@@ -18,15 +18,6 @@ from tools.cni.install import install
 VERSION = {"CNI_COMMAND": "VERSION", "PATH": "/nowhere"}
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The executable in a directory of its own."""
-    directory = tmp_path_factory.mktemp("bin")
-    done = install_plugin(directory)
-    assert done.returncode == 0, done.stderr
-    return directory / "coild-ipam"
-
-
 def ask_version(executable: Path | str, cwd: Path | None = None, version: str = "1.0.0") -> Outcome:
     """Run VERSION as a runtime does."""
     done = subprocess.run(
@@ -42,22 +33,22 @@ def ask_version(executable: Path | str, cwd: Path | None = None, version: str = 
 
 
 @pytest.mark.parametrize("form", ["absolute", "relative", "chain", "linked directory", "here"])
-def test_the_plugin_runs_by_a_symlink(installed: Path, tmp_path: Path, form: str) -> None:
+def test_the_plugin_runs_by_a_symlink(executable: Path, tmp_path: Path, form: str) -> None:
     """Through whatever links the executable is started, it finds the library beside itself."""
     link = tmp_path / "other-name"
     started, cwd = str(link), None
     if form == "absolute":
-        link.symlink_to(installed)
+        link.symlink_to(executable)
     elif form == "relative":
-        link.symlink_to(Path("../" * (len(tmp_path.parts) - 1) + str(installed)[1:]))
+        link.symlink_to(Path("../" * (len(tmp_path.parts) - 1) + str(executable)[1:]))
     elif form == "chain":
-        (tmp_path / "first").symlink_to(installed)
+        (tmp_path / "first").symlink_to(executable)
         link.symlink_to("first")
     elif form == "linked directory":
-        (tmp_path / "bin").symlink_to(installed.parent)
+        (tmp_path / "bin").symlink_to(executable.parent)
         link.symlink_to("bin/coild-ipam")
     else:
-        link.symlink_to(installed)
+        link.symlink_to(executable)
         started, cwd = "./other-name", tmp_path
 
     outcome = ask_version(started, cwd)
@@ -68,20 +59,20 @@ def test_the_plugin_runs_by_a_symlink(installed: Path, tmp_path: Path, form: str
 
 @pytest.mark.parametrize("form", ["copied", "linked copy", "emptied library"])
 def test_without_its_library_the_plugin_answers_with_an_error(
-    installed: Path, tmp_path: Path, form: str
+    executable: Path, tmp_path: Path, form: str
 ) -> None:
     """The executable alone tells the runtime in JSON what is missing and what to run."""
-    executable = tmp_path / "coild-ipam"
-    shutil.copy(installed, executable)
+    copy = tmp_path / "coild-ipam"
+    shutil.copy(executable, copy)
     if form == "linked copy":
-        (tmp_path / "link").symlink_to(executable)
-        executable = tmp_path / "link"
+        (tmp_path / "link").symlink_to(copy)
+        copy = tmp_path / "link"
     elif form == "emptied library":
-        shutil.copytree(f"{installed}.lib", f"{executable}.lib")
-        (package,) = Path(f"{executable}.lib").glob("*/tools/cni/main.py")
+        shutil.copytree(f"{executable}.lib", f"{copy}.lib")
+        (package,) = Path(f"{copy}.lib").glob("*/tools/cni/main.py")
         package.unlink()
 
-    outcome = ask_version(executable)
+    outcome = ask_version(copy)
 
     assert outcome.code == 5
     assert outcome.answer["cniVersion"] == "1.0.0"
@@ -90,10 +81,10 @@ def test_without_its_library_the_plugin_answers_with_an_error(
 
 
 def test_without_its_library_every_configuration_gets_an_error(
-    installed: Path, tmp_path: Path
+    executable: Path, tmp_path: Path
 ) -> None:
     """What is no JSON, or of a version that is unknown, is answered in the newest version."""
-    shutil.copy(installed, tmp_path)
+    shutil.copy(executable, tmp_path)
     alone = Plugin(tmp_path / "coild-ipam", "", tmp_path)
 
     for stdin in (b"", b"[]", b"\xff", b'{"cniVersion": {}}', b'{"cniVersion": "9.9.9"}'):

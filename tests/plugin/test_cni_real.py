@@ -15,7 +15,7 @@ from typing import Any
 import pyroute2
 import pytest
 
-from coild.rules.events import COLLECTED, REQUESTED, AddressReleased
+from coild.rules.events import COLLECTED, REQUESTED
 from tests.kits.daemon.process import Daemon, ended, wait_for
 from tests.kits.plugin.cni import install_plugin
 from tests.kits.plugin.runtime import Runtime, plugins
@@ -117,15 +117,6 @@ def links() -> set[str]:
     return {name for _, name in socket.if_nameindex()}
 
 
-def releases(daemon: Daemon) -> list[tuple[str, str]]:
-    """The journal's releases, oldest first: container and reason."""
-    return [
-        (event.container_id, event.reason)
-        for _, event in daemon.events()
-        if isinstance(event, AddressReleased)
-    ]
-
-
 @pytest.mark.parametrize(("kind", "left"), [(ptp, {"lo"}), (bridge, {"lo", "cni0"})])
 def test_pods_reach_each_other(
     coild: Daemon,
@@ -170,7 +161,7 @@ def test_a_pod_is_removed_while_the_daemon_is_down(
 
     assert {"lo"} == left
     assert {} == coild.status()["pods"]
-    assert [("one", REQUESTED)] == releases(coild)
+    assert [("one", REQUESTED)] == coild.releases()
 
 
 def test_many_pods_and_crashes(
@@ -215,7 +206,7 @@ def test_many_pods_and_crashes(
     assert PODS == len(set(given))
     assert dict(zip(pods, given, strict=True)) == held
     assert {} == coild.status()["pods"]
-    released = [container_id for container_id, _ in releases(coild) if container_id != "last"]
+    released = [container_id for container_id, _ in coild.releases() if container_id != "last"]
     assert sorted(pods) == sorted(released)
     assert {"lo"} == links()
 
@@ -239,7 +230,7 @@ def test_a_runtime_forgot_containers(
     stay = {"pod-0", "pod-0/eth0/ipv6", "pod-3", "pod-3/eth0/ipv6"}
     stay |= {f"{each}/eth1{family}" for each in containers for family in ("", "/ipv6")}
     assert stay == coild.status()["pods"].keys()
-    assert {(container_id, COLLECTED) for container_id in gone} == set(releases(coild))
+    assert {(container_id, COLLECTED) for container_id in gone} == set(coild.releases())
 
 
 def routes() -> set[tuple[str, int, str]]:

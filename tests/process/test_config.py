@@ -576,12 +576,6 @@ def test_a_mistake_is_one_line_that_names_the_key(coild: CommandLine, mistake: M
     assert mistake.allowed in result.err
 
 
-@pytest.mark.parametrize("size", [SEGMENT_SIZE_MIN, SEGMENT_SIZE_MAX])
-def test_the_bounds_of_sizes_are_allowed(coild: CommandLine, size: int) -> None:
-    """The smallest and the largest segment size that an error names are accepted."""
-    assert coild.check("--segment-size", str(size)).effective
-
-
 @pytest.mark.parametrize(
     "flags",
     [
@@ -591,10 +585,12 @@ def test_the_bounds_of_sizes_are_allowed(coild: CommandLine, size: int) -> None:
         ("--pool", "a=10.0.0.0/25,10.0.0.128/25"),
         ("--scan-interval", "1s", "--reuse-after", "0"),
         ("--http", ":80", "--allow-remote"),
+        ("--segment-size", str(SEGMENT_SIZE_MIN)),
+        ("--segment-size", str(SEGMENT_SIZE_MAX)),
     ],
 )
 def test_what_is_just_allowed_is_accepted(coild: CommandLine, flags: tuple[str, ...]) -> None:
-    """A block as large as its subnet, neighbours, and the bounds of durations are no mistakes."""
+    """A block as large as its subnet, neighbours, bounds of durations and sizes: no mistakes."""
     assert coild.check(*flags).effective
 
 

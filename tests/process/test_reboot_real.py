@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from coild.process.clock import boottime
-from coild.rules.events import REBOOTED, AddressReleased, NodeBooted
+from coild.rules.events import REBOOTED, NodeBooted
 from tests.kits.daemon.process import Daemon, wait_for
 from tests.kits.system.boot import FakeProc
 
@@ -59,15 +59,6 @@ def start(started: Start, proc: FakeProc) -> Start:
     return lambda *arguments: started("--proc", str(proc.path), *arguments)
 
 
-def released(daemon: Daemon) -> list[tuple[str, str]]:
-    """The releases in the journal, oldest first: container and reason."""
-    return [
-        (event.container_id, event.reason)
-        for _, event in daemon.events()
-        if isinstance(event, AddressReleased)
-    ]
-
-
 def hold(daemon: Daemon, count: int) -> dict[str, str]:
     """Allocate so many addresses: container to address."""
     return {f"c{i}": daemon.allocate(f"c{i}").json()["address"] for i in range(count)}
@@ -83,7 +74,7 @@ def test_a_boot_releases_what_was_held(start: Start, proc: FakeProc) -> None:
     after = start()
 
     assert {} == after.status()["pods"]
-    assert sorted((container_id, REBOOTED) for container_id in held) == sorted(released(after))
+    assert sorted((container_id, REBOOTED) for container_id in held) == sorted(after.releases())
 
 
 def test_addresses_rest_after_a_boot(start: Start, proc: FakeProc) -> None:
@@ -110,7 +101,7 @@ def test_a_boot_keeps_what_is_to_be_kept(start: Start, proc: FakeProc) -> None:
     later = start()
 
     assert held == later.status()["pods"]
-    assert [] == released(later)
+    assert [] == later.releases()
 
 
 @pytest.mark.parametrize("end", [Daemon.stop, Daemon.kill], ids=["stopped", "killed"])
@@ -123,7 +114,7 @@ def test_a_restart_is_no_boot(start: Start, end: Callable[[Daemon], None]) -> No
     after = start()
 
     assert held == after.status()["pods"]
-    assert [] == released(after)
+    assert [] == after.releases()
     assert "WARNING" not in after.log
     assert 1 == sum(isinstance(event, NodeBooted) for _, event in after.events())
 
@@ -149,7 +140,7 @@ def test_what_does_not_agree_keeps_and_warns(
     again = start()
 
     assert held == again.status()["pods"]
-    assert [] == released(again)
+    assert [] == again.releases()
     assert 1 == again.log.count(told)
     assert "the 3 addresses that are held are kept" in again.log
     assert "--proc" in again.log

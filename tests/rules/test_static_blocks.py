@@ -123,13 +123,11 @@ def test_a_pool_without_the_family_says_so(version: int) -> None:
         asyncio.run(source.acquire("web", version))
 
 
-def test_blocks_of_another_size_are_walked_around() -> None:
+@in_loop
+async def test_blocks_of_another_size_are_walked_around() -> None:
     """With blocks left from smaller and larger sizes, the new ones lie in the gaps."""
     held = [Subnet.parse("10.0.0.1/32"), Subnet.parse("10.0.0.8/29")]
     source = StaticBlocks({"default": pool(2, "10.0.0.0/27")}, held)
-
-    async def scenario() -> list[str]:
-        return [str(await source.acquire("default", 4)) for _ in range(5)]
 
     assert [
         "10.0.0.4/30",
@@ -137,21 +135,19 @@ def test_blocks_of_another_size_are_walked_around() -> None:
         "10.0.0.20/30",
         "10.0.0.24/30",
         "10.0.0.28/30",
-    ] == asyncio.run(scenario())
+    ] == [str(await source.acquire("default", 4)) for _ in range(5)]
     with pytest.raises(NoBlockError):
-        asyncio.run(source.acquire("default", 4))
+        await source.acquire("default", 4)
 
 
-def test_a_full_pool_has_a_block_again_when_one_comes_back() -> None:
+@in_loop
+async def test_a_full_pool_has_a_block_again_when_one_comes_back() -> None:
     """That a pool was searched in vain is forgotten as soon as any pool gets a block back."""
     foreign = Subnet.parse("10.0.0.0/29")
     source = StaticBlocks({"default": pool(2, "10.0.0.0/30")}, [foreign])
+    for _ in range(2):
+        with pytest.raises(NoBlockError):
+            await source.acquire("default", 4)
+    await source.release("web", foreign)
 
-    async def scenario() -> Subnet:
-        for _ in range(2):
-            with pytest.raises(NoBlockError):
-                await source.acquire("default", 4)
-        await source.release("web", foreign)
-        return await source.acquire("default", 4)
-
-    assert "10.0.0.0/30" == str(asyncio.run(scenario()))
+    assert "10.0.0.0/30" == str(await source.acquire("default", 4))

@@ -16,7 +16,7 @@ from typing import Any, Self
 import httpx
 import msgspec
 
-from coild.rules.events import SCHEMA, Event
+from coild.rules.events import SCHEMA, AddressReleased, Event
 from coild.rules.projection import Projection
 from journal import read_events
 from tests.kits.daemon.wire import exchange, request_bytes
@@ -204,6 +204,12 @@ class Daemon:
     def events(self, start: int | None = 1) -> list[tuple[int, Any]]:
         """The journal from `start` on (None: the oldest event left): sequence and event."""
         return list(read_events(self.data_dir / "journal", Event, schema=SCHEMA, start=start))
+
+    def releases(self) -> list[tuple[str, str]]:
+        """The releases in the journal, oldest first: container and reason."""
+        return [
+            (e.container_id, e.reason) for _, e in self.events() if isinstance(e, AddressReleased)
+        ]
 
     def new_client(self) -> httpx.Client:
         """Another client, for a thread."""
