@@ -208,18 +208,21 @@ async def test_the_tail_is_what_no_snapshot_covers(directory: Path) -> None:
         assert 0 < journal_.tail_bytes < 200
 
 
-@in_loop
-async def test_a_compaction_beside_the_writer(directory: Path) -> None:
+def test_a_compaction_beside_the_writer(directory: Path) -> None:
     """What is compacted while the writer goes on is the same journal after a restart."""
-    async with running(directory) as journal_:
-        for number in range(1, 6):
-            for event in puts(100, start=100 * number - 99):
-                await take(journal_, event)
-            through = await journal_.seal()
-            compacting = asyncio.create_task(asyncio.to_thread(compact, directory, through))
-            await asyncio.sleep(0)
-            await take(journal_, Put(f"beside-{number}"))
-            assert through == (await compacting)[0].sequence
+
+    async def main() -> None:
+        async with running(directory) as journal_:
+            for number in range(1, 6):
+                for event in puts(100, start=100 * number - 99):
+                    await take(journal_, event)
+                through = await journal_.seal()
+                compacting = asyncio.create_task(asyncio.to_thread(compact, directory, through))
+                await asyncio.sleep(0)
+                await take(journal_, Put(f"beside-{number}"))
+                assert through == (await compacting)[0].sequence
+
+    asyncio.run(main())
     events = read_back(directory)
 
     assert 505 == len(events)
