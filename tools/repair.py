@@ -14,7 +14,6 @@ import msgspec
 from coild.config.parser import EXIT_FAILURE
 from coild.rules.events import Event, HistoryPruned, SnapshotTaken
 from coild.rules.holding import InconsistentEventError
-from coild.rules.projection import Projection
 from coild.vocabulary import VOCABULARY
 from journal import Custody, JournalCorruptError, JournalUnsupportedError, OsFileSystem
 from journal.repair import (
@@ -22,7 +21,6 @@ from journal.repair import (
     Truncation,
     acquire_lock,
     lost_events,
-    plan_truncation,
     truncate,
     unrecorded,
 )
@@ -30,6 +28,7 @@ from tools.arguments import build_parser, journal_directory
 from tools.offline_writer import writing
 from tools.output import ToolError, UsageError, fail, journal_option
 from tools.run import run
+from tools.truncation import plan
 
 EXIT_GOOD = 0
 
@@ -99,18 +98,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _plan(directory: Path, now: int) -> Truncation | None:
     """The plan of the repair. Raises ToolError for damage that cannot be repaired so."""
-    state = Projection()
     try:
-        return plan_truncation(
-            OsFileSystem(),
-            directory,
-            VOCABULARY.schema,
-            VOCABULARY.event_type,
-            state.restore,
-            state.apply_all,
-            now,
-            VOCABULARY.record_of,
-        )
+        return plan(OsFileSystem(), directory, now)
     except StraySegmentError as error:
         raise ToolError(
             f"nothing is to be cut off: {error.file}: {error.reason}; move it to another "

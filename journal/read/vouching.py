@@ -94,7 +94,7 @@ def word_on(
     schema: int,
     records: Records,
 ) -> Word:
-    """The record of a snapshot in the segments `following` it.
+    """The record of a snapshot in the segments `following` it, one at least.
 
     The first record counts: an event that is appended later does not change it. Reads only up to
     it, usually a few frames. Raises OSError.
@@ -115,7 +115,9 @@ def word_on(
     for record in records.again:
         if record.sequence == snapshot.sequence:
             return _compare(snapshot, record)
-    return Word.UNRECORDED if whole else Word.DAMAGED
+    # If the segment right behind it is missing, the record may have been there.
+    adjoining = following[0].first_sequence == snapshot.sequence + 1
+    return Word.UNRECORDED if whole and adjoining else Word.DAMAGED
 
 
 def _compare(snapshot: Snapshot, record: SnapshotRecord) -> Word:

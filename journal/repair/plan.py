@@ -105,10 +105,10 @@ def plan_truncation(
         sealed = number < len(start.files) - 1
         looked = _look(fs, file, position, schema, decoder, deliver, sealed=sealed)
         if looked.reason:
+            _check_not_stray(fs, start.files[number:], position, schema)
             if file.archived:
                 at = looked.walked.found.offset if looked.walked else 0
                 raise JournalCorruptError(file.path, at, position.sequence, looked.reason)
-            _check_not_stray(fs, start.files[number:], position, schema)
             _check_no_copy(fs, directory, file, position, looked.reason)
             damaged = start.files[number:]
             break
@@ -265,9 +265,13 @@ def _may_follow(fs: ReadOnlyFileSystem, file: SegmentFile, position: Position, s
 def _check_not_stray(
     fs: ReadOnlyFileSystem, files: Sequence[SegmentFile], position: Position, schema: int
 ) -> None:
-    """Raise StraySegmentError if the journal goes on behind the first file as if it were not."""
-    if len(files) > 1:
-        stray, following = files[:2]
+    """Raise StraySegmentError if the journal goes on behind the first file as if it were not.
+
+    Also for an archived one that is the last of all, and a copy of one before it: no segment that
+    is still to be followed is archived.
+    """
+    stray, following = files[0], files[1] if len(files) > 1 else None
+    if following is not None:
         try:
             check_succession(
                 following, decode_header(read_segment(fs, following), schema), position
@@ -276,6 +280,14 @@ def _check_not_stray(
             return
         reason = f"the journal goes on in {following.path.name}: this file is no part of it"
         raise StraySegmentError(stray.path, 0, position.sequence, reason)
+    if stray.archived:
+        try:
+            first = decode_header(read_segment(fs, stray), schema).first_sequence
+        except (MalformedError, UnsupportedError, OSError):
+            return
+        if first != stray.first_sequence and first <= position.sequence:
+            reason = f"it is a copy of the segment that begins with {first}, under another name"
+            raise StraySegmentError(stray.path, 0, position.sequence, reason)
 
 
 def _check_no_copy(

@@ -11,8 +11,8 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from journal.format.segments import SegmentFile, file_bytes, read_part, write_durably
-from journal.fs import FileSystem
+from journal.format.segments import SegmentFile, file_bytes, opened, read_part, write_durably
+from journal.fs import FileSystem, ReadOnlyFileSystem
 from journal.repair.plan import Truncation
 from journal.write.recovery import copy_segment, give_back, replace_segment
 from journal.write.repair_note import SetAside, fingerprint_of, unrecorded, write_note
@@ -27,7 +27,9 @@ def truncate(
     return the repair is durable and noted, so that the next opening of the journal records it. The
     caller holds the writer's lock. Raises OSError; then the next run goes on.
     """
-    replaced = [lost for lost in truncation.lost if lost.path == truncation.path]
+    in_place = [lost for lost in truncation.lost if lost.path == truncation.path]
+    # A directory has no bytes to keep, and no file can replace it: it is moved aside.
+    replaced = [lost for lost in in_place if _is_file(fs, lost.path)]
     replaced = replaced if truncation.replacement is not None else []
     moved = [lost for lost in truncation.lost if lost not in replaced]
     copies: list[Path] = []
@@ -60,7 +62,7 @@ def truncate(
         _move_aside(fs, path, now)
     for lost in reversed(moved):
         # A new segment may be needed to go on; while others are there, no start opens it.
-        if copy is not None and lost is moved[0] and not replaced:
+        if copy is not None and lost is moved[0] and not in_place:
             replace_segment(fs, copy, truncation.path)
             copy = None
         _forget_index(fs, lost.path)
@@ -68,6 +70,15 @@ def truncate(
     if copy is not None:
         _forget_index(fs, truncation.path)
         replace_segment(fs, copy, truncation.path)
+
+
+def _is_file(fs: ReadOnlyFileSystem, path: Path) -> bool:
+    """Whether it is neither a directory nor a link to one or to nowhere. Raises OSError."""
+    try:
+        with opened(fs, path):
+            return True
+    except (FileNotFoundError, IsADirectoryError):
+        return False
 
 
 def _set_asides(fs: FileSystem, truncation: Truncation, now: int) -> list[SetAside]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 from collections.abc import Callable, Sequence
@@ -559,6 +560,32 @@ def test_what_is_no_file_is_no_hindrance(
     assert repair(path) == 0
     assert facts(6)[:3] == events_of(path)[:3]
     check_start(path)
+
+
+@pytest.mark.parametrize("make_entry", [Path.mkdir, lambda path: path.symlink_to("nowhere")])
+@pytest.mark.parametrize("nth", [1, 2, 3, 4, 5])
+def test_what_is_no_file_where_the_journal_is_cut_off(
+    directory: Path, make_entry: Callable[[Path], object], nth: int
+) -> None:
+    """It is moved aside, also by a run after one that failed at any of its renames."""
+    path, last = segments(directory)[1:]
+    path.unlink()
+    make_entry(path)
+    fs = HookedFileSystem()
+    fs.fail("rename", errno.EIO, nth=nth)
+    with contextlib.suppress(OSError):
+        repaired_and_recorded(directory, fs)
+    status = repair(directory)
+    (kept,) = directory.glob(f"{path.name}.torn-*")
+
+    assert status == 0
+    assert not kept.is_file()
+    assert facts(6)[:2] == events_of(directory)[:2]
+    records = events_of(directory)[2:]
+    assert {path.name, last.name} == {record.segment for record in records}
+    assert kept.name in {record.kept for record in records}
+    assert len(records) == 2
+    assert verify.main(["--journal", str(directory)]) == 0
 
 
 @pytest.mark.parametrize("number", [0, 4])

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from journal.check import Fault, Kind, Verified
 from journal.format import snapshot_path
+from journal.repair import StraySegmentError, Truncation
 from tools.output import journal_option
 from tools.verify.check import pruned_through
 
@@ -39,12 +40,28 @@ class Advice(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The findings on a journal: `starts` is whether coild starts with it."""
+    """The findings on a journal.
+
+    `starts` is whether coild starts with it, `planned` what `coild-repair` would do.
+    """
 
     directory: Path
     verified: Verified
     faults: list[Fault]
     starts: bool
+    planned: Truncation | StraySegmentError | None
+
+    def cut(self, fault: Fault) -> Truncation | None:
+        """The cut that `coild-repair` would make, if that ends this fault."""
+        cut = self.planned
+        if isinstance(cut, Truncation) and fault.last_sequence >= cut.last_sequence:
+            return cut
+        return None
+
+    @property
+    def stray(self) -> StraySegmentError | None:
+        """The file that is no part of the journal, and without which it may be whole."""
+        return self.planned if isinstance(self.planned, StraySegmentError) else None
 
 
 def explain(found: Found, fault: Fault) -> Advice:
@@ -56,8 +73,13 @@ def explain(found: Found, fault: Fault) -> Advice:
             fault,
             "an unfinished write that nobody was told was durable, or that a running daemon is "
             "just making",
-            "nothing: the next start of coild sets it aside; without a start, run: "
-            f"coild-repair --truncate-tail {journal}",
+            ("nothing: " if found.starts else "mend the other faults, then ")
+            + "the next start of coild sets it aside"
+            + (
+                f"; without a start, run: coild-repair --truncate-tail {journal}"
+                if found.cut(fault)
+                else ""
+            ),
         )
     if fault.kind is Kind.UNSUPPORTED:
         return Advice(
@@ -110,7 +132,7 @@ def _explain_snapshot(found: Found, fault: Fault) -> Advice:
 
 
 def _explain_segment(found: Found, fault: Fault) -> Advice:
-    directory, verified = found.directory, found.verified
+    directory = found.directory
     journal = journal_option(directory)
     archived = fault.file.name.endswith(".zst")
     if fault.kind is Kind.COPY:
@@ -123,19 +145,22 @@ def _explain_segment(found: Found, fault: Fault) -> Advice:
             f"-f {_quoted(directory / 'archive' / f'{fault.file.name}.zst')} "
             f"-o {_quoted(fault.file)}",
         )
-    newest = max((snapshot.sequence for snapshot in verified.snapshots), default=0)
-    if archived or fault.last_sequence < newest or not fault.file.is_file():
+    if found.stray:
+        return _explain_stray(found, fault, found.stray)
+    cut = None if archived else found.cut(fault)
+    if cut is None:
         return Advice(
             fault,
             "history was altered or lost there: events after that sequence cannot be trusted, "
-            "until the next good segment or snapshot",
+            "until the next good segment or snapshot"
+            + ("" if found.starts else "; coild refuses to start"),
             f"restore {fault.file} from a backup of this journal",
         )
     return Advice(
         fault,
         "events after that sequence cannot be trusted"
         + ("" if found.starts else ", and coild refuses to start with them"),
-        f"restore {fault.file} from a backup, or lose all events after {fault.last_sequence}, "
+        f"restore {fault.file} from a backup, or lose all events after {cut.last_sequence}, "
         f"run: coild-repair --truncate-tail {journal}",
     )
 
@@ -155,6 +180,8 @@ def _explain_missing(found: Found, fault: Fault) -> Advice:
             f"{restore}, or remove what is left from before it in {directory / 'archive'}, "
             f"then {again}",
         )
+    if found.stray:
+        return _explain_stray(found, fault, found.stray)
     newest = max((snapshot.sequence for snapshot in verified.snapshots), default=0)
     said = (
         f"the journal says only that its events up to {pruned} were pruned"
@@ -170,12 +197,22 @@ def _explain_missing(found: Found, fault: Fault) -> Advice:
         covered = "no snapshot covers them, and "
     covered += "coild starts" if found.starts else "coild refuses to start"
     remedy = f"{restore}, then {again}"
-    if fault.last_sequence > newest:
+    if cut := found.cut(fault):
         remedy += (
-            f"; or lose all events after {fault.last_sequence}, "
+            f"; or lose all events after {cut.last_sequence}, "
             f"run: coild-repair --truncate-tail {journal}"
         )
     return Advice(fault, f"{said}; {covered}", remedy)
+
+
+def _explain_stray(found: Found, fault: Fault, stray: StraySegmentError) -> Advice:
+    refused = "" if found.starts else ", and coild refuses to start with it"
+    return Advice(
+        fault,
+        f"{stray.file} is no part of this journal: {stray.reason}{refused}",
+        f"move {stray.file} to another directory, then run: "
+        f"coild-verify {journal_option(found.directory)}",
+    )
 
 
 def _quoted(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,9 @@ from coild.vocabulary import VOCABULARY
 from journal import FileSystem, JournalCorruptError, JournalError, View
 from journal.check import Anchor, Fault, Gap, Kind, Verified, missing, opens, verify
 from journal.format import list_snapshots, snapshot_path
+from journal.repair import StraySegmentError, Truncation
 from tools.output import progress
+from tools.truncation import plan
 from tools.verify.deep import replay
 
 #: Faults that do not prevent a replay.
@@ -129,6 +132,19 @@ def starts(fs: FileSystem, directory: Path) -> bool:
     except (JournalError, InconsistentEventError, ValueError, OSError):
         return False
     return True
+
+
+def planned(fs: FileSystem, directory: Path) -> Truncation | StraySegmentError | None:
+    """The cut that `coild-repair` would make, or why it waits; None if it would cut nothing off.
+
+    Reads what a start reads, changes nothing.
+    """
+    try:
+        return plan(fs, directory, time.time_ns())
+    except StraySegmentError as error:
+        return error
+    except (JournalError, InconsistentEventError, ValueError, OSError):
+        return None
 
 
 def pruned_through(verified: Verified) -> int:

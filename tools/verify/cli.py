@@ -24,7 +24,7 @@ from tools.verify.advice import (
     Found,
     explain,
 )
-from tools.verify.check import check, starts
+from tools.verify.check import check, planned, starts
 
 _HEAD = re.compile(r"([0-9]{1,20}):([0-9a-fA-F]{32})")
 #: The names of faults other than plain damage.
@@ -80,7 +80,13 @@ def _run(arguments: argparse.Namespace) -> int:
     wait_vouched(directory, VOCABULARY.schema)
     fs = OsFileSystem()
     verified, faults = check(fs, directory, anchor=anchor, deep=arguments.deep)
-    found = Found(directory, verified, faults, starts=not faults or starts(fs, directory))
+    found = Found(
+        directory,
+        verified,
+        faults,
+        starts=not faults or starts(fs, directory),
+        planned=planned(fs, directory) if faults else None,
+    )
     advices = [explain(found, fault) for fault in faults]
     status = max((advice.status for advice in advices), default=EXIT_GOOD)
     if any(advice.status == EXIT_CORRUPT for advice in advices):

@@ -40,7 +40,7 @@ from tests.crash.simulated.fates import Bounds
 from tests.crash.simulated.states import states
 from tests.kits.journal.building import encode
 from tools.verify.advice import EXIT_GOOD, EXIT_TORN, Found, explain
-from tools.verify.check import check, starts
+from tools.verify.check import check, planned, starts
 
 #: The others need the toy events, or damage a journal on purpose.
 HONEST = sorted(WORKLOADS.keys() - {"repairs", "upgrades"})
@@ -179,7 +179,13 @@ def _ask(disk: SimulatedDisk) -> bool:
     verified, faults = check(disk, DIRECTORY, deep=True)
     others = [fault for fault in faults if fault.kind is not Kind.TORN]
     assert not others, f"it is wrong to say {others}"
-    found = Found(DIRECTORY, verified, faults, starts=starts(disk, DIRECTORY))
+    found = Found(
+        DIRECTORY,
+        verified,
+        faults,
+        starts=starts(disk, DIRECTORY),
+        planned=planned(disk, DIRECTORY) if faults else None,
+    )
     assert found.starts, "it says that coild refuses to start"
     told = [explain(found, fault) for fault in faults]
     assert {advice.status for advice in told} <= {EXIT_GOOD, EXIT_TORN}
