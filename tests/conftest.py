@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.kits.daemon.process import Daemon
+from tests.kits.journal.verify import Made
 from tests.kits.plugin.cni import NOBODY, Plugin, install_plugin
 from tests.kits.plugin.spool import Node
 
@@ -68,6 +69,12 @@ def garbage() -> Iterator[None]:
 def directory(tmp_path: Path) -> Path:
     """Where a journal may be made."""
     return tmp_path / "journal"
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    """A compacted journal of coild's events."""
+    return Made(tmp_path / "journal")
 
 
 @pytest.fixture

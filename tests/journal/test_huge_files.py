@@ -83,9 +83,8 @@ KINDS: dict[str, Callable[[Path], Path]] = {
 
 @pytest.mark.parametrize("emptied", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_huge_file_of_the_journal_is_corrupt(tmp_path: Path, kind: str, *, emptied: bool) -> None:
+def test_a_huge_file_of_the_journal_is_corrupt(made: Made, kind: str, *, emptied: bool) -> None:
     """Verify names it and says 2, whether it begins as it should or with zeros."""
-    made = Made(tmp_path / "journal")
     path = KINDS[kind](made.directory)
     if emptied:
         os.truncate(path, 0)
@@ -100,9 +99,8 @@ def test_a_huge_file_of_the_journal_is_corrupt(tmp_path: Path, kind: str, *, emp
 
 
 @pytest.mark.parametrize("kind", ["last segment", "sealed segment"])
-def test_a_start_refuses_a_huge_segment(tmp_path: Path, kind: str) -> None:
+def test_a_start_refuses_a_huge_segment(made: Made, kind: str) -> None:
     """The error names the file and its size; nothing is changed."""
-    made = Made(tmp_path / "journal")
     path = KINDS[kind](made.directory)
     os.truncate(path, HUGE)
     done = limited("-c", START, str(made.directory))
@@ -114,9 +112,8 @@ def test_a_start_refuses_a_huge_segment(tmp_path: Path, kind: str) -> None:
     assert path.stat().st_size == HUGE
 
 
-def test_a_start_steps_over_a_huge_snapshot(tmp_path: Path) -> None:
+def test_a_start_steps_over_a_huge_snapshot(made: Made) -> None:
     """One that is too long is as good as none, and why is told."""
-    made = Made(tmp_path / "journal")
     path = KINDS["snapshot"](made.directory)
     os.truncate(path, HUGE)
     done = limited("-c", START, str(made.directory))
@@ -126,9 +123,8 @@ def test_a_start_steps_over_a_huge_snapshot(tmp_path: Path) -> None:
     assert str(HUGE) in done.stdout
 
 
-def test_no_repair_cuts_off_a_segment_that_it_did_not_read(tmp_path: Path) -> None:
+def test_no_repair_cuts_off_a_segment_that_it_did_not_read(made: Made) -> None:
     """What is good in a segment that grew is not lost, so it is not given up."""
-    made = Made(tmp_path / "journal")
     path = KINDS["last segment"](made.directory)
     size = path.stat().st_size
     os.truncate(path, HUGE)
@@ -141,9 +137,8 @@ def test_no_repair_cuts_off_a_segment_that_it_did_not_read(tmp_path: Path) -> No
     assert 0 == verify.main(["--journal", str(made.directory)])
 
 
-def test_an_archive_does_not_decode_to_more_than_its_segment(tmp_path: Path) -> None:
+def test_an_archive_does_not_decode_to_more_than_its_segment(made: Made) -> None:
     """Few bytes that say that they are the largest segment are told before they are decoded."""
-    made = Made(tmp_path / "journal")
     path = KINDS["archived segment"](made.directory)
     zeros = compress(bytes(2 * CHUNK_BYTES))
     chunk = zeros[: int.from_bytes(zeros[-_FOOTER_BYTES - 8 : -_FOOTER_BYTES - 4], "little")]
@@ -219,10 +214,9 @@ ADDRESSES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("reason", ADDRESSES)
 def test_where_a_daemon_listens_is_an_address(
-    tmp_path: Path, reason: str, capsys: pytest.CaptureFixture[str]
+    made: Made, tmp_path: Path, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Else it is a line that names the file or the address, with 1; no order is left behind."""
-    made = Made(tmp_path / "journal")
     (tmp_path / "http").touch()
     ADDRESSES[reason](tmp_path / "http")
     with contextlib.closing(acquire_lock(FS, made.directory)):
@@ -235,9 +229,8 @@ def test_where_a_daemon_listens_is_an_address(
     assert [] == list(made.directory.glob("*.order"))
 
 
-def test_a_huge_file_of_an_address(tmp_path: Path) -> None:
+def test_a_huge_file_of_an_address(made: Made, tmp_path: Path) -> None:
     """It is told by its name and size."""
-    made = Made(tmp_path / "journal")
     path = tmp_path / "http"
     path.touch()
     os.truncate(path, HUGE)
@@ -260,10 +253,9 @@ def test_a_huge_file_of_an_address(tmp_path: Path) -> None:
     ],
 )
 def test_an_answer_that_is_not_coild_s(
-    tmp_path: Path, status: str, body: bytes, capsys: pytest.CaptureFixture[str]
+    made: Made, tmp_path: Path, status: str, body: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What answers in the daemon's place is told as such."""
-    made = Made(tmp_path / "journal")
 
     def answer(sock: socket.socket) -> None:
         sock.sendall(f"HTTP/1.1 {status}\r\nConnection: close\r\n\r\n".encode() + body)

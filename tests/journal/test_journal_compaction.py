@@ -59,6 +59,12 @@ DAY = 86_400 * 10**9
 EVENTS: list[Any] = [*puts(700), *(Cut(f"key-{n}") for n in range(1, 300, 2))]
 
 
+@pytest.fixture
+def through(directory: Path) -> int:
+    """Up to where the journal is sealed, which has all of EVENTS."""
+    return write_sealed(directory, EVENTS)
+
+
 def assert_same(directory: Path, events: list[Any]) -> None:
     """The journal opens with the state of `events`, and its history has all of them."""
     assert state_of(events).digest == reopen(directory).state.digest
@@ -77,9 +83,8 @@ def leftovers(directory: Path) -> list[str]:
     return sorted(orphans | {name for name in names if name.endswith(".tmp")})
 
 
-def test_compaction_moves_what_is_sealed(directory: Path) -> None:
+def test_compaction_moves_what_is_sealed(through: int, directory: Path) -> None:
     """Sealed segments go into the archive with their indexes, a snapshot stands for them."""
-    through = write_sealed(directory, EVENTS)
     count = len(segments(directory)) - 1
     names = [path.name for path in segments(directory)]
     done, gone = compact(directory, through)
@@ -123,9 +128,8 @@ def test_compactions_in_a_row(directory: Path) -> None:
     assert through[:-3:-1] == [int(path.stem) for path in snapshots(directory)]
 
 
-def test_a_second_run_has_nothing_to_do(directory: Path) -> None:
+def test_a_second_run_has_nothing_to_do(through: int, directory: Path) -> None:
     """A compaction of what is compacted changes nothing."""
-    through = write_sealed(directory, EVENTS)
     first = compact(directory, through)[0]
     before = tree(directory)
     done, gone = compact(directory, through)
@@ -138,10 +142,8 @@ def test_a_second_run_has_nothing_to_do(directory: Path) -> None:
     assert before == tree(directory)
 
 
-def test_only_the_end_of_a_sealed_segment_can_be_a_snapshot(directory: Path) -> None:
+def test_only_the_end_of_a_sealed_segment_can_be_a_snapshot(through: int, directory: Path) -> None:
     """Another sequence is refused, and nothing is published."""
-    through = write_sealed(directory, EVENTS)
-
     for sequence in (through - 1, through + 1):
         with pytest.raises(ValueError, match="no sealed segment ends"):
             prepared(directory, sequence)
@@ -213,9 +215,8 @@ def test_a_segment_that_lost_its_end_does_not_replace_its_copy(
     assert before == tree(directory)
 
 
-def test_a_newest_segment_that_lost_its_end_gets_no_snapshot(directory: Path) -> None:
+def test_a_newest_segment_that_lost_its_end_gets_no_snapshot(through: int, directory: Path) -> None:
     """A snapshot of fewer events than the next segment continues would be of another state."""
-    through = write_sealed(directory, EVENTS)
     path = segments(directory)[-2]
     data = path.read_bytes()
     end = frames_of(data)[1][2].end
@@ -245,9 +246,8 @@ def test_a_directory_named_like_a_snapshot_is_stepped_over(directory: Path, sequ
     assert state_of(events).digest == reopen(directory).state.digest
 
 
-def test_a_damaged_snapshot_with_a_higher_number_goes(directory: Path) -> None:
+def test_a_damaged_snapshot_with_a_higher_number_goes(through: int, directory: Path) -> None:
     """The newest good one is what counts; without any, nothing is removed."""
-    through = write_sealed(directory, EVENTS)
     later = directory / f"{10**9:020d}.snap"
     later.write_bytes(b"no snapshot")
     gone = compact(directory, through)[1]
@@ -256,9 +256,8 @@ def test_a_damaged_snapshot_with_a_higher_number_goes(directory: Path) -> None:
     assert not later.exists()
 
 
-def test_two_at_once(directory: Path) -> None:
+def test_two_at_once(through: int, directory: Path) -> None:
     """While one is at work, another is told so, and touches nothing."""
-    through = write_sealed(directory, EVENTS)
     with archive_lock(FS, directory):
         before = tree(directory)
         with pytest.raises(CompactionRunsError, match="another compaction"):
@@ -273,9 +272,8 @@ def test_two_at_once(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("offset", [0, 40, -1, -20, -70])
-def test_a_damaged_copy_is_made_again(directory: Path, offset: int) -> None:
+def test_a_damaged_copy_is_made_again(through: int, directory: Path, offset: int) -> None:
     """A copy that went bad is replaced while the segment itself is still there."""
-    through = write_sealed(directory, EVENTS)
     prepared(directory, through)
     path = archived(directory)[1]
     good = path.read_bytes()
@@ -288,9 +286,8 @@ def test_a_damaged_copy_is_made_again(directory: Path, offset: int) -> None:
     assert_same(directory, EVENTS)
 
 
-def test_a_copy_of_another_segment_is_made_again(directory: Path) -> None:
+def test_a_copy_of_another_segment_is_made_again(through: int, directory: Path) -> None:
     """A copy that is whole, but of another segment, is no copy."""
-    through = write_sealed(directory, EVENTS)
     prepared(directory, through)
     first, second = archived(directory)[:2]
     second.write_bytes(first.read_bytes())
@@ -299,9 +296,8 @@ def test_a_copy_of_another_segment_is_made_again(directory: Path) -> None:
     assert_same(directory, EVENTS)
 
 
-def test_what_was_altered_is_not_archived(directory: Path) -> None:
+def test_what_was_altered_is_not_archived(through: int, directory: Path) -> None:
     """A frame with a fitting checksum and a wrong digest is noticed before it is archived."""
-    through = write_sealed(directory, EVENTS)
     path = segments(directory)[1]
     data = path.read_bytes()
     frame = frames_of(data)[1][2]
@@ -461,9 +457,8 @@ def test_a_crash_at_every_step(directory: Path) -> None:
         assert_same(image, events)
 
 
-def test_a_crash_of_a_reader_that_indexes(directory: Path) -> None:
+def test_a_crash_of_a_reader_that_indexes(through: int, directory: Path) -> None:
     """Half an index that a reader left is removed by the next compaction, and so is an orphan."""
-    through = write_sealed(directory, EVENTS)
     (directory / f"{1:020d}.idx.4711.tmp").write_bytes(b"half")
     compact(directory, through)
     (directory / f"{1:020d}.idx").write_bytes(b"of a segment that moved")
@@ -473,9 +468,8 @@ def test_a_crash_of_a_reader_that_indexes(directory: Path) -> None:
     assert [] == leftovers(directory)
 
 
-def test_an_unfinished_spare_is_the_writers(directory: Path) -> None:
+def test_an_unfinished_spare_is_the_writers(through: int, directory: Path) -> None:
     """A compaction beside a live writer leaves the writer's own files alone."""
-    through = write_sealed(directory, EVENTS)
     for name in (SPARE_NAME, RECOVERED_NAME):
         (directory / name).write_bytes(b"")
     compact(directory, through)
@@ -655,9 +649,8 @@ def test_a_damaged_archive_file_in_the_plan(directory: Path) -> None:
         plan_pruning(FS, directory, SCHEMA, Policy(keep_age=DAY), 100 * DAY)
 
 
-def test_a_segment_that_was_cut_is_not_compacted(directory: Path) -> None:
+def test_a_segment_that_was_cut_is_not_compacted(through: int, directory: Path) -> None:
     """Damage is found before anything is published."""
-    through = write_sealed(directory, EVENTS)
     path = segments(directory)[0]
     path.write_bytes(path.read_bytes()[:-1])
 

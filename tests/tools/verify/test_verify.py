@@ -36,12 +36,6 @@ from tools.verify.cli import main
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Made:
-    """A compacted journal."""
-    return Made(tmp_path / "journal")
-
-
-@pytest.fixture
 def directory(tmp_path: Path) -> Path:
     """A journal of five frames of one event."""
     path = tmp_path / "journal"

@@ -24,12 +24,6 @@ from tools.verify.cli import main
 FIRSTS = [1, 4, 6, 8, 10]
 
 
-@pytest.fixture
-def made(tmp_path: Path) -> Made:
-    """A compacted journal."""
-    return Made(tmp_path / "journal")
-
-
 def place(made: Made, first: int) -> Path:
     """Where a segment is: those up to the snapshot are archived."""
     archived = first <= made.through
