@@ -13,6 +13,7 @@ import pytest
 
 from coild.cli import main
 from coild.config.layers import FileSettings, PoolSettings, Settings, kebab
+from coild.http.errors import ERRORS
 from coild.http.operations import OPERATIONS
 from tests.kits.system.tool import TOOLS
 
@@ -98,6 +99,16 @@ def test_the_table_names_the_requests() -> None:
     assert named == {(each.method, re.sub("<[a-z]+>", "<>", each.path)) for each in OPERATIONS}, (
         "each request has its row in README.md, and the other way round"
     )
+
+
+def test_the_table_of_statuses_has_all_errors() -> None:
+    """Each status of an error has its row, and no other is there."""
+    page = (ROOT / "coild" / "http" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([0-9, ]+) \|", page, re.MULTILINE)
+
+    assert {kind.status for kind in ERRORS.values()} == {
+        int(status) for row in rows for status in row.split(",")
+    }
 
 
 def test_the_table_names_the_tools() -> None:
