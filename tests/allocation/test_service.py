@@ -19,7 +19,13 @@ from coild.blocks.static import StaticBlocks
 from coild.http.budget import Budget
 from coild.http.status import StatusBodies
 from coild.rules.addresses import Subnet
-from coild.rules.events import AddressAllocated, AddressReleased, BlockAcquired, BlockReleased
+from coild.rules.events import (
+    AddressAllocated,
+    AddressReleased,
+    BlockAcquired,
+    BlockReleased,
+    DaemonStopped,
+)
 from coild.rules.projection import Projection
 from journal import JournalBusyError, JournalFailedError, JournalFullError
 from tests.kits.daemon.service import Bench, HeldBlocks, pool, settled
@@ -75,6 +81,17 @@ async def test_an_allocation_is_answered_when_it_is_durable(bench: Bench) -> Non
     bench.journal.flush()
 
     assert "10.0.0.0" == await deleted
+
+
+@on_a_node
+async def test_a_fact_is_on_record_when_it_is_durable(bench: Bench) -> None:
+    """What is not about one container, as the end of the daemon, is waited for, too."""
+    bench.journal.held = True
+    (recorded,) = await settled(bench.service.record(DaemonStopped(1, "0.1.0", "n1")))
+
+    assert not recorded.done()
+    bench.journal.flush()
+    await recorded
 
 
 async def ask(bench: Bench, container_id: str) -> str | None:
