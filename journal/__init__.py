@@ -5,7 +5,7 @@ the promises; `write.journal` is where to start reading.
 """
 
 from journal.compact.estimating import Estimate, estimate
-from journal.compact.prepare import Prepared, Vocabulary, index_sealed, prepare
+from journal.compact.prepare import Prepared, index_sealed, prepare
 from journal.compact.prune import Policy, Pruning, plan_pruning, prune
 from journal.compact.retire import Retired, Taken, covering, retire
 from journal.errors import (
@@ -30,6 +30,7 @@ from journal.read.indexed import Found
 from journal.read.reader import Batch, Reader, read_events
 from journal.read.replay_start import RejectedSnapshot, UnrecordedSnapshot
 from journal.read.view import View
+from journal.read.vocabulary import Vocabulary
 from journal.read.vouching import SnapshotRecord
 from journal.write.custody import Custody
 from journal.write.journal import DEFAULT_SEGMENT_BYTES, Journal

@@ -14,6 +14,7 @@ import msgspec
 from coild.config.parser import EXIT_FAILURE
 from coild.rules.events import Event, HistoryPruned, SnapshotTaken
 from coild.rules.holding import InconsistentEventError
+from coild.rules.projection import Projection
 from coild.vocabulary import VOCABULARY
 from journal import Custody, JournalCorruptError, JournalUnsupportedError, OsFileSystem
 from journal.repair import (
@@ -21,6 +22,7 @@ from journal.repair import (
     Truncation,
     acquire_lock,
     lost_events,
+    plan_truncation,
     truncate,
     unrecorded,
 )
@@ -28,7 +30,6 @@ from tools.arguments import build_parser, journal_directory
 from tools.offline_writer import writing
 from tools.output import ToolError, UsageError, fail, journal_option
 from tools.run import run
-from tools.truncation import plan
 
 EXIT_GOOD = 0
 
@@ -99,7 +100,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _plan(directory: Path, now: int) -> Truncation | None:
     """The plan of the repair. Raises ToolError for damage that cannot be repaired so."""
     try:
-        return plan(OsFileSystem(), directory, now)
+        return plan_truncation(OsFileSystem(), directory, VOCABULARY, Projection(), now)
     except StraySegmentError as error:
         raise ToolError(
             f"nothing is to be cut off: {error.file}: {error.reason}; move it to another "

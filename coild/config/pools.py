@@ -7,9 +7,8 @@ import re
 
 from coild.config.layers import ConfigError, Layers, PoolSettings, boolean
 from coild.rules.addresses import BITS, BLOCK_SIZE_MAX, Pool, Subnet
-from coild.rules.apart import gateways_of, reserved_of
+from coild.rules.apart import gateways_of, reserved_of, why_no_unicast
 from coild.rules.limits import NAME_PATTERN, NAME_RULE
-from coild.rules.unicast import why_no_unicast
 
 #: A private and a unique local subnet that clusters seldom use, with the first address of each that
 #: a host can have as the gateway. A pod without a CNI network can use the edges, too.

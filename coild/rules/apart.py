@@ -1,4 +1,4 @@
-"""The addresses that a pool's configuration sets apart, checked: reserved ones and gateways."""
+"""The addresses that pods do not get, checked: not unicast, reserved by a pool, or gateways."""
 
 from __future__ import annotations
 
@@ -8,6 +8,32 @@ from coild.rules.addresses import Span, Subnet, edges
 
 #: More make a start slow, and are a mistake more often than not: a range is one.
 RESERVED_MAX = 10_000
+#: No pod can have these, whatever its network: by RFC 6890 and those that it cites. Link-local
+#: addresses are not routed.
+_NOT_UNICAST = tuple(
+    (Subnet.parse(text), reason)
+    for text, reason in (
+        ("0.0.0.0/8", "is this network (RFC 1122), no host's"),
+        ("127.0.0.0/8", "is loopback"),
+        ("169.254.0.0/16", "is link-local, which no router forwards"),
+        ("224.0.0.0/4", "is multicast"),
+        ("240.0.0.0/4", "is reserved (RFC 1112), with the broadcast address"),
+        ("::/96", "has the unspecified address, loopback, and what once was IPv4 (RFC 4291)"),
+        ("::ffff:0:0/96", "is IPv4 in IPv6's clothes (RFC 4291)"),
+        ("fe80::/10", "is link-local, which no router forwards"),
+        ("ff00::/8", "is multicast"),
+    )
+)
+
+
+def why_no_unicast(subnet: Subnet) -> str:
+    """Why pods cannot have addresses of the subnet; empty if they can."""
+    for other, reason in _NOT_UNICAST:
+        if other.contains(subnet):
+            return f"{'it' if other == subnet else other} {reason}"
+        if other.overlaps(subnet):
+            return f"it has {other} in it, which {reason}"
+    return ""
 
 
 def reserved_of(texts: Sequence[str], subnets: Sequence[Subnet]) -> tuple[Span, ...]:

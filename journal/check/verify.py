@@ -6,17 +6,14 @@ in the last segment is reported only if a second read finds it again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import msgspec
-
-from journal.check.copies import Copy, choose
 from journal.check.files import check_index, check_snapshots, missing, read_snapshots, unreadable
 from journal.check.findings import Anchor, Fault, Gap, Kind, Verified
-from journal.compact.prepare import Vocabulary
 from journal.errors import JournalUnsupportedError
 from journal.format.chain import (
     DamagedSegmentError,
@@ -33,23 +30,21 @@ from journal.format.codec import (
     decode_frame,
 )
 from journal.format.copies import beginnings
-from journal.format.index import Keys, build_index
-from journal.format.scan import Deliver, End, list_decoder
+from journal.format.index import build_index
+from journal.format.scan import End, list_decoder
 from journal.format.segments import SegmentFile, list_archive, list_segments
 from journal.fs import FileSystem
 from journal.read.indexed import Found
-from journal.read.replay_start import Restore
 from journal.read.view import View
+from journal.read.vocabulary import State, Vocabulary
 from journal.write.recovery import replay
 
 
 def verify(
     fs: FileSystem | View,
     directory: Path,
+    vocabulary: Vocabulary,
     *,
-    schema: int,
-    event_type: Any,
-    keys: Keys,
     wanted: tuple[type, ...] = (),
     anchor: Anchor | None = None,
     progress: Progress | None = None,
@@ -60,8 +55,15 @@ def verify(
     named like a segment, OSError.
     """
     with View.of(fs, directory) as view:
-        check = _Check(view, directory, schema, list_decoder(event_type), keys, wanted, anchor)
-        return check.run(progress)
+        return _Check(view, directory, vocabulary, wanted, anchor).run(progress)
+
+
+class _Copy(NamedTuple):
+    """One copy of a segment, read whole."""
+
+    walked: Walked
+    data: bytes
+    events: list[Found]
 
 
 @dataclass
@@ -70,9 +72,7 @@ class _Check:
 
     fs: View
     directory: Path
-    schema: int
-    decoder: msgspec.msgpack.Decoder[list[Any]]
-    keys: Keys
+    vocabulary: Vocabulary
     wanted: tuple[type, ...]
     anchor: Anchor | None
     result: Verified = field(default_factory=Verified)
@@ -80,6 +80,10 @@ class _Check:
     ends: set[Position] = field(default_factory=set)
     #: The number of events read of each segment, by its first sequence.
     counts: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.schema, self.keys = self.vocabulary.schema, self.vocabulary.keys
+        self.decoder = list_decoder(self.vocabulary.event_type)
 
     def run(self, progress: Progress | None) -> Verified:
         """Check the whole journal; the result. Raises as `verify`."""
@@ -129,7 +133,7 @@ class _Check:
         None if that is unknown: then the successor's own header is trusted.
         """
         sealed = bool(behind)
-        good: list[Copy] = []
+        good: list[_Copy] = []
         bad: list[Fault] = []
         for file in copies:
             outcome = self._check_copy(file, before, sealed=sealed)
@@ -140,7 +144,7 @@ class _Check:
         if not good:
             self.result.faults += bad
             return None
-        copy, faults = choose(good, bad, self._ends_of(copies, behind))
+        copy, faults = _choose(good, bad, self._ends_of(copies, behind))
         self.result.faults += faults
         return self._accept(copy, copies, sealed=sealed)
 
@@ -154,7 +158,7 @@ class _Check:
 
     def _check_copy(
         self, file: SegmentFile, before: Position | None, *, sealed: bool
-    ) -> Copy | Fault:
+    ) -> _Copy | Fault:
         """Read one file; a torn tail is noted."""
         last = _last_before(file, before)
         read = partial(self._read, file, before, sealed=sealed)
@@ -175,7 +179,7 @@ class _Check:
         if found.end is End.TORN:
             torn = Fault(Kind.TORN, file.path, found.offset, found.next_sequence - 1, found.reason)
             self.result.faults.append(torn)
-        return Copy(walked, data, events)
+        return _Copy(walked, data, events)
 
     def _read(
         self, file: SegmentFile, before: Position | None, *, sealed: bool
@@ -203,7 +207,7 @@ class _Check:
         )
         return walked, (data, events)
 
-    def _accept(self, copy: Copy, copies: list[SegmentFile], *, sealed: bool) -> Position:
+    def _accept(self, copy: _Copy, copies: list[SegmentFile], *, sealed: bool) -> Position:
         """Add a good segment to the result; return where its successor begins."""
         result, (file, header, found), end = self.result, copy.walked, copy.walked.end
         if not result.segments and not result.faults:
@@ -248,14 +252,41 @@ class _Check:
         self.result.anchored |= place == self.anchor
 
 
+def _choose(
+    good: Sequence[_Copy], bad: Sequence[Fault], ends: set[Position]
+) -> tuple[_Copy, list[Fault]]:
+    """The copy that counts, of one or more `good` ones, and the faults of the others.
+
+    `ends` is where the segment ends by its successor and the snapshots. If it is empty, all `good`
+    copies count. A copy that ends elsewhere is valid, but lacks events or has altered ones.
+    """
+    true = [copy for copy in good if copy.walked.end in ends] or good
+    chosen = true[0]
+    faults = list(bad)
+    if not ends or chosen.walked.end in ends:
+        # No event is lost: the other copy is damaged, not the segment.
+        faults = [
+            fault._replace(kind=Kind.COPY) if fault.kind is Kind.SEGMENT else fault for fault in bad
+        ]
+    for copy in good:
+        if copy.data == chosen.data:
+            continue
+        reason = (
+            "the two copies of this segment differ"
+            if copy in true
+            else "it does not end where the next segment begins, as its other copy does"
+        )
+        file, header, _ = copy.walked
+        faults.append(Fault(Kind.COPY, file.path, 0, header.previous_sequence, reason))
+    return chosen, faults
+
+
 def _last_before(file: SegmentFile, before: Position | None) -> int:
     """The last sequence that is known to come before a segment."""
     return before.sequence if before else max(0, file.first_sequence - 1)
 
 
-def opens(
-    fs: FileSystem, directory: Path, vocabulary: Vocabulary, restore: Restore, deliver: Deliver
-) -> None:
+def opens(fs: FileSystem, directory: Path, vocabulary: Vocabulary, state: State) -> None:
     """Read what `Journal.open` reads, without its lock and its changes. Raises what that raises."""
-    decoder = list_decoder(vocabulary.event_type)
-    replay(fs, directory, vocabulary.schema, decoder, deliver, restore, vocabulary.record_of)
+    schema, decoder = vocabulary.schema, list_decoder(vocabulary.event_type)
+    replay(fs, directory, schema, decoder, state.apply_all, state.restore, vocabulary.record_of)

@@ -17,10 +17,9 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
 
 import msgspec
 
@@ -29,7 +28,6 @@ from journal.format.archive import compress, decompress, errors_of, header_of
 from journal.format.chain import read_one
 from journal.format.codec import MalformedError
 from journal.format.copies import check_continued, check_sealed, has_copy
-from journal.format.index import Keys
 from journal.format.scan import list_decoder
 from journal.format.segments import (
     ARCHIVE_NAME,
@@ -52,7 +50,8 @@ from journal.fs import FileSystem
 from journal.read.indexed import Indexes, write_index
 from journal.read.reader import Reader
 from journal.read.replay_start import find_replay_start
-from journal.read.vouching import RecordOf, Records
+from journal.read.vocabulary import State, Vocabulary
+from journal.read.vouching import Records
 from journal.write.custody import Custody
 
 _TEMPORARY_SUFFIX = ".tmp"
@@ -63,33 +62,6 @@ _PIECE_BYTES = 1 << 20
 
 #: Called with the name of a step, the part of it that is done, and the whole.
 StepProgress = Callable[[str, int, int], None]
-
-
-class State(Protocol):
-    """The caller's state, as a snapshot needs it."""
-
-    def restore(self, snapshot: Snapshot | None) -> None:
-        """Take over the state of a snapshot, or the empty state. Raises ValueError."""
-
-    def apply_all(self, events: Sequence[Any]) -> None:
-        """Apply the next events."""
-
-    def dump(self) -> bytes:
-        """The state, such that equal states give equal bytes."""
-
-    @property
-    def time(self) -> int:
-        """The time of the last event, in ns since the epoch."""
-
-
-class Vocabulary(msgspec.Struct, frozen=True):
-    """The caller's events: their types, and how they are found."""
-
-    schema: int
-    event_type: Any
-    keys: Keys
-    #: Tells the events that record snapshots; None: a snapshot needs no record.
-    record_of: RecordOf | None = None
 
 
 class Prepared(msgspec.Struct, frozen=True):

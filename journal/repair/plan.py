@@ -43,7 +43,8 @@ from journal.format.segments import (
 from journal.format.snapshot import Snapshot, list_snapshots, read_snapshot
 from journal.fs import ReadOnlyFileSystem
 from journal.read.replay_start import Restore
-from journal.read.vouching import RecordOf, Records, Word, word_on
+from journal.read.vocabulary import State, Vocabulary
+from journal.read.vouching import Records, Word, word_on
 from journal.repair.losses import Lost, lost_from
 from journal.write.journal import DEFAULT_SEGMENT_BYTES
 
@@ -81,29 +82,26 @@ class _Start(NamedTuple):
 def plan_truncation(
     fs: ReadOnlyFileSystem,
     directory: Path,
-    schema: int,
-    event_type: object,
-    restore: Restore,
-    deliver: Deliver,
+    vocabulary: Vocabulary,
+    state: State,
     now: int,
-    record_of: RecordOf | None = None,
 ) -> Truncation | None:
     """The plan of a repair; None if the journal opens as it is. The caller holds the writer's lock.
 
-    With `record_of`, a snapshot counts as for a start: if the journal vouches for it, or is damaged
-    before its record.
+    `now` is in ns since the epoch. A snapshot counts as for a start: if the journal vouches for it,
+    or is damaged before its record; without `Vocabulary.record_of`, always.
 
     Raises JournalCorruptError for damage that truncation cannot repair, StraySegmentError for a
-    stray file, JournalUnsupportedError, OSError, and the errors of `restore` and `deliver`.
+    stray file, JournalUnsupportedError, OSError, and the errors of `state`.
     """
-    decoder = list_decoder(event_type)
-    records = Records.of(decoder, record_of)
-    start = _find_start(fs, directory, schema, restore, records)
+    schema, decoder = vocabulary.schema, list_decoder(vocabulary.event_type)
+    records = Records.of(decoder, vocabulary.record_of)
+    start = _find_start(fs, directory, schema, state.restore, records)
     position, time = start.position, start.time
     before: SegmentHeader | None = None
     for number, file in enumerate(start.files):
         sealed = number < len(start.files) - 1
-        looked = _look(fs, file, position, schema, decoder, deliver, sealed=sealed)
+        looked = _look(fs, file, position, schema, decoder, state.apply_all, sealed=sealed)
         if looked.reason:
             _check_not_stray(fs, start.files[number:], position, schema)
             if file.archived:

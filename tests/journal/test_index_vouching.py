@@ -25,13 +25,13 @@ from coild.rules.events import Event as CoildEvent
 from coild.rules.events import SegmentsIndexed
 from coild.vocabulary import KEYS as COILD_KEYS
 from journal import Found, Reader, find, index_sealed, prepare, retire
-from journal.compact.prepare import Vocabulary
 from journal.format.archive import compress, read_segment
 from journal.format.codec import SegmentHeader, decode_header
 from journal.format.index import build_index
 from journal.format.scan import list_decoder
 from journal.format.segments import SegmentFile, list_history
 from journal.fs import FileSystem
+from journal.read.vocabulary import Vocabulary
 from tests.kits.daemon.process import Daemon, wait_for
 from tests.kits.journal.building import DECODER, SCHEMA, Cut, Event, Put, opened
 from tests.kits.journal.compaction import KEYS, NOW, VOUCHED_KEYS, State, index_record, write_sealed

@@ -15,7 +15,7 @@ import pytest
 
 from coild.rules.events import SCHEMA, AttachmentAllocated, DaemonStarted, Event
 from coild.rules.projection import Projection
-from coild.vocabulary import KEYS
+from coild.vocabulary import VOCABULARY
 from journal import Journal
 from journal.check.verify import verify
 from journal.format.chain import walk
@@ -217,6 +217,6 @@ def test_a_daemon_serves_an_old_journal(old: tuple[Path, dict[str, Any]]) -> Non
 def test_verify_finds_nothing_wrong_with_an_old_journal(old: tuple[Path, dict[str, Any]]) -> None:
     """Nor with the indexes that an older version made, which count no more."""
     data_dir, _ = old
-    found = verify(OsFileSystem(), data_dir / "journal", schema=SCHEMA, event_type=Event, keys=KEYS)
+    found = verify(OsFileSystem(), data_dir / "journal", VOCABULARY)
 
     assert ([], [], []) == (found.faults, found.altered_indexes, found.bad_indexes)

@@ -18,9 +18,9 @@ from pyroute2 import IPRoute
 from coild.blocks import NoBlockError
 from coild.blocks.static import StaticBlocks
 from coild.rules.addresses import Pool, Span, Subnet
+from coild.rules.apart import why_no_unicast
 from coild.rules.events import UNNEEDED, AddressReleased
 from coild.rules.ranges import Ranges
-from coild.rules.unicast import why_no_unicast
 from tests.kits.daemon.process import Daemon, wait_for
 from tests.kits.daemon.service import pool
 from tests.kits.plugin.cni import Plugin, new_id

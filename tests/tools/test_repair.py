@@ -344,9 +344,7 @@ def ordered_and_recorded(directory: Path, fs: FileSystem) -> None:
 
 def repaired_and_recorded(directory: Path, fs: FileSystem, again: Sequence[bytes] = ()) -> None:
     """What the tool does, on a disk of the test's choice."""
-    state = Projection()
-    vocabulary = (VOCABULARY.schema, VOCABULARY.event_type)
-    truncation = plan_truncation(fs, directory, *vocabulary, state.restore, state.apply_all, NOW)
+    truncation = plan_truncation(fs, directory, VOCABULARY, Projection(), NOW)
     assert truncation is not None
     truncate(fs, directory, truncation, NOW, again)
     recovered = recover(
@@ -398,8 +396,7 @@ def test_a_repair_that_was_cut_short_is_recorded_by_the_daemon(directory: Path) 
     """Should the next writer not be the tool, it says and records what the tool did."""
     path, *later = segments(directory)[1:]
     damage(path, 0)
-    state = Projection()
-    truncation = plan_truncation(FS, directory, SCHEMA, Event, state.restore, state.apply_all, NOW)
+    truncation = plan_truncation(FS, directory, VOCABULARY, Projection(), NOW)
     assert truncation is not None
     truncate(FS, directory, truncation, NOW)
     with Daemon(directory.parent) as daemon:
@@ -529,8 +526,7 @@ def test_a_full_disk_leaves_everything_as_it_was(directory: Path) -> None:
     """What needs space comes first: without it the error names the file, and nothing is changed."""
     damage(segments(directory)[1], 0)
     before = contents(directory)
-    state = Projection()
-    truncation = plan_truncation(FS, directory, SCHEMA, Event, state.restore, state.apply_all, NOW)
+    truncation = plan_truncation(FS, directory, VOCABULARY, Projection(), NOW)
     assert truncation is not None
     for nth in range(1, 5):
         fs = HookedFileSystem()

@@ -116,11 +116,8 @@ def command() -> str:
 
 def _check_ifname(name: str) -> None:
     """CNI spec 1.1.0, section "Parameters": a name that Linux allows for an interface."""
-    if len(name.encode()) > _IFNAME_BYTES_MAX or name in {".", ".."} or "/" in name or ":" in name:
-        wrong = True
-    else:
-        wrong = name.split() != [name]
-    if wrong or not name.isprintable():
+    wrong = name in {".", ".."} or "/" in name or ":" in name or name.split() != [name]
+    if wrong or len(name.encode()) > _IFNAME_BYTES_MAX or not name.isprintable():
         raise _invalid(
             f"CNI_IFNAME is {name!r}: it must have 1 to {_IFNAME_BYTES_MAX} bytes without '/', ':' "
             "and white space, and not be '.' or '..'",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 from coild.rules.events import HistoryPruned, SnapshotTaken
 from coild.rules.holding import InconsistentEventError
@@ -14,20 +15,62 @@ from coild.vocabulary import VOCABULARY
 from journal import FileSystem, JournalCorruptError, JournalError, View
 from journal.check import Anchor, Fault, Gap, Kind, Verified, missing, opens, verify
 from journal.format import list_snapshots, snapshot_path
-from journal.repair import StraySegmentError, Truncation
-from tools.output import progress
-from tools.truncation import plan
+from journal.repair import StraySegmentError, Truncation, plan_truncation
+from tools.output import journal_option, progress
 from tools.verify.deep import replay
 
 #: Faults that do not prevent a replay.
 _REPLAYABLE = {Kind.TORN, Kind.INDEX}
 
 
-class Checked(NamedTuple):
+@dataclass
+class Checked:
     """The result of checking a journal, and all its faults."""
 
+    fs: FileSystem
+    directory: Path
     verified: Verified
     faults: list[Fault]
+
+    @cached_property
+    def starts(self) -> bool:
+        """Whether coild starts with the journal as it is.
+
+        Reads what a start reads, changes nothing; so does `planned`.
+        """
+        try:
+            opens(self.fs, self.directory, VOCABULARY, Projection())
+        except (JournalError, InconsistentEventError, ValueError, OSError):
+            return False
+        return True
+
+    @cached_property
+    def planned(self) -> Truncation | StraySegmentError | None:
+        """The cut of `coild-repair`, or why it waits; None if it would cut nothing off."""
+        now = time.time_ns()
+        try:
+            return plan_truncation(self.fs, self.directory, VOCABULARY, Projection(), now)
+        except StraySegmentError as error:
+            return error
+        except (JournalError, InconsistentEventError, ValueError, OSError):
+            return None
+
+    @property
+    def stray(self) -> StraySegmentError | None:
+        """The file that is no part of the journal, and without which it may be whole."""
+        return self.planned if isinstance(self.planned, StraySegmentError) else None
+
+    def cut(self, fault: Fault) -> Truncation | None:
+        """The cut that `coild-repair` would make, if that ends this fault."""
+        cut = self.planned
+        if isinstance(cut, Truncation) and fault.last_sequence >= cut.last_sequence:
+            return cut
+        return None
+
+    @property
+    def journal(self) -> str:
+        """The option that names the journal to a tool."""
+        return journal_option(self.directory)
 
 
 def check(
@@ -38,28 +81,26 @@ def check(
     Raises OSError.
     """
     with View.of(fs, directory) as view:
-        checked = _check_files(view, directory, anchor)
-        if deep and all(fault.kind in _REPLAYABLE for fault in checked.faults):
-            checked.faults.extend(replay(view, directory, checked.verified))
-    return checked
+        verified, faults = _check_files(view, directory, anchor)
+        if deep and all(fault.kind in _REPLAYABLE for fault in faults):
+            faults.extend(replay(view, directory, verified))
+    return Checked(fs, directory, verified, faults)
 
 
-def _check_files(fs: View, directory: Path, anchor: Anchor | None) -> Checked:
+def _check_files(fs: View, directory: Path, anchor: Anchor | None) -> tuple[Verified, list[Fault]]:
     try:
         with progress("verifying") as update:
             verified = verify(
                 fs,
                 directory,
-                schema=VOCABULARY.schema,
-                event_type=VOCABULARY.event_type,
-                keys=VOCABULARY.keys,
+                VOCABULARY,
                 wanted=(HistoryPruned, SnapshotTaken),
                 anchor=anchor,
                 progress=update,
             )
     except JournalCorruptError as error:
         fault = Fault(Kind.SEGMENT, error.file, error.offset, error.last_sequence, error.reason)
-        return Checked(Verified(), [fault])
+        return Verified(), [fault]
     faults = [*verified.faults, *_judge_snapshots(directory, verified)]
     # If the beginning is lost, it is not reported that no snapshot covers it.
     faults += list(_missing_beginning(fs, directory, verified)) or _missing_snapshot(
@@ -67,7 +108,7 @@ def _check_files(fs: View, directory: Path, anchor: Anchor | None) -> Checked:
     )
     if not verified.segments and not faults:
         faults.append(Fault(Kind.SEGMENT, directory, 0, 0, "its segments are missing"))
-    return Checked(verified, faults + verified.altered_indexes)
+    return verified, faults + verified.altered_indexes
 
 
 def _judge_snapshots(directory: Path, verified: Verified) -> list[Fault]:
@@ -122,29 +163,6 @@ def _missing_snapshot(fs: View, directory: Path, verified: Verified) -> Iterator
         before,
         f"there is no snapshot, and the segments begin after event {before} only",
     )
-
-
-def starts(fs: FileSystem, directory: Path) -> bool:
-    """Whether coild starts with the journal as it is; reads what a start reads, changes nothing."""
-    state = Projection()
-    try:
-        opens(fs, directory, VOCABULARY, state.restore, state.apply_all)
-    except (JournalError, InconsistentEventError, ValueError, OSError):
-        return False
-    return True
-
-
-def planned(fs: FileSystem, directory: Path) -> Truncation | StraySegmentError | None:
-    """The cut that `coild-repair` would make, or why it waits; None if it would cut nothing off.
-
-    Reads what a start reads, changes nothing.
-    """
-    try:
-        return plan(fs, directory, time.time_ns())
-    except StraySegmentError as error:
-        return error
-    except (JournalError, InconsistentEventError, ValueError, OSError):
-        return None
 
 
 def pruned_through(verified: Verified) -> int:

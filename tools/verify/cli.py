@@ -20,11 +20,10 @@ from tools.verify.advice import (
     EXIT_GOOD,
     EXIT_TORN,
     EXIT_UNREADABLE,
-    Advice,
-    Found,
     explain,
+    status_of,
 )
-from tools.verify.check import check, planned, starts
+from tools.verify.check import Checked, check
 
 _HEAD = re.compile(r"([0-9]{1,20}):([0-9a-fA-F]{32})")
 #: The names of faults other than plain damage.
@@ -78,23 +77,14 @@ def _run(arguments: argparse.Namespace) -> int:
         tell_unvouched(directory)
         return _head(directory)
     wait_vouched(directory, VOCABULARY.schema)
-    fs = OsFileSystem()
-    verified, faults = check(fs, directory, anchor=anchor, deep=arguments.deep)
-    found = Found(
-        directory,
-        verified,
-        faults,
-        starts=not faults or starts(fs, directory),
-        planned=planned(fs, directory) if faults else None,
-    )
-    advices = [explain(found, fault) for fault in faults]
-    status = max((advice.status for advice in advices), default=EXIT_GOOD)
-    if any(advice.status == EXIT_CORRUPT for advice in advices):
-        # Known damage counts, even if other files cannot be judged.
-        status = EXIT_CORRUPT
+    checked = check(OsFileSystem(), directory, anchor=anchor, deep=arguments.deep)
+    verified = checked.verified
+    statuses = set(map(status_of, checked.faults))
+    # Known damage counts, even if other files cannot be judged.
+    status = EXIT_CORRUPT if EXIT_CORRUPT in statuses else max(statuses, default=EXIT_GOOD)
     if verified.unvouched:
         say_unvouched(directory, verified.unvouched)
-    _print(verified, advices, status, deep=arguments.deep)
+    _print(checked, status, deep=arguments.deep)
     if anchor is not None:
         status = _judge_anchor(anchor, verified, status)
     return status
@@ -125,7 +115,8 @@ def _head(directory: Path) -> int:
     return EXIT_GOOD
 
 
-def _print(verified: Verified, advices: Sequence[Advice], status: int, *, deep: bool) -> None:
+def _print(checked: Checked, status: int, *, deep: bool) -> None:
+    verified = checked.verified
     head, count = verified.vouched, verified.count - verified.unvouched
     for path, reason in verified.bad_indexes:
         notice(f"{path}: {reason}; remove it, it will be made again")
@@ -134,7 +125,8 @@ def _print(verified: Verified, advices: Sequence[Advice], status: int, *, deep: 
             f"snapshot {snapshot.sequence}: the journal has no record of it, so nothing uses it; "
             "an interrupted compaction leaves one, and the next one mends it",
         )
-    for fault, meaning, remedy in advices:
+    for fault in checked.faults:
+        meaning, remedy = explain(checked, fault)
         name = fault.kind.name.lower()
         if is_json():
             emit(
@@ -170,7 +162,7 @@ def _print(verified: Verified, advices: Sequence[Advice], status: int, *, deep: 
             "unvouched-events": verified.unvouched,
             "segments": verified.segments,
             "snapshots": len(verified.snapshots),
-            "faults": len(advices),
+            "faults": len(checked.faults),
             "head": name,
         },
         f"{count} events in {verified.segments} segments, head {name}",

@@ -49,7 +49,7 @@ from tests.crash.damage.mending import (
 from tests.crash.damage.rot_sample import ROOT, SEGMENT_BYTES, Files, Sample, build_sample, nested
 from tests.crash.simulated.disk import SimulatedDisk
 from tests.kits.journal.building import DECODER, SCHEMA, Event, patched
-from tests.kits.journal.compaction import KEYS, NOW, State
+from tests.kits.journal.compaction import KEYS, NOW, VOCABULARY, State
 
 #: All files here are smaller: a larger read trusts a number that was not checked.
 READ_BYTES_MAX = 1 << 20
@@ -205,7 +205,7 @@ def _opened(disk: BoundedDisk) -> tuple[str, int, bytes]:
 
 
 def _verified(disk: BoundedDisk) -> None:
-    verify(disk, ROOT, schema=SCHEMA, event_type=Event, keys=KEYS)
+    verify(disk, ROOT, VOCABULARY)
 
 
 def _events(disk: BoundedDisk) -> None:

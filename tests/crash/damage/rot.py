@@ -37,7 +37,7 @@ from tests.crash.damage.rot_sample import (
 )
 from tests.crash.simulated.disk import SimulatedDisk
 from tests.kits.journal.building import DECODER, SCHEMA, Event
-from tests.kits.journal.compaction import KEYS, NOW, State, state_of
+from tests.kits.journal.compaction import KEYS, NOW, VOCABULARY, State, state_of
 
 #: Found in every segment, in one of them, in none.
 QUESTIONS = (b"kshared", b"klast-0", b"kabsent")
@@ -184,14 +184,7 @@ class _Trial:
         return Gap(until + 1, header.previous_sequence + sum(frame.count for frame in frames))
 
     def _verify(self) -> str:
-        found = verify(
-            self._disk(),
-            ROOT,
-            schema=SCHEMA,
-            event_type=Event,
-            keys=KEYS,
-            anchor=self.sample.anchor,
-        )
+        found = verify(self._disk(), ROOT, VOCABULARY, anchor=self.sample.anchor)
         damaged = {ROOT / self.damage.name, ROOT / self.damage.other}
         gap = self._gap()
         faults = [it for it in found.faults if it.file in damaged or (gap and it.gap == gap)]

@@ -38,7 +38,15 @@ from tests.kits.journal.building import (
     running,
     segments,
 )
-from tests.kits.journal.compaction import KEYS, NOW, State, prepared, state_of, write_sealed
+from tests.kits.journal.compaction import (
+    KEYS,
+    NOW,
+    VOCABULARY,
+    State,
+    prepared,
+    state_of,
+    write_sealed,
+)
 from tests.kits.journal.disks import CHANGES, FS, Call, HookedFileSystem
 
 #: What a disk says, and the calls that say it again and again once it is so.
@@ -306,9 +314,8 @@ def _damaged(directory: Path) -> None:
 
 def _repair(directory: Path, fs: FileSystem) -> Outcome:
     """Everything behind the first segment is cut off."""
-    state = State()
     try:
-        order = plan_truncation(fs, directory, SCHEMA, Event, state.restore, state.apply_all, NOW)
+        order = plan_truncation(fs, directory, VOCABULARY, State(), NOW)
         if order is not None:
             truncate(fs, directory, order, NOW)
     except (OSError, JournalError) as error:

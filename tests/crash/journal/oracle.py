@@ -123,9 +123,7 @@ class Oracle:
         if DIRECTORY.name not in disk.root.live:
             return []
         try:
-            found = verify(
-                disk, DIRECTORY, schema=known.schema, event_type=Event, keys=VOUCHED_KEYS
-            )
+            found = verify(disk, DIRECTORY, vocabulary(known.schema))
         except (JournalError, OSError) as error:
             raise BrokenPromiseError("verify says what recovery does", repr(error)) from error
         # A crash spoils indexes, but a good one that hides events is someone's work.
@@ -154,10 +152,7 @@ class Oracle:
 
     def _repair(self, disk: SimulatedDisk, known: Known) -> None:
         """Cut the damage off."""
-        state = State()
-        truncation = plan_truncation(
-            disk, DIRECTORY, known.schema, Event, state.restore, state.apply_all, _LATER
-        )
+        truncation = plan_truncation(disk, DIRECTORY, vocabulary(known.schema), State(), _LATER)
         if truncation is None:
             raise BrokenPromiseError("a repair mends it", "there is nothing to repair")
         truncate(disk, DIRECTORY, truncation, _LATER)

@@ -109,7 +109,7 @@ def _look_for(shown: Shown, disk: SimulatedDisk) -> None:
         assert not shown.events, "nothing is left"
         return
     left = _events(disk, vouched_only=False)
-    verified, _ = check(disk, DIRECTORY, anchor=shown.head)
+    verified = check(disk, DIRECTORY, anchor=shown.head).verified
     beginning = verified.beginning.sequence
     lost = [
         sequence

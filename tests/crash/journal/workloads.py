@@ -12,7 +12,7 @@ from tests.crash.journal.session import DIRECTORY, CrashPoint, Session, seeded_i
 from tests.crash.simulated.disk import SimulatedDisk
 from tests.crash.simulated.fates import Bounds
 from tests.crash.simulated.states import states
-from tests.kits.journal.building import SCHEMA, Event, flipped, frames_of
+from tests.kits.journal.building import SCHEMA, flipped, frames_of
 from tests.kits.journal.compaction import State
 
 #: Every crash is one of these when a workload itself goes through one.
@@ -183,15 +183,8 @@ def _repairs(session: Session) -> None:
     session.vouch(index_sealed(session.disk, DIRECTORY, vocabulary(session.schema)))
     session.close()
     _damage(session)
-    state = State()
     truncation = plan_truncation(
-        session.disk,
-        DIRECTORY,
-        session.schema,
-        Event,
-        state.restore,
-        state.apply_all,
-        session.clock(),
+        session.disk, DIRECTORY, vocabulary(session.schema), State(), session.clock()
     )
     assert truncation is not None
     del session.submitted[truncation.last_sequence :]

@@ -137,11 +137,12 @@ def test_whatever_call_others_come_between_nothing_is_wrong(
             worker = Worker(partial(work, directory, journal))
             fs = BusyFileSystem(worker, first, changes, stride)
             try:
-                verified, faults = check(fs, directory, deep=True)
+                checked = check(fs, directory, deep=True)
             finally:
                 worker.finish()
 
-            assert ([], []) == (faults, verified.bad_indexes), f"at call {first}"
+            verified = checked.verified
+            assert ([], []) == (checked.faults, verified.bad_indexes), f"at call {first}"
             assert verified.head.sequence >= int(made.heads[-1].partition(":")[0])
             assert verified.head.sequence - verified.beginning.sequence == verified.count
         shutil.rmtree(directory)
@@ -176,9 +177,9 @@ def test_a_segment_that_was_overlooked_is_not_missing(directory: Path) -> None:
             journal.log.seal()
         for path in segments(directory)[1:-1]:
             fs = overlooking(path.name)
-            verified, faults = check(fs, directory)
+            checked = check(fs, directory)
 
-            assert ([], 5) == (faults, verified.count)
+            assert ([], 5) == (checked.faults, checked.verified.count)
 
 
 def test_beside_a_busy_daemon_and_its_compactions(
