@@ -134,6 +134,18 @@ def assert_refused(
         assert last_sequence in {None, raised.value.last_sequence}
 
 
+def assert_corrupt(directory: Path, words: str, file: str, last_sequence: int) -> None:
+    """The same of damage at the beginning of a file."""
+    assert_refused(
+        directory,
+        JournalCorruptError,
+        words=words,
+        file=file,
+        offset=0,
+        last_sequence=last_sequence,
+    )
+
+
 def assert_torn(directory: Path, data: bytes, frame: Frame, good: list[Any]) -> None:
     """Opening sets the tail from `frame` on aside, finds `good`, and the journal lives on.
 
@@ -363,13 +375,11 @@ def test_a_missing_segment(directory: Path, number: int) -> None:
     first, last = int(gone.stem), int(successor.stem) - 1
     gone.unlink()
 
-    assert_refused(
+    assert_corrupt(
         directory,
-        JournalCorruptError,
-        words=f"a segment is missing before it: the events {first} to {last} are nowhere",
-        file=successor.name,
-        offset=0,
-        last_sequence=first - 1,
+        f"a segment is missing before it: the events {first} to {last} are nowhere",
+        successor.name,
+        first - 1,
     )
     with pytest.raises(JournalCorruptError, match="a segment is missing before it"):
         list(read_events(directory, Event, schema=SCHEMA))
@@ -411,14 +421,7 @@ def test_a_segment_that_does_not_continue(
     build(directory, [puts(100, start=n * 100 + 1) for n in range(8)])
     path = change_header(directory, -1, **changes)
 
-    assert_refused(
-        directory,
-        JournalCorruptError,
-        words=words,
-        file=path.name,
-        offset=0,
-        last_sequence=int(path.stem) - 1,
-    )
+    assert_corrupt(directory, words, path.name, int(path.stem) - 1)
 
 
 def test_a_segment_that_overlaps(directory: Path) -> None:
@@ -429,14 +432,7 @@ def test_a_segment_that_overlaps(directory: Path) -> None:
         directory, msgspec.structs.replace(header, first_sequence=5, previous_sequence=4)
     )
 
-    assert_refused(
-        directory,
-        JournalCorruptError,
-        words="continues sequence 4, not 23",
-        file=path.name,
-        offset=0,
-        last_sequence=23,
-    )
+    assert_corrupt(directory, "continues sequence 4, not 23", path.name, 23)
 
 
 def test_a_renamed_segment(directory: Path) -> None:
@@ -445,14 +441,7 @@ def test_a_renamed_segment(directory: Path) -> None:
     renamed = directory / f"{2:020d}.seg"
     (directory / FIRST_SEGMENT).rename(renamed)
 
-    assert_refused(
-        directory,
-        JournalCorruptError,
-        words="named for sequence 2, its header says 1",
-        file=renamed.name,
-        offset=0,
-        last_sequence=0,
-    )
+    assert_corrupt(directory, "named for sequence 2, its header says 1", renamed.name, 0)
 
 
 def test_a_newer_schema(directory: Path) -> None:
@@ -480,14 +469,7 @@ def test_an_empty_file(directory: Path) -> None:
     build(directory, BATCHES)
     (directory / f"{24:020d}.seg").touch()
 
-    assert_refused(
-        directory,
-        JournalCorruptError,
-        words="the file is empty",
-        file=f"{24:020d}.seg",
-        offset=0,
-        last_sequence=23,
-    )
+    assert_corrupt(directory, "the file is empty", f"{24:020d}.seg", 23)
 
 
 @pytest.mark.parametrize("name", ["notes.seg", "1.seg", f"{1:021d}.seg", f"copy-{1:020d}.seg"])

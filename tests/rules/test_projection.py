@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from coild.rules.addresses import Subnet
 from coild.rules.events import (
@@ -300,28 +301,11 @@ def test_replay_sees_the_state_as_it_was_appended(events: list[Any]) -> None:
         (BlockAcquired(time=1, block=BLOCK, pool="default"), [2, 1, BLOCK, "default"]),
         (BlockReleased(time=1, block=BLOCK, pool="default"), [3, 1, BLOCK, "default"]),
         (
-            AddressAllocated(
-                time=1,
-                block=BLOCK,
-                offset=5,
-                container_id="c0",
-                pod_namespace="space",
-                pod_name="web-0",
-                pool="default",
-            ),
+            replace(allocated(offset=5, time=1), pod_namespace="space"),
             [4, 1, BLOCK, 5, "c0", "space", "web-0", "default"],
         ),
         (
-            AddressReleased(
-                time=1,
-                block=BLOCK,
-                offset=5,
-                container_id="c0",
-                pod_namespace="space",
-                pod_name="web-0",
-                pool="default",
-                reason=REQUESTED,
-            ),
+            replace(released(offset=5, time=1), pod_namespace="space"),
             [5, 1, BLOCK, 5, "c0", "space", "web-0", "default", "requested"],
         ),
         (
