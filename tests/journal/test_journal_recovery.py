@@ -35,7 +35,6 @@ from journal.format.codec import (
     MARK,
     SEGMENT_HEADER_BYTES,
     Frame,
-    SegmentHeader,
     encode_frame,
     encode_header,
     frame_bytes_max,
@@ -134,16 +133,12 @@ def assert_refused(
         assert last_sequence in {None, raised.value.last_sequence}
 
 
-def assert_corrupt(directory: Path, words: str, file: str, last_sequence: int) -> None:
-    """The same of damage at the beginning of a file."""
-    assert_refused(
-        directory,
-        JournalCorruptError,
-        words=words,
-        file=file,
-        offset=0,
-        last_sequence=last_sequence,
-    )
+def assert_corrupt(
+    directory: Path, words: str | None, offset: int, last_sequence: int, file: str = FIRST_SEGMENT
+) -> None:
+    """The same of damage at an offset, behind the last good event."""
+    position = {"offset": offset, "last_sequence": last_sequence}
+    assert_refused(directory, JournalCorruptError, words=words, file=file, **position)
 
 
 def assert_torn(directory: Path, data: bytes, frame: Frame, good: list[Any]) -> None:
@@ -230,12 +225,11 @@ def test_every_truncation_is_refused(directory: Path) -> None:
         (directory / FIRST_SEGMENT).write_bytes(data[:size])
         whole = [f for f in frames if f.end <= size]
         in_header = size < SEGMENT_HEADER_BYTES
-        assert_refused(
+        assert_corrupt(
             directory,
-            JournalCorruptError,
-            words="is empty" if not size else "cut short" if in_header else "changes its length",
-            offset=0 if in_header else whole[-1].end if whole else SEGMENT_HEADER_BYTES,
-            last_sequence=sum(f.count for f in whole),
+            "is empty" if not size else "cut short" if in_header else "changes its length",
+            0 if in_header else whole[-1].end if whole else SEGMENT_HEADER_BYTES,
+            sum(f.count for f in whole),
         )
 
 
@@ -285,13 +279,7 @@ def test_a_flipped_byte_in_a_sealed_segment(directory: Path, field: str) -> None
     assert others
     for number in (0, 1, len(frames) - 1):
         restore(directory, files | {first.name: flip_in(data, frames[number], field)})
-        assert_refused(
-            directory,
-            JournalCorruptError,
-            words=None,
-            offset=frames[number].offset,
-            last_sequence=number * 100,
-        )
+        assert_corrupt(directory, None, frames[number].offset, number * 100)
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -304,12 +292,11 @@ def test_a_flipped_byte_before_an_intact_frame(
     path.write_bytes(flip_in(data, frames[number], field))
 
     assert [EVENTS, EVENTS, EVENTS, MARK][: len(batches)] == [frame.kind for frame in frames]
-    assert_refused(
+    assert_corrupt(
         directory,
-        JournalCorruptError,
-        words=f"an intact one follows at {frames[number + 1].offset}",
-        offset=frames[number].offset,
-        last_sequence=number + 1,
+        f"an intact one follows at {frames[number + 1].offset}",
+        frames[number].offset,
+        number + 1,
     )
 
 
@@ -375,12 +362,8 @@ def test_a_missing_segment(directory: Path, number: int) -> None:
     first, last = int(gone.stem), int(successor.stem) - 1
     gone.unlink()
 
-    assert_corrupt(
-        directory,
-        f"a segment is missing before it: the events {first} to {last} are nowhere",
-        successor.name,
-        first - 1,
-    )
+    words = f"a segment is missing before it: the events {first} to {last} are nowhere"
+    assert_corrupt(directory, words, 0, first - 1, successor.name)
     with pytest.raises(JournalCorruptError, match="a segment is missing before it"):
         list(read_events(directory, Event, schema=SCHEMA))
 
@@ -421,7 +404,7 @@ def test_a_segment_that_does_not_continue(
     build(directory, [puts(100, start=n * 100 + 1) for n in range(8)])
     path = change_header(directory, -1, **changes)
 
-    assert_corrupt(directory, words, path.name, int(path.stem) - 1)
+    assert_corrupt(directory, words, 0, int(path.stem) - 1, path.name)
 
 
 def test_a_segment_that_overlaps(directory: Path) -> None:
@@ -432,7 +415,7 @@ def test_a_segment_that_overlaps(directory: Path) -> None:
         directory, msgspec.structs.replace(header, first_sequence=5, previous_sequence=4)
     )
 
-    assert_corrupt(directory, "continues sequence 4, not 23", path.name, 23)
+    assert_corrupt(directory, "continues sequence 4, not 23", 0, 23, path.name)
 
 
 def test_a_renamed_segment(directory: Path) -> None:
@@ -441,7 +424,7 @@ def test_a_renamed_segment(directory: Path) -> None:
     renamed = directory / f"{2:020d}.seg"
     (directory / FIRST_SEGMENT).rename(renamed)
 
-    assert_corrupt(directory, "named for sequence 2, its header says 1", renamed.name, 0)
+    assert_corrupt(directory, "named for sequence 2, its header says 1", 0, 0, renamed.name)
 
 
 def test_a_newer_schema(directory: Path) -> None:
@@ -469,7 +452,7 @@ def test_an_empty_file(directory: Path) -> None:
     build(directory, BATCHES)
     (directory / f"{24:020d}.seg").touch()
 
-    assert_corrupt(directory, "the file is empty", f"{24:020d}.seg", 23)
+    assert_corrupt(directory, "the file is empty", 0, 23, f"{24:020d}.seg")
 
 
 @pytest.mark.parametrize("name", ["notes.seg", "1.seg", f"{1:021d}.seg", f"copy-{1:020d}.seg"])
@@ -599,13 +582,7 @@ def test_data_beyond_the_largest_frame(directory: Path) -> None:
     beyond = patched(data, end + LARGEST_FRAME, b"x")
 
     path.write_bytes(beyond)
-    assert_refused(
-        directory,
-        JournalCorruptError,
-        words=f"data goes on until {end + LARGEST_FRAME + 1}",
-        offset=end,
-        last_sequence=23,
-    )
+    assert_corrupt(directory, f"data goes on until {end + LARGEST_FRAME + 1}", end, 23)
     path.write_bytes(within)
     with opened(directory) as journal:
         (torn,) = journal.recovered.set_aside
@@ -618,12 +595,11 @@ def test_an_intact_frame_with_a_wrong_sequence(directory: Path, number: int, seq
     path, data, frames = written(directory)
     path.write_bytes(forged(data, frames[number], BATCHES[number], first_sequence=sequence))
 
-    assert_refused(
+    assert_corrupt(
         directory,
-        JournalCorruptError,
-        words=f"has sequence {sequence} instead of {number + 2}|has sequence {sequence} instead",
-        offset=frames[number].offset,
-        last_sequence=sum(frame.count for frame in frames[:number]),
+        f"has sequence {sequence} instead of {number + 2}|has sequence {sequence} instead",
+        frames[number].offset,
+        sum(frame.count for frame in frames[:number]),
     )
 
 
@@ -643,13 +619,7 @@ def test_a_frame_larger_than_the_largest(directory: Path) -> None:
     )
     path.write_bytes(patched(data, frames[1].offset, frame))
 
-    assert_refused(
-        directory,
-        JournalCorruptError,
-        words="does not fit, and data goes on",
-        offset=frames[1].offset,
-        last_sequence=1,
-    )
+    assert_corrupt(directory, "does not fit, and data goes on", frames[1].offset, 1)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -709,12 +679,9 @@ def test_a_segment_without_events_after_a_crash(directory: Path) -> None:
     header, frames = frames_of(path.read_bytes())
     publish_segment(
         directory,
-        SegmentHeader(
-            journal_id=header.journal_id,
+        msgspec.structs.replace(
+            header,
             segment_id=b"s" * 16,
-            schema=SCHEMA,
-            segment_bytes=SEGMENT_BYTES,
-            frame_bytes_max=LARGEST_FRAME,
             first_sequence=24,
             previous_sequence=23,
             previous_digest=frames[-1].digest,
