@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,11 @@ from tests.kits.plugin.spool import Node
 # A slow moment of the machine is no failure: what must be fast is measured by `just bench`.
 settings.register_profile("coild", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("coild")
+# What the tests start is as in a terminal: a shell's background jobs ignore SIGINT, and some
+# environments have Python write each line at once.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+os.environ.pop("PYTHONUNBUFFERED", None)
 
 
 #: Files that take longest, the longest first: one that begins last is waited for by all. Whether

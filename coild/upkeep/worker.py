@@ -31,6 +31,8 @@ from journal import (
     prepare,
 )
 
+#: How long after a process was killed it is killed again: it may have been starting.
+_KILL_SECONDS = 0.1
 _NICE = 19
 
 
@@ -70,6 +72,30 @@ class UpkeepProcess:
                 self._process.kill()
 
     async def _run(self, *arguments: str) -> Message:
+        running = asyncio.ensure_future(self._output(arguments))
+        try:
+            output, status = await asyncio.shield(running)
+        finally:
+            # A cancelled call does not want the rest. The process has to be gone before the loop
+            # is, whether it was just being started, and however often this is cancelled.
+            while not running.done():
+                self.kill()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([running], timeout=_KILL_SECONDS)
+        try:
+            message = msgspec.json.decode(output, type=Message)
+        except ValueError:
+            raise JournalError(
+                f"coild.upkeep.worker ended with {status} before it was done"
+            ) from None
+        if message.runs:
+            raise CompactionRunsError(self._directory)
+        if message.error:
+            raise JournalError(message.error)
+        return message
+
+    async def _output(self, arguments: tuple[str, ...]) -> tuple[bytes, int | None]:
+        """What a process says, and its exit status."""
         # It must find the same modules as this process, whatever its own path would begin with.
         path = os.pathsep.join(filter(None, sys.path))
         process = await asyncio.create_subprocess_exec(
@@ -86,21 +112,8 @@ class UpkeepProcess:
         try:
             output, _ = await process.communicate()
         finally:
-            # A cancelled call does not want the rest.
-            self.kill()
-            await process.wait()
             self._process = None
-        try:
-            message = msgspec.json.decode(output, type=Message)
-        except ValueError:
-            raise JournalError(
-                f"coild.upkeep.worker ended with {process.returncode} before it was done"
-            ) from None
-        if message.runs:
-            raise CompactionRunsError(self._directory)
-        if message.error:
-            raise JournalError(message.error)
-        return message
+        return output, process.returncode
 
 
 def main(arguments: list[str]) -> int:

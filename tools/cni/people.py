@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -52,16 +53,26 @@ _CONFLIST = {
 
 def talk() -> int:
     """Carry out the command line; the exit status."""
-    parser = _parser()
+    try:
+        status = _run(_parser())
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        # What is in the buffer cannot be written: Python would report it when it exits.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return _fail(f"stdout: {error.strerror}", EXIT_FAILURE)
+    return status
+
+
+def _run(parser: Parser) -> int:
     try:
         arguments = parser.parse_args()
         if arguments.install is None:
             parser.error("nothing to do: a container runtime runs this, or use --install")
-        return _install(arguments.install, arguments.python, unchecked=arguments.unchecked)
     except SystemExit as end:
         return int(end.code or 0)
-    except OSError as error:
-        return _fail(f"stdout: {error.strerror}", EXIT_FAILURE)
+    return _install(arguments.install, arguments.python, unchecked=arguments.unchecked)
 
 
 def _parser() -> Parser:
@@ -104,17 +115,9 @@ def _install(directory: str, python: str | None, *, unchecked: bool) -> int:
         return _fail("the current directory was removed: name the whole path", EXIT_FAILURE)
     for text in notices:
         notice(text)
-    return _show(json.dumps(_CONFLIST, indent=2) + "\n")
-
-
-def _show(text: str) -> int:
     if sys.stdout is None:
         return _fail("stdout: it was closed", EXIT_FAILURE)
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except OSError as error:
-        return _fail(f"stdout: {error.strerror}", EXIT_FAILURE)
+    sys.stdout.write(json.dumps(_CONFLIST, indent=2) + "\n")
     return 0
 
 
