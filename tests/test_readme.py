@@ -45,15 +45,6 @@ def test_what_only_flags_say_is_named_beside_the_example() -> None:
     assert only_flags == {key for key in only_flags if f"`--{key}" in CONFIGURE}
 
 
-def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    """`coild --help` has a flag for each key; pools are tables of the file, and --pool."""
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    flags = set(re.findall(r"^ +--([a-z-]+)", capsys.readouterr().out, re.MULTILINE))
-
-    assert keys(Settings) - {"pools"} == flags & keys(Settings)
-
-
 def test_the_example_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The example is a configuration that coild takes as it stands."""
     file = tmp_path / "coild.toml"

@@ -161,12 +161,3 @@ def test_the_diagrams_are_those_of_the_code() -> None:
 
     assert diagrams[0]
     assert diagrams[1] == diagrams[0]
-
-
-def test_links_within_the_page_work() -> None:
-    """Every link to a section of the page leads to one."""
-    targets = re.findall(r"\]\(#([a-z-]+)\)", README)
-    titles = re.findall(r"^##? (.+)$", README, re.MULTILINE)
-
-    assert targets
-    assert set(targets) <= {title.lower().replace(" ", "-") for title in titles}
