@@ -43,6 +43,8 @@ for directory in run tmp root home etc/systemd usr/lib/systemd/system \
     usr/lib/systemd/system-generators; do
     mkdir -p "$directory"; mount -t tmpfs tmpfs "$directory"
 done
+# The machine may have a coild's journal: what is removed here is so in the upper layer alone.
+rm -rf var/lib/coild
 mkdir -p old proc sys dev etc/systemd/system
 while [ $# -gt 0 ]; do mkdir -p ".$2"; mount --rbind "$1" ".$2"; shift 2; done
 mount -t proc proc proc
