@@ -170,12 +170,3 @@ def tree(directory: Path) -> dict[str, bytes]:
         for path in sorted(directory.rglob("*"))
         if path.is_file()
     }
-
-
-def put_tree(directory: Path, files: dict[str, bytes]) -> None:
-    """Make `directory`, which must not be there, hold exactly `files`."""
-    directory.mkdir()
-    for name, data in files.items():
-        path = directory / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(data)
